@@ -1,0 +1,65 @@
+#include "core/cell.h"
+
+static void cell_free(uns_shared *object) {
+  uns_cell *cell = uns_container_of(object, uns_cell, base);
+  uns_packet_deinit(&cell->outcome);
+  uv_mutex_destroy(&cell->lock);
+  uns_free(cell);
+}
+
+static const uns_shared_class cell_class = {UNS_SHARED_CELL, "future", cell_free};
+
+uns_cell *uns_cell_new(void) {
+  uns_cell *cell = uns_malloc(sizeof *cell);
+  if (cell == NULL) return NULL;
+  if (uv_mutex_init(&cell->lock) != 0) {
+    uns_free(cell);
+    return NULL;
+  }
+  uns_shared_init(&cell->base, &cell_class);
+  cell->state = UNS_CELL_PENDING;
+  uns_packet_init(&cell->outcome);
+  uns_list_init(&cell->watchers);
+  return cell;
+}
+
+bool uns_cell_settle(uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
+  uv_mutex_lock(&cell->lock);
+  bool first = cell->state == UNS_CELL_PENDING;
+  if (first) {
+    uns_packet_move(&cell->outcome, outcome);
+    cell->state = state;
+    /* Told under the lock: a watcher that is unwatched at this moment must know that its notice is on its way. */
+    uns_link *link;
+    while ((link = uns_list_pop_front(&cell->watchers)) != NULL) {
+      uns_cell_watcher *watcher = uns_container_of(link, uns_cell_watcher, link);
+      uns_mailbox_post(watcher->mailbox, &watcher->mail);
+    }
+  }
+  uv_mutex_unlock(&cell->lock);
+  if (!first) uns_packet_deinit(outcome);
+  return first;
+}
+
+uns_cell_state uns_cell_peek(uns_cell *cell) {
+  uv_mutex_lock(&cell->lock);
+  uns_cell_state state = cell->state;
+  uv_mutex_unlock(&cell->lock);
+  return state;
+}
+
+void uns_cell_watch(uns_cell *cell, uns_cell_watcher *watcher) {
+  uns_list_init(&watcher->link);
+  uv_mutex_lock(&cell->lock);
+  if (cell->state == UNS_CELL_PENDING) uns_list_push_back(&cell->watchers, &watcher->link);
+  else uns_mailbox_post(watcher->mailbox, &watcher->mail);
+  uv_mutex_unlock(&cell->lock);
+}
+
+bool uns_cell_unwatch(uns_cell *cell, uns_cell_watcher *watcher) {
+  uv_mutex_lock(&cell->lock);
+  bool listed = !uns_list_empty(&watcher->link);
+  if (listed) uns_list_remove(&watcher->link);
+  uv_mutex_unlock(&cell->lock);
+  return listed;
+}

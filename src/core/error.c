@@ -1,0 +1,74 @@
+#include "core/error.h"
+
+#include <lauxlib.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <uv.h>
+
+#define ERROR_TYPE "unsync.Error"
+
+/* "message", or "message (code)" where the message does not say the code itself */
+static int error_tostring(lua_State *L) {
+  lua_getfield(L, 1, "message");
+  if (lua_type(L, -1) != LUA_TSTRING) {
+    lua_pushfstring(L, "error: %s", (lua_getfield(L, 1, "code"), luaL_tolstring(L, -1, NULL)));
+  }
+  return 1;
+}
+
+void uns_error_open(lua_State *L) {
+  if (luaL_newmetatable(L, ERROR_TYPE)) {
+    lua_pushcfunction(L, error_tostring);
+    lua_setfield(L, -2, "__tostring");
+  }
+}
+
+static void push_error(lua_State *L, const char *code, const char *format, va_list arguments) {
+  luaL_checkstack(L, 6, NULL);
+  lua_createtable(L, 0, 3);
+  luaL_setmetatable(L, ERROR_TYPE);
+  lua_pushstring(L, code);
+  lua_setfield(L, -2, "code");
+  lua_pushvfstring(L, format, arguments);
+  lua_setfield(L, -2, "message");
+}
+
+void uns_error_push(lua_State *L, const char *code, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  push_error(L, code, format, arguments);
+  va_end(arguments);
+}
+
+void uns_error_push_errno(lua_State *L, int number, const char *what) {
+  int code = uv_translate_sys_error(number);
+  uns_error_push(L, uv_err_name(code), "%s: %s", what, uv_strerror(code));
+}
+
+int uns_error_raise(lua_State *L, const char *code, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  push_error(L, code, format, arguments);
+  va_end(arguments);
+  luaL_where(L, 1);
+  lua_getfield(L, -2, "message");
+  lua_concat(L, 2);
+  lua_setfield(L, -2, "message");
+  return lua_error(L);
+}
+
+int uns_error_is(lua_State *L, int index, const char *code) {
+  if (lua_type(L, index) != LUA_TTABLE || !lua_getmetatable(L, index)) return 0;
+  luaL_getmetatable(L, ERROR_TYPE);
+  int same = lua_rawequal(L, -1, -2);
+  lua_pop(L, 2);
+  if (!same || code == NULL) return same;
+  index = lua_absindex(L, index);
+  lua_pushliteral(L, "code");
+  lua_rawget(L, index);
+  const char *have = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+  same = have != NULL && strcmp(have, code) == 0;
+  lua_pop(L, 1);
+  return same;
+}

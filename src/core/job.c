@@ -1,0 +1,74 @@
+#include "core/job.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static void function_free(uns_shared *object) {
+  uns_function *function = uns_container_of(object, uns_function, base);
+  uns_free(function->native);
+  uns_free(function);
+}
+
+static const uns_shared_class function_class = {UNS_SHARED_FUNCTION, "function", function_free};
+
+uns_function *uns_function_new(uns_kind kind, const char *name, const char *native) {
+  size_t length = strlen(name);
+  uns_function *function = uns_calloc(1, sizeof *function + length + 1);
+  if (function == NULL) return NULL;
+  uns_shared_init(&function->base, &function_class);
+  function->kind = (uint8_t)kind;
+  memcpy(function->name, name, length + 1);
+  if (native != NULL) {
+    size_t size = strlen(native) + 1;
+    function->native = uns_malloc(size);
+    if (function->native == NULL) {
+      uns_free(function);
+      return NULL;
+    }
+    memcpy(function->native, native, size);
+  }
+  return function;
+}
+
+static atomic_uint_fast64_t last_id;
+
+uns_job *uns_job_new(uns_mailbox *home, uns_function *function) {
+  uns_job *job = uns_calloc(1, sizeof *job);
+  if (job == NULL) return NULL;
+  uns_list_init(&job->link);
+  job->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
+  job->function = uns_shared_ref(function);
+  job->home = uns_mailbox_ref(home);
+  job->submitted_ns = uns_clock_ns();
+  job->exit_code = -1;
+  return job;
+}
+
+void uns_job_free(uns_job *job) {
+  if (job == NULL) return;
+  uns_packet_deinit(&job->call);
+  uns_packet_deinit(&job->result);
+  uns_free(job->search_path);
+  uns_shared_unref(job->function);
+  uns_mailbox_unref(job->home);
+  uns_free(job);
+}
+
+void uns_job_fail(uns_job *job, const char *code, const char *format, ...) {
+  uns_packet_deinit(&job->result);
+  job->outcome = UNS_OUTCOME_ERROR;
+  snprintf(job->error_code, sizeof job->error_code, "%s", code);
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(job->error_text, sizeof job->error_text, format, arguments);
+  va_end(arguments);
+}
+
+void uns_job_post(uns_job *job) {
+  job->ended_ns = uns_clock_ns();
+  atomic_store_explicit(&job->state, UNS_JOB_ENDED, memory_order_release);
+  uns_mailbox *home = uns_mailbox_ref(job->home); /* the job may be freed before post has ended */
+  uns_mailbox_post(home, &job->mail);
+  uns_mailbox_unref(home);
+}

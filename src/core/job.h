@@ -1,0 +1,80 @@
+/*
+ * job: one call on its way to a worker and its completion on the way back. The record that crosses threads.
+ *
+ *   - Belongs to the submitter until uns_dispatch_submit, to the executors until its mail is posted home, then to
+ *     the submitter again, which frees it. `cancel` and `state` alone are touched from elsewhere.
+ *   - A completion cannot fail: `mail` was allocated with the job.
+ */
+#ifndef UNS_JOB_H
+#define UNS_JOB_H
+
+#include <stdatomic.h>
+
+#include "base/base.h"
+#include "core/mailbox.h"
+#include "core/packet.h"
+
+/* What a wrapped function is, beside its Lua value: shared by all its calls, immutable but for the counters. */
+typedef struct uns_function {
+  uns_shared base;
+  uint8_t kind;         /* uns_kind */
+  bool fresh;           /* a new Lua state for each call */
+  uint32_t limit;       /* calls running at once, 0: any number */
+  uint64_t timeout_ns;  /* from the call; 0: none */
+  uint64_t run_timeout_ns; /* from the start; 0: none */
+  uint64_t grace_ns;    /* between the rungs of cancelling; 0: the host's */
+  char *native;         /* "plugin.task", or NULL: a Lua function */
+  char name[];          /* for traces and errors */
+} uns_function;
+
+typedef enum { UNS_KIND_IO, UNS_KIND_THREAD, UNS_KIND_CPU, UNS_KIND_PROMISE } uns_kind;
+
+typedef enum {
+  UNS_JOB_QUEUED,
+  UNS_JOB_GIVEN,   /* handed to a worker, which has not said that it started */
+  UNS_JOB_STARTED,
+  UNS_JOB_ENDED
+} uns_job_state;
+
+typedef enum {
+  UNS_OUTCOME_DONE,     /* `result` holds the results */
+  UNS_OUTCOME_FAILED,   /* `result` holds the error value and the traceback (a string or nil) */
+  UNS_OUTCOME_CANCELLED,/* the same; the error is a `cancelled` one */
+  UNS_OUTCOME_ERROR     /* the executor itself failed: `error_code`, `error_text`, `exit_code` or `signal_number` */
+} uns_outcome;
+
+typedef struct uns_job {
+  uns_mail mail;  /* first: the completion's way home */
+  uns_link link;  /* in the dispatch queue; guarded by its lock */
+  uint64_t id;    /* unique in the host */
+  uns_function *function; /* one reference */
+  uns_packet call; /* Lua: the function and its arguments. Native: the arguments */
+  char *search_path; /* owned or NULL (as the worker's own): the caller's package.path, '\n', package.cpath */
+  atomic_int state; /* uns_job_state */
+  atomic_int cancel; /* 1: asked to stop */
+  uint64_t submitted_ns, started_ns, ended_ns;
+  uint64_t deadline_ns; /* 0: none */
+
+  uns_outcome outcome;
+  uns_packet result;
+  char error_code[24]; /* "crashed", "limit", "ENOMEM" */
+  char error_text[232];
+  int exit_code, signal_number; /* of "crashed": the one that applies, else -1 and 0 */
+
+  uns_mailbox *home; /* one reference; mail.deliver settles the future there and frees the job */
+  int pin;           /* home's: the future in its registry */
+  void *worker;      /* dispatch's: who has it */
+} uns_job;
+
+/* A zeroed job with its reference to `home` and `function`; NULL without memory. Any thread. */
+uns_job *uns_job_new(uns_mailbox *home, uns_function *function);
+void uns_job_free(uns_job *job);
+/* Fills in an UNS_OUTCOME_ERROR. */
+void uns_job_fail(uns_job *job, const char *code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Ends the job: posts it home. The last thing an executor does with it. */
+void uns_job_post(uns_job *job);
+
+/* `name` and `native` (or NULL) are copied. One reference, owned by the caller; NULL without memory. */
+uns_function *uns_function_new(uns_kind kind, const char *name, const char *native);
+
+#endif

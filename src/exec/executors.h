@@ -1,0 +1,39 @@
+/*
+ * executors: everything that runs calls outside the script's own loop, for one host: the thread pool, the
+ * worker processes, the supervisor, the plugins. Made on first need; ended in one place.
+ */
+#ifndef UNS_EXECUTORS_H
+#define UNS_EXECUTORS_H
+
+#include "exec/dispatch.h"
+#include "loop/runtime.h"
+
+typedef struct uns_executors {
+  uv_mutex_t lock; /* guards the making of what follows */
+  struct uns_pool *pool;             /* exec/pool.h; NULL until the first thread call */
+  struct uns_process_pool *processes; /* exec/process.h; NULL until the first cpu call; in a child: its link home */
+  struct uns_registry *plugins;      /* exec/registry.h; NULL until the first */
+  int cores;                 /* that this process may use */
+  uint32_t thread_target;    /* running threads at first: `cores` */
+  uint32_t thread_max;       /* ever: documented in docs/lua.md */
+  uint32_t process_target;   /* worker processes: `cores` */
+  uint64_t grace_ns;
+  const char *program;       /* the unsync program to start children from; owned */
+  /* Makes a worker's Lua state with all libraries (host/state.c); NULL with errno set. The lua_State is owned by the
+     runtime's user: uns_runtime_free, then lua_close. */
+  uns_runtime *(*new_state)(struct uns_executors *executors);
+  void (*free_state)(uns_runtime *runtime);
+  bool is_child; /* this process is a worker process */
+} uns_executors;
+
+uns_executors *uns_executors_new(void);
+/* Ends all workers in order: nothing more is taken, what runs is told to stop, threads joined, children gone. */
+void uns_executors_free(uns_executors *executors);
+
+/* The one door: gives `job` to the executor its function names. Any thread. */
+void uns_executors_submit(uns_executors *executors, uns_job *job);
+
+/* exec/runner.c: runs `job` here and now in `runtime`, until all that it started has ended; fills in its outcome. */
+void uns_runner_run(uns_runtime *runtime, uns_job *job);
+
+#endif

@@ -1,0 +1,83 @@
+/*
+ * future: the side of a task that a script reads. Settles once: done, failed or cancelled.
+ *
+ * A userdata "unsync.Future" with one user value: the result, a table of results, or the failure (a sentinel whose
+ * __gc reports it where nobody looked). Waiters are embedded in what waits and are told in the order they came.
+ *   - Belongs to its state's thread. Only `cell`, made when it first crosses, is shared.
+ *   - Knows no coroutine and no executor: loop/task.c, exec/.
+ */
+#ifndef UNS_FUTURE_H
+#define UNS_FUTURE_H
+
+#include "core/cell.h"
+#include "core/job.h"
+#include "loop/runtime.h"
+
+typedef enum {
+  UNS_FUTURE_PENDING,
+  UNS_FUTURE_RUNNING,
+  UNS_FUTURE_DONE,
+  UNS_FUTURE_FAILED,
+  UNS_FUTURE_CANCELLED
+} uns_future_state;
+
+#define UNS_FUTURE_TYPE "unsync.Future"
+
+enum { UNS_FUTURE_PACKED = 255 }; /* result_count: the user value is a table from table.pack */
+
+/* Told when the future settles, from inside the settling call: must run no user code. */
+typedef struct uns_waiter {
+  uns_link link;
+  void (*wake)(struct uns_waiter *waiter, uns_runtime *runtime, uns_future *future);
+} uns_waiter;
+
+struct uns_future {
+  uint8_t state;        /* uns_future_state */
+  uint8_t kind;         /* uns_kind */
+  uint8_t result_count; /* 0, 1: the user value is the result; UNS_FUTURE_PACKED */
+  bool observed;        /* somebody looked at the failure */
+  bool foreign;         /* made elsewhere: its outcome comes through `cell` */
+  uns_link waiters;
+  uns_task *task;         /* kind io, while it lives */
+  uns_job *job;           /* kind thread and cpu, while it is under way */
+  uns_function *function; /* one reference or NULL: name and options */
+  uns_cell *cell;         /* one reference, or NULL: never left its state */
+  uint64_t since_ns;      /* when it was made, 0: not known */
+};
+
+static inline bool uns_future_settled(const uns_future *future) { return future->state >= UNS_FUTURE_DONE; }
+
+/* Once per state: leaves the metatable on the stack, still without methods (bind/future.c). */
+void uns_future_open(lua_State *L);
+/* Pushes a new pending future. Raises without memory. `function` may be NULL; a reference is taken. */
+uns_future *uns_future_push(lua_State *L, uns_kind kind, uns_function *function);
+/* The future at `index`, or NULL if it is something else. Fast. */
+uns_future *uns_future_test(uns_runtime *runtime, lua_State *L, int index);
+
+/*
+ * Settle the future at stack index `index` of L with what lies on top: `count` results, or for `fail` the error value
+ * and above it the traceback (string or nil). Pops them. False if it was settled before. Raises only for memory.
+ */
+bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count);
+bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state failed_or_cancelled);
+
+/* Pushes the results and returns their number, or raises the error. The future at `index` must be settled. */
+int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index);
+/* Pushes the error value (nil if done) / the traceback (nil if none); marks the failure as looked at. */
+void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index);
+void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index);
+void uns_future_observe(uns_runtime *runtime, lua_State *L, int index);
+
+/* Waits and leaves in O(1). A waiter in no list may be removed too. */
+void uns_future_add_waiter(uns_future *future, uns_waiter *waiter);
+void uns_future_remove_waiter(uns_waiter *waiter);
+
+/* The shared cell of the future at `index`, made at its first crossing; borrowed. NULL without memory. */
+uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index);
+/* Pushes the future of this state that stands for `cell`: the same one each time. Raises without memory. */
+void uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell *cell);
+
+/* At the end of a host: reports what nobody looked at, oldest first; returns how many there were in all. */
+int uns_future_report_unobserved(uns_runtime *runtime);
+
+#endif

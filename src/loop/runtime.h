@@ -1,0 +1,104 @@
+/*
+ * runtime: one Lua state and its ambient loop. The main script has one, and so has every worker.
+ *
+ * A turn of the loop: deliver the mail, run the tasks that were ready when the turn began, fire the timers that are
+ * due, let libuv do what is due. It sleeps in the kernel only when nothing is ready.
+ *   - Everything here belongs to the thread that made it, but `mailbox`.
+ *   - No user code runs inside a call that wakes somebody.
+ */
+#ifndef UNS_RUNTIME_H
+#define UNS_RUNTIME_H
+
+#include <lua.h>
+#include <uv.h>
+
+#include "base/base.h"
+#include "core/mailbox.h"
+
+typedef struct uns_runtime uns_runtime;
+typedef struct uns_task uns_task;
+typedef struct uns_future uns_future;
+typedef struct uns_timer uns_timer;
+
+/* Somewhere else that news may come from without mail: the rings of child processes. Polled in each turn. */
+typedef struct uns_source {
+  uns_link link;
+  /* Takes what is there; true if there was something. */
+  bool (*poll)(struct uns_source *source, uns_runtime *runtime);
+  bool busy; /* something is expected: worth a short spin before sleeping, and hope for whoever waits */
+} uns_source;
+
+/* One timer, embedded in what waits. */
+struct uns_timer {
+  uint64_t deadline_ns; /* on uns_clock_ns */
+  uint64_t order;       /* equal deadlines fire in the order they were armed */
+  size_t place;         /* in the heap, SIZE_MAX: not armed */
+  void (*fire)(uns_timer *timer, uns_runtime *runtime);
+};
+
+struct uns_runtime {
+  lua_State *L; /* the main thread of the state; borrowed or owned by whoever made it */
+  uv_loop_t loop;
+  uns_mailbox *mailbox; /* one reference */
+  struct uns_executors *executors; /* shared by the states of a host; borrowed */
+
+  /* tasks */
+  uns_task *current;  /* the task that runs now; NULL in the loop itself and in callbacks */
+  lua_State *running; /* the Lua thread that we resumed last; another one was resumed by code that knows no tasks */
+  bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
+  int nested_starts;  /* eager starts on the C stack now */
+  int budget;         /* settled awaits left before the running task must let others run */
+  uns_link ready;     /* tasks to resume, by task->ready_link */
+  uns_link tasks;     /* all live tasks, oldest first, by task->live_link */
+  uns_link idle;      /* recycled tasks with their coroutines */
+  size_t idle_count, live_count;
+  uns_task *main;     /* stands for the state's main thread: in stock lua5.4 and other embedders */
+
+  /* news */
+  uns_link sources;
+  uv_poll_t mail_poll; /* on mailbox->fd; unreferenced */
+  uns_timer **timers;  /* a binary heap */
+  size_t timer_count, timer_capacity;
+  uint64_t timer_order;
+  uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
+  uint64_t uv_timer_ns;
+
+  size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
+  uns_link failures;   /* failures nobody has looked at, oldest first (loop/future.c) */
+  int unobserved;      /* how many of those were reported */
+  bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
+  bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
+  void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
+  void *owner;         /* whoever made the runtime: the host's main, a worker */
+  bool closing;
+  bool spin;           /* another core is free for us: a short spin before sleeping pays */
+};
+
+/* Makes the loop of `L`, the state's main thread. NULL with errno set. Raises nothing. */
+uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors);
+/* Ends it: every uv handle closed, mailbox closed. No task may be live but those that will never run again. */
+void uns_runtime_free(uns_runtime *runtime);
+/* The runtime of a state, or NULL. From any of its Lua threads; a registry look-up. */
+uns_runtime *uns_runtime_of(lua_State *L);
+
+/*
+ * One turn. With `wait` it sleeps until something happens, if nothing was ready. Returns false if nothing was done
+ * and nothing can ever happen (no ready task, timer, live handle, mail or message under way).
+ */
+bool uns_runtime_turn(uns_runtime *runtime, bool wait);
+
+/* Anchors the value on top of L's stack (popped) until unpinned; a small number. */
+int uns_runtime_pin(uns_runtime *runtime, lua_State *L);
+/* Pushes what `pin` anchors. */
+void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin);
+void uns_runtime_unpin(uns_runtime *runtime, int pin);
+
+/* Timers. `arm` re-arms. 0 or UNS_ENOMEM. A timer never fires before its deadline. */
+void uns_timer_init(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));
+int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns);
+void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer);
+static inline bool uns_timer_armed(const uns_timer *timer) { return timer->place != SIZE_MAX; }
+/* loop/timer.c, for the turn: fires what is due; nanoseconds until the next, UINT64_MAX if none. */
+uint64_t uns_timers_run(uns_runtime *runtime);
+
+#endif

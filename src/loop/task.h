@@ -1,0 +1,85 @@
+/*
+ * task: a coroutine on the loop. Start, park, wake, recycle: the program's only lua_resume of a script's task.
+ *
+ * A task's coroutine holds, from the bottom: its future, then its body under a pcall, so that clean-up may wait.
+ *   - Every park has a number, task->wait; a wake-up that carries an old one is dropped.
+ *   - A parked task is in exactly one list (a future's waiters, the ready queue, a timer): `unpark` undoes it.
+ *   - A wait yields with runtime->parking set. Our own coroutine.resume and wrap pass such a yield on to the task;
+ *     so a user's generator never sees it.
+ */
+#ifndef UNS_TASK_H
+#define UNS_TASK_H
+
+#include "loop/future.h"
+
+typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE } uns_task_state;
+
+struct uns_task {
+  uns_link ready_link; /* in runtime->ready */
+  uns_link live_link;  /* in runtime->tasks, or ->idle */
+  lua_State *co;
+  int anchor;          /* pin of the coroutine */
+  uint8_t state;       /* uns_task_state */
+  bool seen;           /* the script holds its thread (coroutine.running): not recycled */
+  bool is_main;        /* the state's main thread: waits by turning the loop */
+  bool timed_out;      /* the wait ended by `timer` */
+  uint32_t wait;       /* number of the present or last wait */
+  uns_future *future;  /* on co's stack */
+  uns_runtime *runtime;
+  uns_waiter waiter;   /* on the future it waits for */
+  uns_future *awaited; /* that future, or NULL: for deadlocks, for `where` */
+  const char *waits_for; /* "future", "sleep", "channel"; static */
+  uns_timer timer;     /* a deadline of the present wait */
+  uint64_t since_ns;   /* start, once it has waited */
+  uint64_t id;
+  /* control: scope, deadlines, context, cancellation are hung in here */
+};
+
+/*
+ * Starts a task at once, on its own coroutine, and pushes its future on L. The function and its `count` arguments lie
+ * on top and are popped. Where too many starts nest, it is queued. Raises without memory.
+ */
+uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, uns_function *function);
+
+/*
+ * Suspends the running task until uns_task_wake. To be returned from a C function:
+ *     return uns_task_park(runtime, L, context, k);
+ * `k` then runs with the stack as it was left. Before it, the caller has put the task where it will be woken from
+ * and has called uns_task_check_can_wait. On the state's main thread it turns the loop until it is woken.
+ */
+int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
+
+/*
+ * The task that L may suspend: its own. Raises `unyieldable`, naming the C function in the way, where it cannot; call it
+ * before anything is put anywhere.
+ */
+uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L);
+
+/* Makes a parked task ready; it leaves whatever it waited in. Harmless on one that is ready already. */
+void uns_task_wake(uns_runtime *runtime, uns_task *task);
+
+/* Puts the running task (about to park) at the end of the ready queue. */
+void uns_task_ready(uns_runtime *runtime, uns_task *task);
+
+/* Runs the tasks that are ready now, once each. True if there were any. */
+bool uns_tasks_run(uns_runtime *runtime);
+
+/*
+ * Awaits the future at `index` of L: to be returned from a C function. `deadline_ns` 0: none. Results are returned, the
+ * error raised; `timeout` where the deadline came first.
+ */
+int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadline_ns);
+
+/*
+ * lua_resume of a coroutine that a script made, on behalf of L: keeps track of which thread runs. Returns as lua_resume;
+ * LUA_YIELD with runtime->parking set is a wait: the caller must itself yield (uns_task_pass_on) and then resume
+ * `co` again with no values.
+ */
+int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int count, int *result_count);
+/* Yields L on behalf of a wait inside a coroutine that it resumed, or, on the main thread, turns the loop. */
+int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
+
+/* Pushes "file:line: in function ..." of where the parked task waits, or nil. */
+void uns_task_push_where(lua_State *L, uns_task *task);
+
+#endif
