@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stddef.h>
 
 typedef struct uns_mail {
   struct uns_mail *next;

@@ -35,22 +35,22 @@ struct uns_future {
   uint8_t state;        /* uns_future_state */
   uint8_t kind;         /* uns_kind */
   uint8_t result_count; /* 0, 1: the user value is the result; UNS_FUTURE_PACKED */
-  bool observed;        /* somebody looked at the failure */
   bool foreign;         /* made elsewhere: its outcome comes through `cell` */
+  bool resolvable;      /* a promise: resolve and reject are for this one */
   uns_link waiters;
   uns_task *task;         /* kind io, while it lives */
   uns_job *job;           /* kind thread and cpu, while it is under way */
-  uns_function *function; /* one reference or NULL: name and options */
-  uns_cell *cell;         /* one reference, or NULL: never left its state */
-  uint64_t since_ns;      /* when it was made, 0: not known */
+  const char *name;       /* of the function, interned for the life of the state; NULL: none */
+  uns_cell *cell;         /* borrowed from the future's companion; NULL: never left its state */
+  uint64_t since_ns;      /* when it was first waited for or sent away; 0: not yet */
 };
 
 static inline bool uns_future_settled(const uns_future *future) { return future->state >= UNS_FUTURE_DONE; }
 
 /* Once per state: leaves the metatable on the stack, still without methods (bind/future.c). */
-void uns_future_open(lua_State *L);
-/* Pushes a new pending future. Raises without memory. `function` may be NULL; a reference is taken. */
-uns_future *uns_future_push(lua_State *L, uns_kind kind, uns_function *function);
+void uns_future_open(lua_State *L, uns_runtime *runtime);
+/* Pushes a new pending future. Raises without memory. `name` is NULL or from uns_runtime_intern. */
+uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, const char *name);
 /* The future at `index`, or NULL if it is something else. Fast. */
 uns_future *uns_future_test(uns_runtime *runtime, lua_State *L, int index);
 
@@ -75,7 +75,19 @@ void uns_future_remove_waiter(uns_waiter *waiter);
 /* The shared cell of the future at `index`, made at its first crossing; borrowed. NULL without memory. */
 uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index);
 /* Pushes the future of this state that stands for `cell`: the same one each time. Raises without memory. */
-void uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell *cell);
+uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell *cell);
+/* Settles the future at `index` with what `packet` holds: results, or an error and its traceback. */
+void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index, int cell_state,
+                                   const uns_packet *packet);
+/* Settles a future that has a cell, for everybody; `packet` is taken over. 1 if this was the first, else 0. */
+int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet);
+
+/* "io" and the like; "pending" and the like. Static. */
+const char *uns_future_kind_name(const uns_future *future);
+const char *uns_future_state_name(const uns_future *future);
+
+/* Where the error at `error` is the one that an await raised last: pushes its traceback and forgets it; else false. */
+bool uns_future_push_raised_traceback(lua_State *L, int error);
 
 /* At the end of a host: reports what nobody looked at, oldest first; returns how many there were in all. */
 int uns_future_report_unobserved(uns_runtime *runtime);

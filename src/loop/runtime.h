@@ -25,6 +25,9 @@ typedef struct uns_source {
   uns_link link;
   /* Takes what is there; true if there was something. */
   bool (*poll)(struct uns_source *source, uns_runtime *runtime);
+  /* The loop is about to sleep (true), or is awake again (false). While it sleeps, news must write the mailbox's
+     eventfd; false: something has come already, so it must not sleep. May be NULL. */
+  bool (*fall_asleep)(struct uns_source *source, bool asleep);
   bool busy; /* something is expected: worth a short spin before sleeping, and hope for whoever waits */
 } uns_source;
 
@@ -34,6 +37,16 @@ struct uns_timer {
   uint64_t order;       /* equal deadlines fire in the order they were armed */
   size_t place;         /* in the heap, SIZE_MAX: not armed */
   void (*fire)(uns_timer *timer, uns_runtime *runtime);
+};
+
+/* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
+typedef struct uns_closer {
+  uns_link link;
+  void (*close)(struct uns_closer *closer, uns_runtime *runtime);
+} uns_closer;
+
+enum {
+  UNS_TURNS_PER_POLL = 8 /* turns that found tasks ready, between two looks at libuv: a look is a system call */
 };
 
 struct uns_runtime {
@@ -56,6 +69,7 @@ struct uns_runtime {
 
   /* news */
   uns_link sources;
+  uns_link closers;    /* called once by uns_runtime_free, the youngest first, while the loop still works */
   uv_poll_t mail_poll; /* on mailbox->fd; unreferenced */
   uns_timer **timers;  /* a binary heap */
   size_t timer_count, timer_capacity;
@@ -63,13 +77,22 @@ struct uns_runtime {
   uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
   uint64_t uv_timer_ns;
 
+  uint64_t now_ns;     /* uns_clock_ns when this turn began */
+  const void *future_class; /* the metatable of futures, to tell them fast */
+  int future_class_ref;     /* the same in the registry */
+  uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
+  size_t pending_io;   /* of these, what the loop itself waits for, as HTTP: no reason to spin for mail */
+  const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/future.c) */
   int unobserved;      /* how many of those were reported */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
+  void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
+  const char *callback_of; /* the library whose callback runs now ("luv"), or NULL */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
+  unsigned turns;
   bool closing;
   bool spin;           /* another core is free for us: a short spin before sleeping pays */
 };
@@ -87,11 +110,17 @@ uns_runtime *uns_runtime_of(lua_State *L);
  */
 bool uns_runtime_turn(uns_runtime *runtime, bool wait);
 
+/* A copy of `name` that lives as long as the state: names of functions are few. Raises without memory. */
+const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *name);
+
 /* Anchors the value on top of L's stack (popped) until unpinned; a small number. */
 int uns_runtime_pin(uns_runtime *runtime, lua_State *L);
 /* Pushes what `pin` anchors. */
 void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin);
 void uns_runtime_unpin(uns_runtime *runtime, int pin);
+
+/* loop/task.c: forgets all tasks, live and idle, when the runtime ends. */
+void uns_tasks_deinit(uns_runtime *runtime);
 
 /* Timers. `arm` re-arms. 0 or UNS_ENOMEM. A timer never fires before its deadline. */
 void uns_timer_init(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));

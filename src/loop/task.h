@@ -14,15 +14,23 @@
 
 typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE } uns_task_state;
 
+typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_DEADLOCK } uns_interrupt;
+
 struct uns_task {
   uns_link ready_link; /* in runtime->ready */
   uns_link live_link;  /* in runtime->tasks, or ->idle */
   lua_State *co;
   int anchor;          /* pin of the coroutine */
+  int traceback;       /* pin of the traceback taken where its error was raised, or 0 */
+  int first_arguments; /* -1: it has started */
   uint8_t state;       /* uns_task_state */
   bool seen;           /* the script holds its thread (coroutine.running): not recycled */
   bool is_main;        /* the state's main thread: waits by turning the loop */
   bool timed_out;      /* the wait ended by `timer` */
+  bool listed;         /* in runtime->tasks */
+  bool hopeful;        /* its wait counts in runtime->pending: somebody elsewhere may end it */
+  int interrupt_error; /* pin of the error to raise */
+  uint8_t interrupt;   /* uns_interrupt: what the wait it is woken from must raise */
   uint32_t wait;       /* number of the present or last wait */
   uns_future *future;  /* on co's stack */
   uns_runtime *runtime;
@@ -39,7 +47,7 @@ struct uns_task {
  * Starts a task at once, on its own coroutine, and pushes its future on L. The function and its `count` arguments lie
  * on top and are popped. Where too many starts nest, it is queued. Raises without memory.
  */
-uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, uns_function *function);
+uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name);
 
 /*
  * Suspends the running task until uns_task_wake. To be returned from a C function:
@@ -57,6 +65,18 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L);
 
 /* Makes a parked task ready; it leaves whatever it waited in. Harmless on one that is ready already. */
 void uns_task_wake(uns_runtime *runtime, uns_task *task);
+
+/* First thing in every continuation of a wait: raises what the task was woken for, if it was not what it waited for. */
+void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L);
+
+/*
+ * Nothing can happen any more: wakes, with the error `deadlock`, the youngest task whose wait has no task behind it, or
+ * in a cycle the youngest. False if no task waits.
+ */
+bool uns_task_raise_deadlock(uns_runtime *runtime);
+
+/* Makes the task that stands for the state's main thread, where the host does not run scripts as tasks. */
+int uns_task_adopt_main(uns_runtime *runtime);
 
 /* Puts the running task (about to park) at the end of the ready queue. */
 void uns_task_ready(uns_runtime *runtime, uns_task *task);
