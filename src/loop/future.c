@@ -1,0 +1,482 @@
+#include "loop/future.h"
+
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/codec.h"
+#include "core/error.h"
+#include "loop/task.h"
+
+/* Registry keys, by address. */
+static const char companions_key = 0; /* future -> companion, weak keys: what must end with a future */
+static const char by_cell_key = 0;    /* cell -> future, weak values: the future of this state that stands for it */
+static const char raised_key = 0;     /* the failure that an await raised last, so that tracebacks can be joined */
+
+#define FAILURE_TYPE "unsync.Failure"
+#define COMPANION_TYPE "unsync.FutureCompanion"
+
+/* A failure, held by its future as the user value: user value 1 is the error, 2 the traceback. Only failures pay. */
+typedef struct {
+  uns_link link; /* in runtime->failures until somebody looks */
+  uns_runtime *runtime;
+  const char *name;
+  uint8_t kind;
+} failure;
+
+/* The reference to a cell, and our ear on it. It may outlive the userdata that made it: the notice may be under way. */
+typedef struct companion {
+  uns_cell_watcher watcher;
+  uns_cell *cell; /* one reference */
+  bool watching, orphaned;
+} companion;
+
+static const char *const kind_names[] = {"io", "thread", "cpu", "promise"};
+static const char *const state_names[] = {"pending", "running", "done", "failed", "cancelled"};
+
+const char *uns_future_kind_name(const uns_future *future) { return kind_names[future->kind]; }
+const char *uns_future_state_name(const uns_future *future) { return state_names[future->state]; }
+
+/* ---- failures nobody looked at ---- */
+
+static void observe(failure *lost) { uns_list_remove(&lost->link); }
+
+/* One line for stderr: the error as text, whatever it is. Runs protected, for __tostring may raise. */
+static int error_text(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+static void report(lua_State *L, int index, const failure *lost) {
+  luaL_checkstack(L, 6, NULL);
+  index = lua_absindex(L, index);
+  lua_pushcfunction(L, error_text);
+  lua_getiuservalue(L, index, 1);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    lua_pushliteral(L, "(an error object whose tostring failed)");
+  }
+  bool traced = lua_getiuservalue(L, index, 2) == LUA_TSTRING;
+  fprintf(stderr, "unsync: a failure that nobody looked at, of %s%s%s: %s\n%s%s", kind_names[lost->kind],
+          lost->name != NULL ? " " : "", lost->name != NULL ? lost->name : "", lua_tostring(L, -2),
+          traced ? lua_tostring(L, -1) : "", traced ? "\n" : "");
+  lua_pop(L, 2);
+}
+
+static int failure_gc(lua_State *L) {
+  failure *lost = lua_touserdata(L, 1);
+  if (uns_list_empty(&lost->link)) return 0;
+  observe(lost);
+  lost->runtime->unobserved++;
+  report(L, 1, lost);
+  return 0;
+}
+
+int uns_future_report_unobserved(uns_runtime *runtime) {
+  lua_State *L = runtime->L;
+  if (uns_list_empty(&runtime->failures)) return runtime->unobserved;
+  lua_gc(L, LUA_GCCOLLECT); /* what is garbage reports itself first; then nothing comes in between */
+  lua_gc(L, LUA_GCSTOP);
+  uns_link *link;
+  while ((link = runtime->failures.next) != &runtime->failures) {
+    failure *lost = uns_container_of(link, failure, link);
+    observe(lost);
+    runtime->unobserved++;
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime->failures);
+    lua_rawgetp(L, -1, lost);
+    if (lua_isuserdata(L, -1)) report(L, -1, lost);
+    lua_pop(L, 2);
+  }
+  lua_gc(L, LUA_GCRESTART);
+  return runtime->unobserved;
+}
+
+/* ---- the userdata ---- */
+
+static int companion_gc(lua_State *L) {
+  companion **slot = lua_touserdata(L, 1);
+  companion *mine = *slot;
+  *slot = NULL;
+  if (mine == NULL) return 0;
+  bool told = mine->watching && !uns_cell_unwatch(mine->cell, &mine->watcher);
+  uns_shared_unref(mine->cell);
+  mine->cell = NULL;
+  if (told) mine->orphaned = true; /* freed when the notice arrives */
+  else uns_free(mine);
+  return 0;
+}
+
+static void weak_table(lua_State *L, const void *key, const char *mode) {
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushstring(L, mode);
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, key);
+}
+
+void uns_future_open(lua_State *L, uns_runtime *runtime) {
+  weak_table(L, &companions_key, "k");
+  weak_table(L, &by_cell_key, "v");
+  weak_table(L, &runtime->failures, "v");
+  luaL_newmetatable(L, FAILURE_TYPE);
+  lua_pushcfunction(L, failure_gc);
+  lua_setfield(L, -2, "__gc");
+  luaL_newmetatable(L, COMPANION_TYPE);
+  lua_pushcfunction(L, companion_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 2);
+  luaL_newmetatable(L, UNS_FUTURE_TYPE);
+  runtime->future_class = lua_topointer(L, -1);
+  lua_pushvalue(L, -1);
+  runtime->future_class_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, const char *name) {
+  uns_future *future = lua_newuserdatauv(L, sizeof *future, 1);
+  future->state = UNS_FUTURE_PENDING;
+  future->kind = (uint8_t)kind;
+  future->result_count = 0;
+  future->foreign = future->resolvable = false;
+  uns_list_init(&future->waiters);
+  future->task = NULL;
+  future->job = NULL;
+  future->name = name;
+  future->cell = NULL;
+  future->since_ns = 0;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->future_class_ref);
+  lua_setmetatable(L, -2);
+  return future;
+}
+
+uns_future *uns_future_test(uns_runtime *runtime, lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  if (future == NULL || !lua_getmetatable(L, index)) return NULL;
+  bool same = lua_topointer(L, -1) == runtime->future_class;
+  lua_pop(L, 1);
+  return same ? future : NULL;
+}
+
+/* ---- settling ---- */
+
+void uns_future_add_waiter(uns_future *future, uns_waiter *waiter) {
+  uns_list_push_back(&future->waiters, &waiter->link);
+}
+
+void uns_future_remove_waiter(uns_waiter *waiter) { uns_list_remove(&waiter->link); }
+
+static void wake_waiters(uns_runtime *runtime, uns_future *future) {
+  uns_link *link;
+  while ((link = uns_list_pop_front(&future->waiters)) != NULL) {
+    uns_waiter *waiter = uns_container_of(link, uns_waiter, link);
+    waiter->wake(waiter, runtime, future);
+  }
+}
+
+/* Puts the outcome of the settled future at `index` into `packet`. False with an error object pushed. */
+static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
+  static const uns_codec_names names = {"result", 1, false};
+  static const uns_codec_names error_names = {"error", 1, false};
+  uns_future *future = lua_touserdata(L, index);
+  int top = lua_gettop(L);
+  bool failed = future->state != UNS_FUTURE_DONE;
+  int count;
+  if (failed) {
+    lua_getiuservalue(L, index, 1);
+    lua_getiuservalue(L, -1, 1);
+    lua_getiuservalue(L, -2, 2);
+    lua_remove(L, -3);
+    count = 2;
+  } else {
+    count = uns_future_push_outcome(runtime, L, index);
+  }
+  bool fine = uns_codec_encode(L, top + 1, count, failed ? &error_names : &names, packet) == UNS_OK;
+  if (fine) {
+    lua_settop(L, top);
+  } else {
+    lua_replace(L, top + 1);
+    lua_settop(L, top + 1);
+  }
+  return fine;
+}
+
+/* Tells the cell of the future at `index`, which settled here, how it ended. */
+static void tell_cell(uns_runtime *runtime, lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  uns_packet packet;
+  uns_packet_init(&packet);
+  static const uns_cell_state states[] = {UNS_CELL_PENDING, UNS_CELL_PENDING, UNS_CELL_DONE, UNS_CELL_FAILED,
+                                          UNS_CELL_CANCELLED};
+  uns_cell_state state = states[future->state];
+  luaL_checkstack(L, 8, NULL);
+  if (!encode_outcome(runtime, L, index, &packet)) { /* the reason is what the others get */
+    static const uns_codec_names names = {"error", 1, false};
+    state = UNS_CELL_FAILED;
+    lua_pushnil(L);
+    if (uns_codec_encode(L, lua_gettop(L) - 1, 2, &names, &packet) != UNS_OK) lua_pop(L, 1);
+    lua_pop(L, 2);
+  }
+  uns_cell_settle(future->cell, state, &packet);
+}
+
+/* The outcome is in place: tells everybody. */
+static void settled(uns_runtime *runtime, lua_State *L, int index, uns_future_state state) {
+  uns_future *future = lua_touserdata(L, index);
+  future->state = (uint8_t)state;
+  future->task = NULL;
+  future->job = NULL;
+  wake_waiters(runtime, future);
+  if (future->cell != NULL && !future->foreign) tell_cell(runtime, L, index);
+}
+
+bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future)) {
+    lua_pop(L, count);
+    return false;
+  }
+  index = lua_absindex(L, index);
+  if (count == 1) {
+    lua_setiuservalue(L, index, 1);
+    future->result_count = 1;
+  } else if (count > 1) {
+    lua_createtable(L, count, 1);
+    lua_insert(L, -count - 1);
+    for (int i = count; i >= 1; i--) lua_rawseti(L, -i - 1, i);
+    lua_pushinteger(L, count);
+    lua_setfield(L, -2, "n");
+    lua_setiuservalue(L, index, 1);
+    future->result_count = UNS_FUTURE_PACKED;
+  }
+  settled(runtime, L, index, UNS_FUTURE_DONE);
+  return true;
+}
+
+bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state state) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future)) {
+    lua_pop(L, 2);
+    return false;
+  }
+  index = lua_absindex(L, index);
+  luaL_checkstack(L, 6, NULL);
+  failure *lost = lua_newuserdatauv(L, sizeof *lost, 2);
+  uns_list_init(&lost->link);
+  lost->runtime = runtime;
+  lost->name = future->name;
+  lost->kind = future->kind;
+  lua_insert(L, -3);
+  lua_setiuservalue(L, -3, 2);
+  lua_setiuservalue(L, -2, 1);
+  luaL_setmetatable(L, FAILURE_TYPE);
+  if (state == UNS_FUTURE_FAILED) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime->failures);
+    lua_pushvalue(L, -2);
+    lua_rawsetp(L, -2, lost);
+    lua_pop(L, 1);
+    uns_list_push_back(&runtime->failures, &lost->link);
+  }
+  lua_setiuservalue(L, index, 1);
+  settled(runtime, L, index, state);
+  return true;
+}
+
+/* ---- the outcome ---- */
+
+static failure *push_failure(lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  if (future->state != UNS_FUTURE_FAILED && future->state != UNS_FUTURE_CANCELLED) return NULL;
+  lua_getiuservalue(L, index, 1);
+  return lua_touserdata(L, -1);
+}
+
+void uns_future_observe(uns_runtime *runtime, lua_State *L, int index) {
+  (void)runtime;
+  failure *lost = push_failure(L, index);
+  if (lost == NULL) return;
+  observe(lost);
+  lua_pop(L, 1);
+}
+
+int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  if (future->state == UNS_FUTURE_DONE) {
+    if (future->result_count == 0) return 0;
+    lua_getiuservalue(L, index, 1);
+    if (future->result_count == 1) return 1;
+    lua_getfield(L, -1, "n");
+    int count = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    luaL_checkstack(L, count, "too many results");
+    int packed = lua_gettop(L);
+    for (int i = 1; i <= count; i++) lua_rawgeti(L, packed, i);
+    lua_remove(L, packed);
+    return count;
+  }
+  observe(push_failure(L, index));
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &raised_key);
+  lua_getiuservalue(L, -1, 1);
+  (void)runtime;
+  return lua_error(L);
+}
+
+void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index) {
+  (void)runtime;
+  failure *lost = push_failure(L, index);
+  if (lost == NULL) {
+    lua_pushnil(L);
+    return;
+  }
+  observe(lost);
+  lua_getiuservalue(L, -1, 1);
+  lua_remove(L, -2);
+}
+
+void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index) {
+  (void)runtime;
+  failure *lost = push_failure(L, index);
+  if (lost == NULL) {
+    lua_pushnil(L);
+    return;
+  }
+  observe(lost);
+  lua_getiuservalue(L, -1, 2);
+  lua_remove(L, -2);
+}
+
+bool uns_future_push_raised_traceback(lua_State *L, int error) {
+  error = lua_absindex(L, error);
+  luaL_checkstack(L, 4, NULL);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &raised_key) == LUA_TUSERDATA) {
+    lua_getiuservalue(L, -1, 1);
+    bool same = lua_rawequal(L, -1, error);
+    lua_pop(L, 1);
+    if (same && lua_getiuservalue(L, -1, 2) == LUA_TSTRING) {
+      lua_remove(L, -2);
+      lua_pushnil(L);
+      lua_rawsetp(L, LUA_REGISTRYINDEX, &raised_key);
+      return true;
+    }
+    lua_pop(L, same ? 2 : 1);
+    return false;
+  }
+  lua_pop(L, 1);
+  return false;
+}
+
+/* ---- across threads ---- */
+
+/* The cell has settled elsewhere: the future of this state takes over the outcome. */
+static void on_cell_settled(uns_mail *mail, void *receiver) {
+  companion *mine = uns_container_of(uns_container_of(mail, uns_cell_watcher, mail), companion, watcher);
+  uns_runtime *runtime = receiver;
+  mine->watching = false;
+  if (mine->orphaned) {
+    uns_free(mine);
+    return;
+  }
+  if (runtime == NULL) return; /* the state is closing: the companion goes with its userdata */
+  lua_State *L = runtime->L;
+  luaL_checkstack(L, 12, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
+  if (lua_rawgetp(L, -1, mine->cell) != LUA_TUSERDATA) {
+    lua_pop(L, 2);
+    return;
+  }
+  uns_future *future = lua_touserdata(L, -1);
+  if (!uns_future_settled(future)) {
+    uns_future_settle_from_packet(runtime, L, lua_gettop(L), (int)mine->cell->state, &mine->cell->outcome);
+  }
+  lua_pop(L, 2);
+}
+
+void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index, int cell_state,
+                                   const uns_packet *packet) {
+  int top = lua_gettop(L);
+  int count = uns_codec_decode(L, packet);
+  if (count < 0) { /* the error object is on the stack */
+    lua_pushnil(L);
+    uns_future_fail(runtime, L, index, UNS_FUTURE_FAILED);
+  } else if (cell_state == UNS_CELL_DONE) {
+    uns_future_resolve(runtime, L, index, count);
+  } else {
+    lua_settop(L, top + 2);
+    uns_future_fail(runtime, L, index, cell_state == UNS_CELL_CANCELLED ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
+  }
+  lua_settop(L, top);
+}
+
+/* Ties `cell` (one reference, taken over) to the future at `index`, from now on its companion's. */
+static companion *add_companion(uns_runtime *runtime, lua_State *L, int index, uns_cell *cell) {
+  uns_future *future = lua_touserdata(L, index);
+  companion **slot = lua_newuserdatauv(L, sizeof *slot, 0);
+  *slot = NULL;
+  luaL_setmetatable(L, COMPANION_TYPE);
+  companion *mine = uns_calloc(1, sizeof *mine);
+  if (mine == NULL) {
+    uns_shared_unref(cell);
+    luaL_error(L, "not enough memory");
+    return NULL;
+  }
+  mine->cell = cell;
+  mine->watcher.mail.deliver = on_cell_settled;
+  mine->watcher.mailbox = runtime->mailbox;
+  *slot = mine;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &companions_key);
+  lua_pushvalue(L, index);
+  lua_pushvalue(L, -3);
+  lua_rawset(L, -3);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
+  lua_pushvalue(L, index);
+  lua_rawsetp(L, -2, cell);
+  lua_pop(L, 3);
+  future->cell = cell;
+  return mine;
+}
+
+uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  if (future->cell != NULL) return future->cell;
+  index = lua_absindex(L, index);
+  luaL_checkstack(L, 12, NULL);
+  uns_cell *cell = uns_cell_new();
+  if (cell == NULL) return NULL;
+  companion *mine = add_companion(runtime, L, index, cell);
+  if (uns_future_settled(future)) {
+    tell_cell(runtime, L, index);
+  } else if (future->resolvable) { /* somebody else may settle it */
+    mine->watching = true;
+    uns_cell_watch(cell, &mine->watcher);
+  }
+  return cell;
+}
+
+uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell *cell) {
+  luaL_checkstack(L, 12, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
+  if (lua_rawgetp(L, -1, cell) == LUA_TUSERDATA) {
+    lua_remove(L, -2);
+    return lua_touserdata(L, -1);
+  }
+  lua_pop(L, 2);
+  uns_future *future = uns_future_push(runtime, L, UNS_KIND_PROMISE, NULL);
+  future->foreign = true;
+  companion *mine = add_companion(runtime, L, lua_gettop(L), uns_shared_ref(cell));
+  mine->watching = true;
+  uns_cell_watch(cell, &mine->watcher);
+  return future;
+}
+
+int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet) {
+  uns_future *future = lua_touserdata(L, index);
+  uns_cell_state state = failed ? UNS_CELL_FAILED : UNS_CELL_DONE;
+  if (!uns_cell_settle(future->cell, state, packet)) return 0;
+  if (!uns_future_settled(future)) {
+    bool foreign = future->foreign;
+    future->foreign = true; /* the cell knows already */
+    uns_future_settle_from_packet(runtime, L, index, (int)state, &future->cell->outcome);
+    future->foreign = foreign;
+  }
+  return 1;
+}

@@ -1,0 +1,290 @@
+#include "loop/runtime.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/packet.h"
+#include "loop/task.h"
+
+/* Registry keys, by address. */
+static const char runtime_key = 0, pins_key = 0, names_key = 0;
+
+enum {
+  SPIN_NS = 30000 /* about what sleeping and being woken up costs here (20 µs measured, more on a halted core) */
+};
+
+static void on_mail(uv_poll_t *poll, int status, int events) {
+  (void)status;
+  (void)events;
+  uns_runtime *runtime = poll->data;
+  uint64_t count;
+  while (read(runtime->mailbox->fd, &count, sizeof count) < 0 && errno == EINTR) continue;
+  uns_mailbox_awake(runtime->mailbox); /* the mail itself is taken by the turn */
+}
+
+static void on_uv_timer(uv_timer_t *timer) { ((uns_runtime *)timer->data)->uv_timer_ns = 0; }
+
+/* More than one core to run on: what we spin for may come from another one. */
+static bool other_core_allowed(void) {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 1;
+}
+
+static int open_registry(lua_State *L) {
+  uns_runtime *runtime = lua_touserdata(L, 1);
+  lua_pushlightuserdata(L, runtime);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  lua_createtable(L, 16, 0);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &pins_key);
+  lua_newtable(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &names_key);
+  uns_error_open(L);
+  uns_future_open(L, runtime);
+  return 0;
+}
+
+uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors) {
+  uns_runtime *runtime = uns_calloc(1, sizeof *runtime);
+  if (runtime == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  runtime->L = L;
+  runtime->running = L;
+  runtime->executors = executors;
+  runtime->spin = other_core_allowed();
+  uns_list_init(&runtime->ready);
+  uns_list_init(&runtime->tasks);
+  uns_list_init(&runtime->idle);
+  uns_list_init(&runtime->sources);
+  uns_list_init(&runtime->closers);
+  uns_list_init(&runtime->failures);
+  int status = uv_loop_init(&runtime->loop);
+  if (status != 0) {
+    uns_free(runtime);
+    errno = -status;
+    return NULL;
+  }
+  runtime->loop.data = runtime;
+  runtime->mailbox = uns_mailbox_new();
+  if (runtime->mailbox == NULL) {
+    int saved = errno;
+    uv_loop_close(&runtime->loop);
+    uns_free(runtime);
+    errno = saved;
+    return NULL;
+  }
+  uv_timer_init(&runtime->loop, &runtime->uv_timer);
+  runtime->uv_timer.data = runtime;
+  status = uv_poll_init(&runtime->loop, &runtime->mail_poll, runtime->mailbox->fd);
+  if (status == 0) {
+    runtime->mail_poll.data = runtime;
+    uv_unref((uv_handle_t *)&runtime->uv_timer);
+    uv_unref((uv_handle_t *)&runtime->mail_poll);
+    status = uv_poll_start(&runtime->mail_poll, UV_READABLE, on_mail);
+  }
+  if (status == 0) {
+    lua_pushcfunction(L, open_registry);
+    lua_pushlightuserdata(L, runtime);
+    if (lua_pcall(L, 1, 0, 0) == LUA_OK) return runtime;
+    lua_pop(L, 1);
+    status = UV_ENOMEM;
+  }
+  uns_runtime_free(runtime);
+  errno = -status;
+  return NULL;
+}
+
+static void close_handle(uv_handle_t *handle, void *unused) {
+  (void)unused;
+  if (!uv_is_closing(handle)) uv_close(handle, NULL);
+}
+
+void uns_runtime_free(uns_runtime *runtime) {
+  if (runtime == NULL) return;
+  runtime->closing = true;
+  uns_tasks_deinit(runtime);
+  for (uns_link *link; !uns_list_empty(&runtime->closers);) {
+    link = runtime->closers.prev;
+    uns_list_remove(link);
+    uns_closer *closer = uns_container_of(link, uns_closer, link);
+    closer->close(closer, runtime);
+  }
+  uv_walk(&runtime->loop, close_handle, NULL);
+  while (uv_run(&runtime->loop, UV_RUN_DEFAULT) != 0) continue; /* close callbacks */
+  uv_loop_close(&runtime->loop);
+  uns_mailbox_close(runtime->mailbox);
+  uns_mailbox_unref(runtime->mailbox);
+  uns_free(runtime->timers);
+  uns_free(runtime);
+}
+
+uns_runtime *uns_runtime_of(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  uns_runtime *runtime = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return runtime;
+}
+
+const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *name) {
+  (void)runtime;
+  luaL_checkstack(L, 3, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &names_key);
+  const char *kept = lua_pushstring(L, name);
+  if (lua_rawget(L, -2) != LUA_TSTRING) {
+    lua_pop(L, 1);
+    kept = lua_pushstring(L, name);
+    lua_pushvalue(L, -1);
+    lua_rawset(L, -3); /* the table holds the string, and strings do not move */
+    lua_pushnil(L);
+  } else {
+    kept = lua_tostring(L, -1); /* a long name is another object each time: the one that is held counts */
+  }
+  lua_pop(L, 2);
+  return kept;
+}
+
+int uns_runtime_pin(uns_runtime *runtime, lua_State *L) {
+  (void)runtime;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &pins_key);
+  lua_insert(L, -2);
+  int pin = luaL_ref(L, -2);
+  lua_pop(L, 1);
+  return pin;
+}
+
+void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin) {
+  (void)runtime;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &pins_key);
+  lua_rawgeti(L, -1, pin);
+  lua_remove(L, -2);
+}
+
+void uns_runtime_unpin(uns_runtime *runtime, int pin) {
+  lua_State *L = runtime->L;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &pins_key);
+  luaL_unref(L, -1, pin);
+  lua_pop(L, 1);
+}
+
+static bool deliver_mail(uns_runtime *runtime) {
+  uns_mail *mail = uns_mailbox_take(runtime->mailbox);
+  if (mail == NULL) return false;
+  while (mail != NULL) {
+    uns_mail *next = mail->next; /* deliver may free the mail */
+    mail->deliver(mail, runtime);
+    mail = next;
+  }
+  return true;
+}
+
+static bool poll_sources(uns_runtime *runtime) {
+  bool found = false;
+  for (uns_link *link = runtime->sources.next; link != &runtime->sources;) {
+    uns_source *source = uns_container_of(link, uns_source, link);
+    link = link->next;
+    found |= source->poll(source, runtime);
+  }
+  return found;
+}
+
+static bool source_busy(const uns_runtime *runtime) {
+  for (const uns_link *link = runtime->sources.next; link != &runtime->sources; link = link->next) {
+    if (uns_container_of(link, uns_source, link)->busy) return true;
+  }
+  return false;
+}
+
+/* What came from elsewhere. */
+static bool take_news(uns_runtime *runtime) {
+  bool found = deliver_mail(runtime);
+  if (!uns_list_empty(&runtime->sources)) found |= poll_sources(runtime);
+  return found;
+}
+
+/* Arms the one uv timer for the nearest deadline; rounded up, since a timer must never fire early. */
+static void arm_uv_timer(uns_runtime *runtime, uint64_t left_ns) {
+  if (left_ns == UINT64_MAX) {
+    uv_timer_stop(&runtime->uv_timer);
+    return;
+  }
+  uv_update_time(&runtime->loop);
+  uv_timer_start(&runtime->uv_timer, on_uv_timer, (left_ns + 999999) / 1000000, 0);
+}
+
+/* News is expected soon: looks for it for about as long as a sleep and a wake-up would take. */
+static bool spin(uns_runtime *runtime) {
+  uint64_t end = uns_clock_ns() + SPIN_NS;
+  do {
+    for (int i = 0; i < 32; i++) {
+      if (uns_mailbox_has_mail(runtime->mailbox)) return deliver_mail(runtime);
+      if (!uns_list_empty(&runtime->sources) && poll_sources(runtime)) return true;
+#if defined(__x86_64__) || defined(__i386__)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (uns_clock_ns() < end);
+  return false;
+}
+
+static bool hope(uns_runtime *runtime) {
+  return runtime->timer_count > 0 || runtime->pending > 0 || uv_loop_alive(&runtime->loop) || source_busy(runtime) ||
+         (runtime->busy != NULL && runtime->busy(runtime));
+}
+
+/* Asks all sources to wake the loop through its mailbox, or to do so no more. False: it must not sleep. */
+static bool sources_fall_asleep(uns_runtime *runtime, bool asleep) {
+  bool may = true;
+  for (uns_link *link = runtime->sources.next; link != &runtime->sources; link = link->next) {
+    uns_source *source = uns_container_of(link, uns_source, link);
+    if (source->fall_asleep != NULL && !source->fall_asleep(source, asleep)) may = false;
+  }
+  return may;
+}
+
+static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
+  arm_uv_timer(runtime, left_ns);
+  if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) {
+    uv_run(&runtime->loop, UV_RUN_NOWAIT);
+    return;
+  }
+  if (!uns_list_empty(&runtime->ready)) return; /* before_sleep woke somebody */
+  if (runtime->lend != NULL) runtime->lend(runtime, true);
+  if (uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
+    /* uv_run would return at once where only unreferenced handles are left; the mail is what we wait for. */
+    uv_ref((uv_handle_t *)&runtime->mail_poll);
+    uv_run(&runtime->loop, UV_RUN_ONCE);
+    uv_unref((uv_handle_t *)&runtime->mail_poll);
+  }
+  uns_mailbox_awake(runtime->mailbox);
+  sources_fall_asleep(runtime, false);
+  if (runtime->lend != NULL) runtime->lend(runtime, false);
+}
+
+bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
+  uns_task *outer = runtime->current; /* a wait on the main thread turns the loop from inside */
+  runtime->current = NULL;
+  runtime->now_ns = uns_clock_ns();
+  bool worked = take_news(runtime);
+  uint64_t left_ns = uns_timers_run(runtime);
+  worked |= uns_tasks_run(runtime);
+  bool alive = true;
+  if (worked || !wait || !uns_list_empty(&runtime->ready)) {
+    if (++runtime->turns % UNS_TURNS_PER_POLL == 0 || uns_list_empty(&runtime->ready)) {
+      if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
+      uv_run(&runtime->loop, UV_RUN_NOWAIT);
+    }
+  } else if (runtime->spin && (runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
+    worked = true;
+  } else if (hope(runtime)) {
+    sleep_in_kernel(runtime, left_ns);
+  } else {
+    alive = false;
+  }
+  runtime->current = outer;
+  return alive;
+}

@@ -1,0 +1,555 @@
+#include "loop/task.h"
+
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/packet.h"
+
+enum {
+  NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
+  IDLE_MAX = 1024,        /* coroutines kept for the next tasks: about 1 KB each */
+  BUDGET = 1000           /* waits on what is settled already, before others get their turn */
+};
+
+/* Slots of a task's coroutine, under its body. */
+enum { SLOT_TASK = 1, SLOT_FUTURE, SLOT_HANDLER, SLOT_BODY };
+
+/* ---- the body ---- */
+
+/* Message handler at the base of a task: keeps the traceback for the future; the error itself stays as it is. */
+static int keep_traceback(lua_State *L) {
+  uns_runtime *runtime = uns_runtime_of(L);
+  uns_task *task = runtime != NULL ? runtime->current : NULL;
+  if (task == NULL) return 1;
+  bool joined = uns_future_push_raised_traceback(L, 1);
+  luaL_traceback(L, L, NULL, 1);
+  if (joined) {
+    lua_pushliteral(L, "\nawaited in:\n");
+    lua_insert(L, -2);
+    lua_concat(L, 3);
+  }
+  if (task->traceback != 0) uns_runtime_unpin(runtime, task->traceback);
+  task->traceback = uns_runtime_pin(runtime, L);
+  return 1;
+}
+
+/* The body has ended, with its outcome from SLOT_BODY up: settles the future. */
+static int end_body(lua_State *co, int status, lua_KContext context) {
+  uns_task *task = (uns_task *)context;
+  uns_runtime *runtime = task->runtime;
+  task->future->task = NULL;
+  if (status == LUA_OK || status == LUA_YIELD) {
+    uns_future_resolve(runtime, co, SLOT_FUTURE, lua_gettop(co) - SLOT_BODY + 1);
+    return 0;
+  }
+  if (task->traceback != 0) {
+    uns_runtime_push_pin(runtime, co, task->traceback);
+    uns_runtime_unpin(runtime, task->traceback);
+    task->traceback = 0;
+  } else {
+    lua_pushnil(co);
+  }
+  uns_future_fail(runtime, co, SLOT_FUTURE, UNS_FUTURE_FAILED);
+  return 0;
+}
+
+static int run_body(lua_State *co) {
+  uns_task *task = lua_touserdata(co, SLOT_TASK);
+  int count = lua_gettop(co) - SLOT_BODY;
+  int status = lua_pcallk(co, count, LUA_MULTRET, SLOT_HANDLER, (lua_KContext)task, end_body);
+  return end_body(co, status, (lua_KContext)task);
+}
+
+/* ---- the records ---- */
+
+static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
+  uns_task *task = uns_container_of(timer, uns_task, timer);
+  task->timed_out = true;
+  uns_task_wake(runtime, task);
+}
+
+static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
+  (void)future;
+  uns_task_wake(runtime, uns_container_of(waiter, uns_task, waiter));
+}
+
+static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
+  uns_task *task = uns_calloc(1, sizeof *task);
+  if (task == NULL) return NULL;
+  task->co = co;
+  task->runtime = runtime;
+  task->state = UNS_TASK_IDLE;
+  uns_list_init(&task->ready_link);
+  uns_list_init(&task->live_link);
+  uns_list_init(&task->waiter.link);
+  task->waiter.wake = on_settled;
+  uns_timer_init(&task->timer, on_deadline);
+  return task;
+}
+
+/* A task with a clean coroutine: a recycled one, or new. Raises without memory. */
+static uns_task *task_take(uns_runtime *runtime, lua_State *L) {
+  uns_link *link = uns_list_pop_front(&runtime->idle);
+  if (link != NULL) {
+    runtime->idle_count--;
+    return uns_container_of(link, uns_task, live_link);
+  }
+  luaL_checkstack(L, 4, NULL);
+  lua_State *co = lua_newthread(L);
+  int anchor = uns_runtime_pin(runtime, L);
+  uns_task *task = task_new(runtime, co);
+  if (task == NULL) {
+    uns_runtime_unpin(runtime, anchor);
+    luaL_error(L, "not enough memory");
+    return NULL;
+  }
+  task->anchor = anchor;
+  return task;
+}
+
+static void task_free(uns_runtime *runtime, uns_task *task) {
+  uns_list_remove(&task->live_link);
+  uns_list_remove(&task->ready_link);
+  uns_list_remove(&task->waiter.link);
+  uns_timer_disarm(runtime, &task->timer);
+  if (!task->is_main) uns_runtime_unpin(runtime, task->anchor);
+  uns_free(task);
+}
+
+static void unlist(uns_runtime *runtime, uns_task *task) {
+  if (!task->listed) return;
+  task->listed = false;
+  uns_list_remove(&task->live_link);
+  runtime->live_count--;
+}
+
+/* Its coroutine has ended well: kept for the next, unless the script has seen it and may still look at it. */
+static void task_recycle(uns_runtime *runtime, uns_task *task) {
+  unlist(runtime, task);
+  task->future = NULL;
+  if (task->seen || runtime->idle_count >= IDLE_MAX) {
+    task_free(runtime, task);
+    return;
+  }
+  lua_settop(task->co, 0);
+  task->seen = false;
+  task->state = UNS_TASK_IDLE;
+  task->since_ns = 0;
+  uns_list_push_front(&runtime->idle, &task->live_link);
+  runtime->idle_count++;
+}
+
+void uns_tasks_deinit(uns_runtime *runtime) {
+  uns_link *link;
+  while ((link = uns_list_pop_front(&runtime->tasks)) != NULL) {
+    task_free(runtime, uns_container_of(link, uns_task, live_link));
+  }
+  while ((link = uns_list_pop_front(&runtime->idle)) != NULL) {
+    task_free(runtime, uns_container_of(link, uns_task, live_link));
+  }
+  if (runtime->main != NULL) task_free(runtime, runtime->main);
+  runtime->main = NULL;
+}
+
+/* ---- running ---- */
+
+/* Something that knows no tasks yielded at the base: there is no one to hand it to. It only gives up its turn. */
+static void foreign_yield(uns_runtime *runtime, uns_task *task, int count) {
+  lua_pop(task->co, count);
+  uns_task_ready(runtime, task);
+}
+
+/*
+ * The coroutine itself broke (no memory, no C stack): the pcall at its base is gone. Its future lies on top of L; the
+ * error on the coroutine's.
+ */
+static void broken(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  luaL_checkstack(L, 6, NULL);
+  lua_xmove(task->co, L, 1);
+  lua_resetthread(task->co); /* runs the pending clean-up, where it cannot wait */
+  task->future->task = NULL;
+  lua_pushnil(L);
+  uns_future_fail(runtime, L, lua_gettop(L) - 2, UNS_FUTURE_FAILED);
+  unlist(runtime, task);
+  task_free(runtime, task);
+}
+
+/* Pushes the future of a broken task on L: a value in the frame of run_body, the outermost. */
+static void push_future_of(lua_State *L, uns_task *task) {
+  lua_Debug frame, outermost;
+  luaL_checkstack(L, 2, NULL);
+  bool found = false;
+  for (int level = 0; lua_getstack(task->co, level, &frame); level++) {
+    outermost = frame;
+    found = true;
+  }
+  if (found && lua_getlocal(task->co, &outermost, SLOT_FUTURE) != NULL) lua_xmove(task->co, L, 1);
+  else lua_pushnil(L);
+}
+
+/* Resumes `task` from L, with what lies on its stack. It ends, or parks; false: it broke. */
+static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
+  uns_task *outer = runtime->current;
+  lua_State *outer_thread = runtime->running;
+  runtime->current = task;
+  runtime->running = task->co;
+  task->state = UNS_TASK_RUNNING;
+  int results;
+  int status = lua_resume(task->co, L, count, &results);
+  runtime->current = outer;
+  runtime->running = outer_thread;
+  if (status == LUA_OK) {
+    task_recycle(runtime, task);
+  } else if (status == LUA_YIELD) {
+    if (runtime->parking) runtime->parking = false;
+    else foreign_yield(runtime, task, results);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name) {
+  uns_task *task = task_take(runtime, L);
+  lua_State *co = task->co;
+  if (!lua_checkstack(co, count + SLOT_BODY + LUA_MINSTACK)) {
+    task_recycle(runtime, task);
+    luaL_error(L, "not enough memory for %d arguments", count);
+  }
+  lua_pushcfunction(co, run_body);
+  lua_pushlightuserdata(co, task);
+  uns_future *future = uns_future_push(runtime, co, UNS_KIND_IO, name);
+  lua_pushcfunction(co, keep_traceback);
+  lua_xmove(L, co, count + 1);
+  lua_pushvalue(co, SLOT_FUTURE + 1); /* run_body itself still lies under the slots */
+  lua_xmove(co, L, 1);
+  task->future = future;
+  future->task = task;
+  future->state = UNS_FUTURE_RUNNING;
+  task->id = ++runtime->last_task_id;
+  task->interrupt = UNS_INTERRUPT_NONE;
+  count += SLOT_BODY;
+  if (lua_gethook(L) != NULL && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
+  if (runtime->nested_starts >= NESTED_STARTS_MAX) {
+    future->state = UNS_FUTURE_PENDING;
+    task->first_arguments = count;
+    uns_task_ready(runtime, task);
+    return future;
+  }
+  task->first_arguments = -1;
+  runtime->nested_starts++;
+  if (!run(runtime, L, task, count)) broken(runtime, L, task);
+  runtime->nested_starts--;
+  return future;
+}
+
+bool uns_tasks_run(uns_runtime *runtime) {
+  if (uns_list_empty(&runtime->ready)) return false;
+  uns_link batch; /* what gets ready meanwhile waits for the next turn, so that timers and news get theirs */
+  uns_list_init(&batch);
+  uns_list_append(&batch, &runtime->ready);
+  int nested = runtime->nested_starts;
+  runtime->nested_starts = 0;
+  uns_link *link;
+  while ((link = uns_list_pop_front(&batch)) != NULL) {
+    uns_task *task = uns_container_of(link, uns_task, ready_link);
+    if (task->is_main) { /* its own wait notices, up the C stack */
+      task->state = UNS_TASK_RUNNING;
+      continue;
+    }
+    int count = 0;
+    if (task->first_arguments >= 0) {
+      count = task->first_arguments;
+      task->first_arguments = -1;
+      task->future->state = UNS_FUTURE_RUNNING;
+    }
+    runtime->budget = BUDGET;
+    lua_State *L = runtime->L;
+    if (!run(runtime, L, task, count)) {
+      push_future_of(L, task);
+      broken(runtime, L, task);
+      lua_pop(L, 1);
+    }
+  }
+  runtime->nested_starts = nested;
+  return true;
+}
+
+/* ---- waiting ---- */
+
+/* Enters a task that parks or is queued into the tree of live ones, which those that never wait do not pay for. */
+static void list(uns_runtime *runtime, uns_task *task) {
+  if (task->listed) return;
+  task->listed = true;
+  task->since_ns = runtime->now_ns;
+  if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
+  uns_list_push_back(&runtime->tasks, &task->live_link);
+  runtime->live_count++;
+}
+
+void uns_task_ready(uns_runtime *runtime, uns_task *task) {
+  list(runtime, task);
+  task->state = UNS_TASK_READY;
+  uns_list_push_back(&runtime->ready, &task->ready_link);
+}
+
+void uns_task_wake(uns_runtime *runtime, uns_task *task) {
+  if (task->state != UNS_TASK_PARKED) return;
+  uns_list_remove(&task->waiter.link);
+  if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
+  if (task->hopeful) {
+    task->hopeful = false;
+    runtime->pending--;
+  }
+  task->awaited = NULL;
+  task->waits_for = NULL;
+  task->wait++;
+  uns_task_ready(runtime, task);
+}
+
+/* The state's main thread waits by turning the loop under it. */
+static void wait_on_main(uns_runtime *runtime, uns_task *task) {
+  int nested = runtime->nested_starts;
+  lua_State *thread = runtime->running;
+  runtime->nested_starts = 0;
+  while (task->state != UNS_TASK_RUNNING) {
+    if (!uns_runtime_turn(runtime, true)) uns_task_raise_deadlock(runtime);
+  }
+  runtime->nested_starts = nested;
+  runtime->running = thread;
+  runtime->current = task;
+}
+
+int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
+  uns_task *task = runtime->current;
+  if (task->state == UNS_TASK_RUNNING) {
+    task->state = UNS_TASK_PARKED;
+    list(runtime, task);
+  }
+  return uns_task_pass_on(runtime, L, context, k);
+}
+
+int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
+  uns_task *task = runtime->current;
+  if (task->is_main && L == runtime->L) {
+    runtime->parking = false;
+    wait_on_main(runtime, task);
+    return k(L, LUA_YIELD, context);
+  }
+  runtime->parking = true;
+  return lua_yieldk(L, 0, context, k);
+}
+
+int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int count, int *result_count) {
+  lua_State *outer = runtime->running;
+  runtime->running = co;
+  int status = lua_resume(co, L, count, result_count);
+  runtime->running = outer;
+  return status;
+}
+
+/* Functions that let a wait through, although they are written in C. */
+static bool lets_waits_through(const char *name) {
+  static const char *const names[] = {"pcall", "xpcall", "dofile", "require", "coroutine.resume", "coroutine.wrap"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    if (strcmp(name, names[i]) == 0) return true;
+  }
+  return false;
+}
+
+/* Pushes the name that a module of package.loaded has for the function on top (popped), or nil. */
+static void push_global_name(lua_State *L) {
+  int function = lua_gettop(L);
+  luaL_checkstack(L, 8, NULL);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (lua_pushnil(L); lua_next(L, function + 1); lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1)) continue;
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+      if (lua_type(L, -2) != LUA_TSTRING || !lua_rawequal(L, -1, function)) continue;
+      const char *module = lua_tostring(L, -4), *field = lua_tostring(L, -2);
+      if (strcmp(module, "_G") == 0) lua_pushstring(L, field);
+      else lua_pushfstring(L, "%s.%s", module, field);
+      lua_replace(L, function);
+      lua_settop(L, function);
+      return;
+    }
+  }
+  lua_settop(L, function - 1);
+  lua_pushnil(L);
+}
+
+/* Pushes the name of the C function that keeps L from yielding. */
+static void push_culprit(lua_State *L) {
+  lua_Debug frame;
+  lua_pushnil(L);
+  int best = lua_gettop(L);
+  for (int level = 1; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "Snf", &frame);
+    if (*frame.what != 'C') {
+      lua_pop(L, 1);
+      continue;
+    }
+    push_global_name(L);
+    if (lua_isnil(L, -1) && frame.name != NULL) {
+      lua_pop(L, 1);
+      lua_pushstring(L, frame.name);
+    }
+    const char *name = lua_tostring(L, -1);
+    lua_copy(L, -1, best);
+    lua_settop(L, best);
+    if (name != NULL && !lets_waits_through(name)) return;
+  }
+}
+
+uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = runtime->current;
+  if (task == NULL) {
+    const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
+    uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)", caller);
+  }
+  if (task->is_main && L == runtime->L) return task;
+  if (L != runtime->running) {
+    uns_error_raise(L, "unyieldable", "cannot wait in a coroutine that was resumed by code which knows no tasks");
+  }
+  if (!lua_isyieldable(L)) {
+    push_culprit(L);
+    const char *name = lua_isnil(L, -1) ? "a C function" : lua_tostring(L, -1);
+    uns_error_raise(L, "unyieldable", "cannot wait across the C function '%s', which calls back without a way to suspend", name);
+  }
+  return task;
+}
+
+void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = runtime->current;
+  if (task->interrupt == UNS_INTERRUPT_NONE) return;
+  task->interrupt = UNS_INTERRUPT_NONE;
+  uns_runtime_push_pin(runtime, L, task->interrupt_error);
+  uns_runtime_unpin(runtime, task->interrupt_error);
+  lua_error(L);
+}
+
+static int after_await(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  uns_runtime *runtime = uns_runtime_of(L);
+  uns_task *task = runtime->current;
+  uns_task_check_interrupt(runtime, L);
+  uns_future *future = lua_touserdata(L, (int)context);
+  if (task->timed_out && !uns_future_settled(future)) {
+    task->timed_out = false;
+    return uns_error_raise(L, "timeout", "timeout: the future was not settled in time");
+  }
+  task->timed_out = false;
+  return uns_future_push_outcome(runtime, L, (int)context);
+}
+
+int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadline_ns) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future) && (--runtime->budget > 0 || runtime->current == NULL || !lua_isyieldable(L))) {
+    return uns_future_push_outcome(runtime, L, index);
+  }
+  index = lua_absindex(L, index);
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  task->timed_out = false;
+  if (uns_future_settled(future)) {
+    runtime->budget = BUDGET;
+    uns_task_ready(runtime, task);
+    return uns_task_park(runtime, L, index, after_await);
+  }
+  if (future->task == task && task->future == future) {
+    return uns_error_raise(L, "deadlock", "deadlock: a task awaits its own future");
+  }
+  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) {
+    return luaL_error(L, "not enough memory");
+  }
+  uns_future_add_waiter(future, &task->waiter);
+  task->awaited = future;
+  task->waits_for = "future";
+  if (future->foreign) { /* somebody in another state may settle it */
+    task->hopeful = true;
+    runtime->pending++;
+  }
+  return uns_task_park(runtime, L, index, after_await);
+}
+
+/* ---- deadlocks ---- */
+
+void uns_task_push_where(lua_State *L, uns_task *task) {
+  lua_Debug frame;
+  luaL_checkstack(L, 3, NULL);
+  for (int level = 0; lua_getstack(task->co, level, &frame); level++) {
+    lua_getinfo(task->co, "Sl", &frame);
+    if (frame.currentline > 0) {
+      lua_pushfstring(L, "%s:%d", frame.short_src, frame.currentline);
+      return;
+    }
+  }
+  lua_pushnil(L);
+}
+
+static void describe(luaL_Buffer *text, lua_State *L, uns_task *task) {
+  const char *name = task->future != NULL ? task->future->name : NULL;
+  uns_task_push_where(L, task);
+  const char *where = lua_tostring(L, -1);
+  lua_pushfstring(L, "%s (%s) waits for %s", task->is_main ? "the main script" : name != NULL ? name : "a task",
+                  where != NULL ? where : "?", task->waits_for != NULL ? task->waits_for : "nothing");
+  lua_remove(L, -2);
+  luaL_addvalue(text);
+}
+
+/* Pushes the error with the chain of waits that starts at `task`. */
+static void push_deadlock(lua_State *L, uns_task *task) {
+  luaL_Buffer text;
+  luaL_buffinit(L, &text);
+  luaL_addstring(&text, "deadlock: nothing can ever end this wait: ");
+  uns_task *at = task;
+  for (int links = 0; links < 32; links++) {
+    describe(&text, L, at);
+    uns_future *awaited = at->awaited;
+    if (awaited == NULL) break;
+    if (awaited->task == NULL) {
+      lua_pushfstring(L, " (%s%s%s that nobody will settle)", uns_future_kind_name(awaited), awaited->name ? " " : "",
+                      awaited->name ? awaited->name : "");
+      luaL_addvalue(&text);
+      break;
+    }
+    at = awaited->task;
+    luaL_addstring(&text, "\n\tof ");
+    if (at == task) {
+      luaL_addstring(&text, "itself: a cycle");
+      break;
+    }
+  }
+  luaL_pushresult(&text);
+  uns_error_push(L, "deadlock", "%s", lua_tostring(L, -1));
+  lua_remove(L, -2);
+}
+
+bool uns_task_raise_deadlock(uns_runtime *runtime) {
+  uns_task *victim = NULL, *youngest = NULL;
+  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
+    uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (task->state != UNS_TASK_PARKED) continue;
+    bool cause = task->awaited == NULL || task->awaited->task == NULL;
+    if (youngest == NULL || task->id > youngest->id) youngest = task;
+    if (cause && (victim == NULL || task->id > victim->id)) victim = task;
+  }
+  if (victim == NULL) victim = youngest;
+  if (victim == NULL) return false;
+  push_deadlock(runtime->L, victim);
+  victim->interrupt_error = uns_runtime_pin(runtime, runtime->L);
+  victim->interrupt = UNS_INTERRUPT_DEADLOCK;
+  uns_task_wake(runtime, victim);
+  return true;
+}
+
+int uns_task_adopt_main(uns_runtime *runtime) {
+  runtime->main = task_new(runtime, runtime->L);
+  if (runtime->main == NULL) return UNS_ENOMEM;
+  runtime->main->is_main = true;
+  runtime->main->state = UNS_TASK_RUNNING;
+  runtime->main->first_arguments = -1;
+  runtime->current = runtime->main;
+  return UNS_OK;
+}
