@@ -2,6 +2,7 @@
 
 static void cell_free(uns_shared *object) {
   uns_cell *cell = uns_container_of(object, uns_cell, base);
+  if (cell->remote != NULL) cell->remote->drop(cell->remote, cell);
   uns_packet_deinit(&cell->outcome);
   uv_mutex_destroy(&cell->lock);
   uns_free(cell);
@@ -20,10 +21,32 @@ uns_cell *uns_cell_new(void) {
   cell->state = UNS_CELL_PENDING;
   uns_packet_init(&cell->outcome);
   uns_list_init(&cell->watchers);
+  cell->remote = NULL;
+  cell->remote_id = 0;
+  cell->by_task = false;
   return cell;
 }
 
+bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id) {
+  uv_mutex_lock(&cell->lock);
+  bool bound = cell->remote == NULL && cell->state == UNS_CELL_PENDING;
+  if (bound) {
+    cell->remote = remote;
+    cell->remote_id = id;
+  }
+  uv_mutex_unlock(&cell->lock);
+  return bound;
+}
+
 bool uns_cell_settle(uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
+  uv_mutex_lock(&cell->lock);
+  uns_cell_remote *remote = cell->state == UNS_CELL_PENDING ? cell->remote : NULL;
+  uv_mutex_unlock(&cell->lock);
+  if (remote != NULL) return remote->settle(remote, cell, state, outcome);
+  return uns_cell_settle_here(cell, state, outcome);
+}
+
+bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
   uv_mutex_lock(&cell->lock);
   bool first = cell->state == UNS_CELL_PENDING;
   if (first) {

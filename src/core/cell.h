@@ -3,6 +3,7 @@
  *
  *   - `lock` guards the state, the outcome and the list of watchers; the outcome is read-only once settled.
  *   - A watcher's notice is posted to its mailbox; no foreign code runs inside the settling call.
+ *   - In a worker process a cell may stand for one of the host's: what it is settled with is then decided there.
  */
 #ifndef UNS_CELL_H
 #define UNS_CELL_H
@@ -15,13 +16,26 @@
 
 typedef enum { UNS_CELL_PENDING, UNS_CELL_DONE, UNS_CELL_FAILED, UNS_CELL_CANCELLED } uns_cell_state;
 
-typedef struct uns_cell {
+typedef struct uns_cell uns_cell;
+
+/* The way to the cell in the host's process that another one stands for: exec/link.c. */
+typedef struct uns_cell_remote {
+  /* Asks for the real one to be settled, and settles `cell` here where that was the first. `outcome` is taken over. */
+  bool (*settle)(struct uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome);
+  /* The last reference to `cell` is gone. Any thread. */
+  void (*drop)(struct uns_cell_remote *remote, uns_cell *cell);
+} uns_cell_remote;
+
+struct uns_cell {
   uns_shared base;
   uv_mutex_t lock;
   uns_cell_state state;
   uns_packet outcome; /* DONE: the results. FAILED, CANCELLED: the error value and the traceback (a string or nil) */
   uns_link watchers;
-} uns_cell;
+  uns_cell_remote *remote; /* borrowed; NULL: this is the real one */
+  uint64_t remote_id;      /* its number there */
+  bool by_task; /* settled by the end of a task, nobody else: it fails with the process that ran it. Set before it is shared */
+};
 
 /* Embedded by whoever wants to hear of the settling. Told at most once. */
 typedef struct uns_cell_watcher {
@@ -33,6 +47,11 @@ typedef struct uns_cell_watcher {
 uns_cell *uns_cell_new(void);
 /* Settles with `outcome`, which is taken over in any case. False if it was settled before. Any thread. */
 bool uns_cell_settle(uns_cell *cell, uns_cell_state state, uns_packet *outcome);
+/* The same, but here and now: for those who know that the real one was settled so. */
+bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outcome);
+/* From now on `cell`, which may be shared and watched already, stands for number `id` of `remote`. False: it stood for
+   one already, or is settled. */
+bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id);
 uns_cell_state uns_cell_peek(uns_cell *cell);
 /* Watches; told through the mailbox at once where it is settled already. */
 void uns_cell_watch(uns_cell *cell, uns_cell_watcher *watcher);

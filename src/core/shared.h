@@ -8,6 +8,7 @@
 #define UNS_SHARED_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 
 typedef struct uns_shared uns_shared;
 
@@ -40,6 +41,17 @@ static inline void uns_shared_init(uns_shared *object, const uns_shared_class *c
 static inline void *uns_shared_ref(void *object) {
   atomic_fetch_add_explicit(&((uns_shared *)object)->count, 1, memory_order_relaxed);
   return object;
+}
+
+/* For those who know an object without holding a reference: takes one, unless the last is gone. The memory must be
+   kept from being freed meanwhile, by a lock that the class's `free` takes. */
+static inline bool uns_shared_try_ref(void *object) {
+  atomic_uint *count = &((uns_shared *)object)->count;
+  unsigned now = atomic_load_explicit(count, memory_order_relaxed);
+  while (now != 0) {
+    if (atomic_compare_exchange_weak_explicit(count, &now, now + 1, memory_order_acquire, memory_order_relaxed)) return true;
+  }
+  return false;
 }
 
 /* NULL is allowed. */
