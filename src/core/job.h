@@ -24,6 +24,7 @@ typedef struct uns_function {
   uint64_t run_timeout_ns; /* from the start; 0: none */
   uint64_t grace_ns;    /* between the rungs of cancelling; 0: the host's */
   char *native;         /* "plugin.task", or NULL: a Lua function */
+  const struct uns_native *task; /* exec/registry.h: what `native` names in this process, or NULL: not looked up yet */
   char name[];          /* for traces and errors */
 } uns_function;
 
@@ -54,6 +55,12 @@ typedef struct uns_job {
   atomic_int cancel; /* 1: asked to stop */
   uint64_t submitted_ns, started_ns, ended_ns;
   uint64_t deadline_ns; /* 0: none */
+
+  /* A native task's progress: written by its threads, read by anybody. The doubles' bits. */
+  _Atomic uint64_t progress_done, progress_total;
+  atomic_uint progress_count; /* reports so far, written last (release); 0: none yet */
+  /* Called on the task's thread after a report, at most every 10 ms; NULL: nobody wants to know. Set before the start. */
+  void (*progressed)(struct uns_job *job);
 
   uns_outcome outcome;
   uns_packet result;

@@ -19,6 +19,7 @@ typedef struct uns_executors {
   uint32_t process_target;   /* worker processes: `cores` */
   uint64_t grace_ns;
   const char *program;       /* the unsync program to start children from; owned */
+  char *script_directory;    /* the script's own, for its plugins/; owned, or NULL: none. Children get the same */
   /* Makes a worker's Lua state with all libraries (host/state.c); NULL with errno set. The lua_State is owned by the
      runtime's user: uns_runtime_free, then lua_close. */
   uns_runtime *(*new_state)(struct uns_executors *executors);
