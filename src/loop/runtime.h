@@ -88,9 +88,14 @@ struct uns_runtime {
   int unobserved;      /* how many of those were reported */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
+  struct uns_luv *luv;   /* bind/luv.c's, or NULL: never required */
+  struct uns_http *http; /* bind/http.c's, or NULL: never used */
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
-  const char *callback_of; /* the library whose callback runs now ("luv"), or NULL */
+  void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
+  void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
+  unsigned closing_coroutines; /* whose clean-up runs within coroutine.close or wrap: they cannot yield (bind/coroutine.c) */
+  bool is_worker;      /* not the main state: process-wide things are not its own */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
   unsigned turns;
   bool closing;

@@ -13,6 +13,8 @@ enum {
   BUDGET = 1000           /* waits on what is settled already, before others get their turn */
 };
 
+const char uns_task_wait_mark = 0;
+
 /* Slots of a task's coroutine, under its body. */
 enum { SLOT_TASK = 1, SLOT_FUTURE, SLOT_HANDLER, SLOT_BODY };
 
@@ -196,6 +198,7 @@ static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
   runtime->current = task;
   runtime->running = task->co;
   task->state = UNS_TASK_RUNNING;
+  if (uns_task_waits(task->co)) lua_pop(task->co, 1); /* the mark of its wait */
   int results;
   int status = lua_resume(task->co, L, count, &results);
   runtime->current = outer;
@@ -339,12 +342,15 @@ int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, l
     return k(L, LUA_YIELD, context);
   }
   runtime->parking = true;
-  return lua_yieldk(L, 0, context, k);
+  lua_pushlightuserdata(L, (void *)&uns_task_wait_mark);
+  return lua_yieldk(L, 1, context, k);
 }
 
 int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int count, int *result_count) {
   lua_State *outer = runtime->running;
-  runtime->running = co;
+  /* A wait in `co` comes back through L; where that cannot be, nothing inside may wait. */
+  runtime->running = outer == L && (lua_isyieldable(L) || L == runtime->L) ? co : NULL;
+  if (count == 0 && uns_task_waits(co)) lua_pop(co, 1); /* the mark of its wait */
   int status = lua_resume(co, L, count, result_count);
   runtime->running = outer;
   return status;

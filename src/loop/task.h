@@ -99,6 +99,15 @@ int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int 
 /* Yields L on behalf of a wait inside a coroutine that it resumed, or, on the main thread, turns the loop. */
 int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
 
+/*
+ * True if `co` stands in a wait: its next resume is the scheduler's, for everybody else it is `normal`. Such a thread has
+ * this mark on top of its stack, which goes with the resume.
+ */
+extern const char uns_task_wait_mark;
+static inline bool uns_task_waits(lua_State *co) {
+  return lua_status(co) == LUA_YIELD && lua_gettop(co) > 0 && lua_touserdata(co, -1) == &uns_task_wait_mark;
+}
+
 /* Pushes "file:line: in function ..." of where the parked task waits, or nil. */
 void uns_task_push_where(lua_State *L, uns_task *task);
 
