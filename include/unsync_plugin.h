@@ -536,7 +536,7 @@ static inline int unsync_key_integer(unsync_task *t, int64_t index) {
 static inline int unsync_fail(unsync_task *t, const char *code, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  t->api->fail(t, code, format, arguments);
+  (t->api->fail)(t, code, format, arguments); /* in brackets: a test library may have a macro of that name */
   va_end(arguments);
   return UNSYNC_FAILED;
 }

@@ -1,4 +1,6 @@
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* dladdr1, which says what kind of symbol the descriptor is */
+#endif
 
 #include "exec/registry.h"
 
