@@ -101,8 +101,16 @@ static bool is_directory(const char *path) {
   return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+/* Takes over `path`; false where that is NULL. With `always` false it counts only if it is there now. */
+static bool add_place(uns_registry *registry, char *path, bool always) {
+  if (path == NULL) return false;
+  if (always || is_directory(path)) registry->places[registry->place_count++] = path;
+  else uns_free(path);
+  return true;
+}
+
 uns_registry *uns_registry_new(const uns_registry_places *places) {
-  size_t most = 4;
+  size_t most = 5;
   for (const char *c = places->variable; c != NULL && *c != 0; c++) most += *c == ':';
   uns_registry *registry = uns_calloc(1, sizeof *registry + most * sizeof registry->places[0]);
   if (registry == NULL) return NULL;
@@ -112,25 +120,20 @@ uns_registry *uns_registry_new(const uns_registry_places *places) {
   }
   atomic_init(&registry->plugins, NULL);
   registry->log_level = log_level(places->log);
-  bool whole = true;
-  for (const char *at = places->variable; at != NULL && *at != 0;) { /* an empty one means nothing, not "here" */
-    size_t size = strcspn(at, ":");
-    if (size > 0) whole = (registry->places[registry->place_count++] = copy(at, size)) != NULL && whole;
+  for (const char *at = places->variable; at != NULL && *at != 0;) {
+    size_t size = strcspn(at, ":"); /* an empty one means nothing, not "here" */
+    if (size > 0 && !add_place(registry, copy(at, size), true)) goto fail;
     at += size + (at[size] == ':');
   }
-  if (places->script != NULL)
-    whole = (registry->places[registry->place_count++] = join(places->script, strlen(places->script), "plugins", "")) !=
-                NULL && whole;
-  if (places->program != NULL) {
-    char *path = join(places->program, strlen(places->program), "plugins", "");
-    whole = whole && path != NULL;
-    if (path != NULL && is_directory(path)) registry->places[registry->place_count++] = path;
-    else uns_free(path);
-  }
-  if (places->installed != NULL)
-    whole = (registry->places[registry->place_count++] = copy(places->installed, strlen(places->installed))) != NULL &&
-            whole;
-  if (whole) return registry;
+  const char *script = places->script, *program = places->program, *installed = places->installed;
+  if ((script != NULL && !add_place(registry, join(script, strlen(script), "plugins", ""), true)) ||
+      (program != NULL && !add_place(registry, join(program, strlen(program), "plugins", ""), false)) ||
+      (program != NULL && !add_place(registry, join(program, strlen(program), "../lib/unsync/plugins", ""), false)) ||
+      (installed != NULL && !add_place(registry, copy(installed, strlen(installed)), true)))
+    goto fail;
+  return registry;
+
+fail:
   uns_registry_free(registry);
   return NULL;
 }

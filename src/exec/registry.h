@@ -43,7 +43,8 @@ struct uns_plugin {
 typedef struct uns_registry_places {
   const char *variable;  /* UNSYNC_PLUGIN_PATH: directories with ':' between them */
   const char *script;    /* the script's directory: plugins/ in it */
-  const char *program;   /* the program's directory: plugins/ in it, if there is one: a build tree */
+  const char *program;   /* the program's directory: plugins/ in it (a build tree) and ../lib/unsync/plugins (an
+                            installed one), where they are */
   const char *installed; /* a directory */
   const char *log;       /* UNSYNC_LOG: "debug", "info", "warn", "error" or "off" */
 } uns_registry_places;
