@@ -4,85 +4,110 @@
 #   - Sources are found, not listed: a new .c, .lua, test, example or plugin needs no change here.
 #   - Nothing is compiled before `packages` has looked for what it needs. So nothing may ask pkg-config while this
 #     file is read: those variables are filled at their first use in a recipe.
+#   - One tree of rules is made for each kind of build (plain, asan, tsan) by `build` below.
 
-comma := ,
 VERSION := 0.1.0
+ABI := 0
 
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 CFLAGS ?= -O2 -g
 PKG_CONFIG ?= pkg-config
+CLANG ?= clang
+CLANG_TIDY ?= clang-tidy
 PREFIX ?= /usr/local
 DESTDIR ?=
-INSTALL ?= install
-LUA ?= lua5.4
 
-# As many jobs as there are processors, unless you said otherwise; each job's output in one piece.
+# As many jobs as there are processors, unless you said otherwise.
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 endif
-MAKEFLAGS += --output-sync=target --no-builtin-rules
+MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DELETE_ON_ERROR:
+.PRECIOUS: build/lint/clang/%.o
 .DEFAULT_GOAL := all
+
+.PHONY: FORCE all help packages packages-test packages-check demo test check asan tsan memcheck bench lint format \
+  install uninstall clean
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$1' '$2')
+comma := ,
+quote = '$(subst ','\'',$1)'
+same = $(and $(findstring x$1,x$2),$(findstring x$2,x$1))
 
-# --- what is there -----------------------------------------------------------------------------------------------
-
-MODULE_SOURCE := src/host/module.c
-API_SOURCE := src/host/api.c
-LIBRARY_SOURCES := $(filter-out $(MODULE_SOURCE),$(sort $(wildcard $(addsuffix /*.c,$(addprefix src/,base core loop exec bind host)))))
-LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
-EXAMPLE_PLUGINS := $(sort $(wildcard examples/native/*.c))
-SPEC_PLUGINS := $(sort $(wildcard spec/support/plugins/*.c))
-C_TESTS := $(sort $(wildcard spec/c/*_test.c))
-
-# Libraries that one plugin needs, by its name: the rest need none.
-PLUGIN_LIBS_hash = -lcrypto
-PLUGIN_LIBS_gzip = -lz
-PLUGIN_LIBS_deflate = -lz
-PLUGIN_LIBS_zlib = -lz
-
-# --- flags -------------------------------------------------------------------------------------------------------
+# $(call remember,FILE,TEXT): a rule that writes TEXT to FILE when it holds another, so that what depends on the file
+# is made again. For the flags, and for lists of files, as a file that is gone is newer than nothing.
+define remember_
+$1: $(if $(call same,$(file <$1),$(strip $2)),,FORCE)
+	@mkdir -p $$(@D) && printf '%s\n' $(call quote,$(strip $2)) > $$@
+endef
+remember = $(eval $(call remember_,$1,$2))
 
 # $(call once,NAME,COMMAND): the command's output, asked for at the first use and kept.
 once = $(eval $1 := $$(shell $2))$($1)
-LUA_CFLAGS = $(call once,LUA_CFLAGS,$(PKG_CONFIG) --cflags lua5.4 | sed 's/-I/-isystem /g')
-UV_CFLAGS = $(call once,UV_CFLAGS,$(PKG_CONFIG) --cflags libuv | sed 's/-I/-isystem /g')
-UV_LIBS = $(call once,UV_LIBS,$(PKG_CONFIG) --libs libuv)
+
+# --- what there is -------------------------------------------------------------------------------------------------
+
+MODULE_SOURCE := src/host/module.c
+API_SOURCE := src/host/api.c
+LIBRARY_SOURCES := $(sort $(filter-out $(MODULE_SOURCE),$(wildcard $(foreach room,base core loop exec bind host,src/$(room)/*.c))))
+PROGRAM_SOURCE := $(wildcard src/main.c)
+LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
+C_TESTS := $(sort $(wildcard spec/c/*_test.c))
+SPEC_PLUGINS := $(sort $(wildcard spec/support/plugins/*.c))
+EXAMPLE_PLUGINS := $(sort $(wildcard examples/native/*.c))
+EMBED_EXAMPLES := $(if $(wildcard $(API_SOURCE)),$(sort $(wildcard examples/embed/*.c)))
+
+# Libraries that one plugin needs, by its name; the others need none.
+PLUGIN_LIBS_hash = -lcrypto
+PLUGIN_LIBS_zlib = -lz
+
+# --- flags -----------------------------------------------------------------------------------------------------------
+
+system = $(PKG_CONFIG) --cflags $1 | sed 's/-I */-isystem /g'
+LUA_CFLAGS = $(call once,LUA_CFLAGS,$(call system,lua5.4))
 LUA_LIBS = $(call once,LUA_LIBS,$(PKG_CONFIG) --libs lua5.4)
-CMOCKA_CFLAGS = $(call once,CMOCKA_CFLAGS,$(PKG_CONFIG) --cflags cmocka)
+UV_CFLAGS = $(call once,UV_CFLAGS,$(call system,libuv))
+UV_LIBS = $(call once,UV_LIBS,$(PKG_CONFIG) --libs libuv)
+CMOCKA_CFLAGS = $(call once,CMOCKA_CFLAGS,$(call system,cmocka))
 CMOCKA_LIBS = $(call once,CMOCKA_LIBS,$(PKG_CONFIG) --libs cmocka)
 
+# _GNU_SOURCE is empty, as a source that must have it says it so too.
+LANGUAGE := -std=c11 -D_GNU_SOURCE=
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
-LANGUAGE := -std=c11 -D_GNU_SOURCE
-# One set of objects for the program, the module and the library: hidden symbols cost position-independent code
-# next to nothing against the compiler's default, a position-independent program.
-COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP -Isrc -Iinclude \
-  $(LUA_CFLAGS) $(UV_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+INCLUDES = -Isrc -Iinclude $(LUA_CFLAGS) $(UV_CFLAGS)
+# What one object alone is told.
+DEFINES =
+# One set of objects for the program, the module and the library: with hidden symbols, position-independent code is
+# what a position-independent program, the compiler's default, would get anyway.
+OBJECT = -fPIC -fvisibility=hidden -pthread -MMD -MP
+COMPILE = $(CC) $(LANGUAGE) $(WARNINGS) $(OBJECT) $(INCLUDES) $(DEFINES) $(CPPFLAGS) $(CFLAGS)
+# A plugin sees include/ and nothing else of ours.
+COMPILE_PLUGIN = $(CC) $(LANGUAGE) $(WARNINGS) $(OBJECT) -Iinclude $(CPPFLAGS) $(CFLAGS)
 
-# The program carries Lua itself, whole, and shows its symbols to the C modules it loads.
+# The program carries Lua itself, whole, and shows its symbols to the C modules it loads. The static luv is not
+# position-independent: shared objects use the shared one, which is the one stock Lua loads.
 LUA_STATIC ?= -l:liblua5.4.a
 LUV_STATIC ?= -l:liblua5.4-luv.a
-SYSTEM_LIBS = $(UV_LIBS) -lpthread -ldl -lm
-PROGRAM_LIBS = -Wl,-E -Wl,--whole-archive $(LUA_STATIC) -Wl,--no-whole-archive $(LUV_STATIC) $(SYSTEM_LIBS) $(LDLIBS)
+LUV_SHARED ?= -llua5.4-luv
+SYSTEM_LIBS = $(UV_LIBS) -lpthread -ldl -lm $(LDLIBS)
+PROGRAM_LIBS = -Wl,-E -Wl,--whole-archive $(LUA_STATIC) -Wl,--no-whole-archive $(LUV_STATIC) $(SYSTEM_LIBS)
 
-.PHONY: FORCE help all demo test specs ctests check asan tsan memcheck bench format lint install uninstall clean packages packages-test packages-check
+PLUGIN_DIR = $(PREFIX)/lib/unsync/plugins
 
-# --- one build: $(call build,DIRECTORY,EXTRA COMPILER AND LINKER FLAGS) ------------------------------------------
+# --- one build: $(call build,DIRECTORY,FLAGS TO COMPILE AND LINK WITH) -----------------------------------------------
 
 define build
 $1/objects := $$(patsubst src/%.c,$1/obj/%.o,$$(LIBRARY_SOURCES)) $1/obj/gen/lua_modules.o
+$1/program := $$(if $$(PROGRAM_SOURCE),$1/unsync)
 $1/plugins := $$(patsubst examples/native/%.c,$1/plugins/%.so,$$(EXAMPLE_PLUGINS))
 $1/spec-plugins := $$(patsubst spec/support/plugins/%.c,$1/spec/plugins/%.so,$$(SPEC_PLUGINS))
 $1/tests := $$(patsubst spec/c/%.c,$1/spec/%,$$(C_TESTS))
-$1/program := $$(if $$(wildcard src/main.c),$1/unsync)
 
-# Changes when the flags or the set of objects do, so that both are reasons to build again.
-$1/flags: FORCE
-	@mkdir -p $$(@D); printf '%s\n' '$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) $$(LDLIBS) $2' $$($1/objects) | cmp -s - $$@ || \
-	  printf '%s\n' '$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) $$(LDLIBS) $2' $$($1/objects) > $$@
+$$(call remember,$1/flags,$$(CC) $$(LANGUAGE) $$(WARNINGS) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) $$(LDLIBS) $2)
+$$(call remember,$1/objects.list,$$($1/objects))
+$$(call remember,$1/prefix,$$(PREFIX))
 
 $1/obj/%.o: src/%.c $1/flags | packages
 	$$(call say,CC,$$@)
@@ -94,77 +119,181 @@ $1/obj/gen/lua_modules.o: build/gen/lua_modules.c $1/flags | packages
 	@mkdir -p $$(@D)
 	$$(Q)$$(COMPILE) $2 -c -o $$@ $$<
 
-$1/libunsync.a: $$($1/objects)
-	$$(call say,AR,$$@)
-	$$(Q)rm -f $$@ && $$(AR) rcs $$@ $$^
+# The one object that knows where things are installed.
+$1/obj/exec/registry.o: $1/prefix
+$1/obj/exec/registry.o: private DEFINES = -DUNSYNC_PLUGIN_DIR='"$$(PLUGIN_DIR)"'
 
-$1/unsync: $1/obj/main.o $$($1/objects)
+$1/libunsync.a: $$($1/objects) $1/objects.list
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && $$(AR) rcs $$@ $$(filter %.o,$$^)
+
+$1/unsync: $1/obj/main.o $$($1/objects) $1/objects.list
 	$$(call say,LINK,$$@)
-	$$(Q)$$(CC) $$(CFLAGS) $2 -pthread $$(LDFLAGS) -o $$@ $$^ $$(PROGRAM_LIBS)
+	$$(Q)$$(CC) $$(CFLAGS) $2 -pthread $$(LDFLAGS) -o $$@ $$(filter %.o,$$^) $$(PROGRAM_LIBS)
 
 $1/plugins/%.so: examples/native/%.c $1/flags | packages
 	$$(call say,PLUGIN,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(LANGUAGE) $$(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP -MF $$(@:.so=.d) -Iinclude $$(CPPFLAGS) $$(CFLAGS) $2 \
-	  -shared $$(LDFLAGS) -o $$@ $$< $$(PLUGIN_LIBS_$$*)
+	$$(Q)$$(COMPILE_PLUGIN) $2 -shared $$(LDFLAGS) -o $$@ $$< $$(PLUGIN_LIBS_$$*)
 
 $1/spec/plugins/%.so: spec/support/plugins/%.c $1/flags | packages
 	$$(call say,PLUGIN,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(LANGUAGE) $$(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP -MF $$(@:.so=.d) -Iinclude $$(CPPFLAGS) $$(CFLAGS) $2 \
-	  -shared $$(LDFLAGS) -o $$@ $$< $$(PLUGIN_LIBS_$$*)
+	$$(Q)$$(COMPILE_PLUGIN) $2 -shared $$(LDFLAGS) -o $$@ $$< $$(PLUGIN_LIBS_$$*)
 
-$1/spec/%: spec/c/%.c $1/libunsync.a $1/flags | packages-test
+$1/spec/%: spec/c/%.c $1/libunsync.a | packages-test
 	$$(call say,TEST,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(COMPILE) $2 -MF $$@.d $$(CMOCKA_CFLAGS) $$(LDFLAGS) -o $$@ $$< $1/libunsync.a $$(CMOCKA_LIBS) $$(PROGRAM_LIBS)
+	$$(Q)$$(COMPILE) $2 $$(CMOCKA_CFLAGS) $$(LDFLAGS) -o $$@ $$< $1/libunsync.a $$(CMOCKA_LIBS) $$(PROGRAM_LIBS)
 
--include $$(patsubst %.o,%.d,$$($1/objects)) $1/obj/main.d $1/obj/host/module.d \
-  $$(addsuffix .d,$$($1/tests)) $$(patsubst %.so,%.d,$$($1/plugins) $$($1/spec-plugins))
+-include $$(wildcard $1/obj/*.d $1/obj/*/*.d $1/plugins/*.d $1/spec/*.d $1/spec/plugins/*.d)
 endef
 
-SANITIZE := -O1 -g -fno-omit-frame-pointer
+SANITIZE := -O1 -fno-omit-frame-pointer
 $(eval $(call build,build,))
 $(eval $(call build,build/asan,$(SANITIZE) -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined))
 $(eval $(call build,build/tsan,$(SANITIZE) -fsanitize=thread))
 
-# --- the Lua modules, compiled in ----------------------------------------------------------------------------------
+# --- the Lua modules, compiled in --------------------------------------------------------------------------------------
 
-build/tools/embed: src/tools/embed.c | packages
+build/tools/embed: src/tools/embed.c build/flags | packages
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -MMD -MP -MF $@.d $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LUA_STATIC) -ldl -lm
--include build/tools/embed.d
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LUA_STATIC) -ldl -lm
 
-build/gen/lua_modules.list: FORCE
-	@mkdir -p $(@D); printf '%s\n' $(LUA_SOURCES) | cmp -s - $@ || printf '%s\n' $(LUA_SOURCES) > $@
+$(call remember,build/gen/lua_modules.list,$(LUA_SOURCES))
 
 build/gen/lua_modules.c: build/tools/embed build/gen/lua_modules.list $(LUA_SOURCES)
 	$(call say,EMBED,$@)
+	@mkdir -p $(@D)
 	$(Q)build/tools/embed lua $@ $(LUA_SOURCES)
 
-# --- the module for stock Lua, the library for other programs ------------------------------------------------------
+# --- the module for stock Lua, the library for other programs ------------------------------------------------------------
 
-LIBRARIES := $(if $(wildcard $(MODULE_SOURCE)),build/unsync.so) $(if $(wildcard $(API_SOURCE)),build/libunsync.so build/libunsync.a)
+MODULE := $(if $(wildcard $(MODULE_SOURCE)),build/unsync.so)
+LIBRARY := $(if $(wildcard $(API_SOURCE)),build/libunsync.so build/libunsync.so.$(ABI) build/libunsync.a build/unsync.pc)
+EMBEDDERS := $(patsubst examples/embed/%.c,build/embed/%,$(EMBED_EXAMPLES))
 
-build/unsync.so: build/obj/host/module.o $(filter-out build/obj/host/api.o,$(build/objects))
+build/unsync.so: build/obj/host/module.o $(filter-out build/obj/host/api.o,$(build/objects)) build/objects.list
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(CFLAGS) -shared -pthread $(LDFLAGS) -o $@ $^ $(LUV_STATIC) $(SYSTEM_LIBS) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -shared -pthread $(LDFLAGS) -o $@ $(filter %.o,$^) $(LUV_SHARED) $(SYSTEM_LIBS)
 
-build/libunsync.so: $(build/objects)
+build/libunsync.so.$(ABI): $(build/objects) build/objects.list
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(CFLAGS) -shared -pthread -Wl,-soname,libunsync.so.0 $(LDFLAGS) -o $@ $^ $(LUV_STATIC) $(LUA_LIBS) $(SYSTEM_LIBS) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -shared -pthread -Wl,-z,defs -Wl,-soname,$(@F) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LUV_SHARED) $(LUA_LIBS) $(SYSTEM_LIBS)
 
-# --- goals -----------------------------------------------------------------------------------------------------------
+build/libunsync.so: build/libunsync.so.$(ABI)
+	@ln -sf $(<F) $@
 
-all: $(build/program) $(LIBRARIES) $(build/plugins) build/libunsync.a
+build/unsync.pc: build/prefix build/flags
+	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' 'plugindir=$(PLUGIN_DIR)' '' \
+	  'Name: unsync' 'Description: a Lua host in which any function can be awaited' 'Version: $(VERSION)' \
+	  'Requires.private: lua5.4 lua5.4-luv libuv' 'Libs: -L$${libdir} -lunsync' 'Libs.private: -lpthread -ldl -lm' \
+	  'Cflags: -I$${includedir}' > $@
 
-packages:
+build/embed/%: examples/embed/%.c build/libunsync.so build/flags | packages
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -MMD -MP -Iinclude $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -Lbuild -lunsync '-Wl,-rpath,$$ORIGIN/..' $(UV_CFLAGS) $(UV_LIBS)
+-include $(wildcard build/embed/*.d)
+
+# --- goals -----------------------------------------------------------------------------------------------------------------
+
+all: $(build/program) $(MODULE) $(LIBRARY) $(build/plugins) $(EMBEDDERS) ## build the program, the libraries and the example plugins
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r goal text; do printf '%-17s %s\n' "$$goal" "$$text"; done
+	@echo
+	@echo '  V=1 shows the commands; SPEC=spec/x_spec.lua and ARGS=--filter=… choose specs for test, asan, tsan, memcheck;'
+	@echo '  CC CFLAGS CPPFLAGS LDFLAGS LDLIBS are added to; PREFIX DESTDIR are for install and uninstall.'
+
+packages: ## look for the packages of .ci/packages, install those that are missing
 	@.ci/install-packages build
-packages-test: packages
+packages-test: | packages
 	@.ci/install-packages test
-packages-check: packages-test
+packages-check: | packages-test
 	@.ci/install-packages check
 
-clean:
+demo: all ## build, then run examples/mixed.lua
+	@build/unsync examples/mixed.lua
+
+# Tests have the machine to themselves: goals named together run one after another.
+after = $(filter $1,$(MAKECMDGOALS))
+export SPEC ARGS V
+
+test: all $(build/tests) $(build/spec-plugins) | packages-test ## build, then run every test
+	@.ci/tests test build
+asan: all $(foreach part,program plugins spec-plugins tests,$(build/asan/$(part))) | packages-test $(call after,test) ## tests under AddressSanitizer and UBSan
+	@.ci/tests asan build/asan
+tsan: all $(foreach part,program plugins spec-plugins tests,$(build/tsan/$(part))) | packages-test $(call after,test asan) ## tests under ThreadSanitizer
+	@.ci/tests tsan build/tsan
+memcheck: all $(build/tests) $(build/spec-plugins) | packages-check $(call after,test asan tsan) ## C tests, and specs tagged #memcheck, under valgrind
+	@.ci/tests memcheck build
+check: ## what CI runs: test, asan, tsan, memcheck and lint
+	@.ci/run
+bench: all | packages-test $(call after,test asan tsan memcheck) ## measure, beside a baseline
+	@build/unsync bench/run.lua $(ARGS)
+
+C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
+C_HEADERS := $(wildcard include/*.h src/*/*.h spec/c/*.h spec/support/plugins/*.h)
+LINT_WARNINGS := $(WARNINGS) -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Wimplicit-fallthrough -Werror
+LINT = $(LANGUAGE) $(LINT_WARNINGS) -pthread $(INCLUDES) $(CMOCKA_CFLAGS) $(CPPFLAGS)
+
+build/lint/gcc/%.o: %.c build/flags | packages-check
+	$(call say,GCC,$<)
+	@mkdir -p $(@D)
+	$(Q)gcc $(LINT) -MMD -MP -O2 -c -o $@ $<
+build/lint/clang/%.o: %.c build/flags | packages-check
+	$(call say,CLANG,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG) $(LINT) -MMD -MP -O1 -c -o $@ $<
+build/lint/tidy/%: %.c .clang-tidy build/lint/clang/%.o
+	$(call say,TIDY,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CLANG_TIDY) --quiet --warnings-as-errors='*' $< -- $(LINT) 2>$@.log || { grep -v ' warnings\? generated' $@.log >&2; exit 1; }
+	@touch $@
+-include $(wildcard build/lint/*/*/*.d build/lint/*/*/*/*.d build/lint/*/*/*/*/*.d)
+
+lint: $(patsubst %.c,build/lint/gcc/%.o,$(C_FILES)) $(patsubst %.c,build/lint/tidy/%,$(C_FILES)) | packages-check ## warnings of gcc, clang, clang-tidy and luacheck, as errors
+	@luacheck --quiet --no-color $(wildcard lua spec examples bench .ci)
+	@echo "lint: nothing to say"
+
+format: | packages-check ## lay out the C sources by .clang-format
+	clang-format -i $(C_FILES) $(C_HEADERS)
+
+# --- install: the list of what goes where, and both ways to use it -----------------------------------------------------------
+
+# SOURCE:DIRECTORY:MODE, directories below PREFIX.
+INSTALLED = $(foreach f,$(build/program),$f:bin:755) \
+  $(foreach f,$(MODULE),$f:lib/lua/5.4:755) \
+  $(foreach f,$(filter %.$(ABI) %.a,$(LIBRARY)),$f:lib:644) $(foreach f,$(filter %.pc,$(LIBRARY)),$f:lib/pkgconfig:644) \
+  $(foreach f,$(wildcard include/*.h),$f:include:644) \
+  $(foreach f,$(build/plugins),$f:lib/unsync/plugins:644) \
+  $(foreach f,$(wildcard lua/meta/*.lua),$f:share/unsync/meta:644) \
+  $(foreach f,$(wildcard README.md LICENSE docs/*.md),$f:share/doc/unsync:644) \
+  $(foreach f,$(wildcard docs/*.1),$f:share/man/man1:644) \
+  $(foreach f,$(wildcard examples/*.* examples/*/*.*),$f:share/doc/unsync/$(patsubst %/,%,$(dir $f)):644)
+# Directories that are ours alone, the innermost first.
+INSTALLED_DIRS = lib/unsync/plugins lib/unsync share/unsync/meta share/unsync \
+  $(patsubst %/,share/doc/unsync/%,$(sort $(dir $(wildcard examples/*/*.*)))) share/doc/unsync/examples share/doc/unsync
+to = $(DESTDIR)$(PREFIX)
+
+install: all ## install below PREFIX (/usr/local), itself below DESTDIR
+	@set -e; for item in $(INSTALLED); do \
+	  file=$${item%%:*} rest=$${item#*:}; dir=$(to)/$${rest%:*}; \
+	  mkdir -p "$$dir"; install -m "$${rest##*:}" "$$file" "$$dir/"; $(if $(V),echo "$$dir/$${file##*/}";) \
+	done
+	@mkdir -p $(to)/lib/unsync/plugins
+	@$(if $(LIBRARY),ln -sf libunsync.so.$(ABI) $(to)/lib/libunsync.so)
+	@echo 'installed below $(to)'
+
+uninstall: ## remove what install put there, and nothing else
+	@for item in $(INSTALLED); do \
+	  file=$${item%%:*} rest=$${item#*:}; rm -f "$(to)/$${rest%:*}/$${file##*/}"; \
+	done
+	@$(if $(LIBRARY),rm -f $(to)/lib/libunsync.so)
+	@for dir in $(INSTALLED_DIRS); do rmdir "$(to)/$$dir" 2>/dev/null || true; done
+	@echo 'removed from below $(to)'
+
+clean: ## remove build/
 	rm -rf build

@@ -1,0 +1,2 @@
+--- Busted's own runner, without its launcher, which would look for an interpreter on PATH.
+require("busted.runner")({ standalone = false })

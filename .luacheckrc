@@ -1,0 +1,8 @@
+std = "lua54"
+max_line_length = 118
+unused_args = false -- an unused argument says what the caller passes
+
+files["spec/**/*_spec.lua"].std = "+busted"
+exclude_files = {
+  "lua/meta", -- annotations for editors, never run
+}
