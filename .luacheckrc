@@ -1,5 +1,5 @@
 std = "lua54"
-max_line_length = 118
+max_line_length = 120
 unused_args = false -- an unused argument says what the caller passes
 
 files["spec/**/*_spec.lua"].std = "+busted"
