@@ -7,6 +7,7 @@
 static void function_free(uns_shared *object) {
   uns_function *function = uns_container_of(object, uns_function, base);
   uns_free(function->native);
+  uns_free(function->plugin);
   uns_free(function);
 }
 

@@ -25,6 +25,7 @@ typedef struct uns_function {
   uint64_t grace_ns;    /* between the rungs of cancelling; 0: the host's */
   char *native;         /* "plugin.task", or NULL: a Lua function */
   const struct uns_native *task; /* exec/registry.h: what `native` names in this process, or NULL: not looked up yet */
+  char *plugin;         /* the file that `native` is from, where only that is known; owned, or NULL */
   char name[];          /* for traces and errors */
 } uns_function;
 
@@ -70,7 +71,9 @@ typedef struct uns_job {
 
   uns_mailbox *home; /* one reference; mail.deliver settles the future there and frees the job */
   int pin;           /* home's: the future in its registry */
+  void *context;     /* home's too */
   void *worker;      /* dispatch's: who has it */
+  uint8_t put_back;  /* how many workers died before they started it */
 } uns_job;
 
 /* A zeroed job with its reference to `home` and `function`; NULL without memory. Any thread. */

@@ -5,8 +5,9 @@
 
 #include <lua.h>
 
+#include "core/block.h"
 #include "core/lent.h"
-#include "exec/ring.h"
+#include "exec/registry.h"
 
 enum {
   MAGIC = 0x46534e55,  /* "UNSF" */
@@ -25,7 +26,6 @@ typedef struct frame_head {
   uint32_t flags;
   uint32_t object_count, packet_count, ref_count;
   uint32_t text_bytes[UNS_TEXTS]; /* with the final zero; 0: none */
-  uint32_t unused;
 } frame_head;
 
 enum { OBJECT_INLINE = 1, OBJECT_BY_TASK = 2, OBJECT_SETTLED = 4 };
@@ -237,9 +237,11 @@ static int add_object(builder *b, uns_shared *shared) {
   int status = UNS_ECORRUPT;
   if (object.kind == UNS_SHARED_CODE) {
     status = describe_code(b, uns_container_of(shared, uns_code, base), &object);
-  } else if (object.kind == UNS_SHARED_LENT) {
+  } else if (object.kind == UNS_SHARED_LENT || object.kind == UNS_SHARED_BLOCK) {
     object.flags = OBJECT_INLINE;
-    object.size_bytes = uns_container_of(shared, uns_lent, base)->size_bytes;
+    object.size_bytes = object.kind == UNS_SHARED_LENT ? uns_container_of(shared, uns_lent, base)->size_bytes
+                                                       : uns_container_of(shared, uns_block, base)->size_bytes;
+    object.kind = UNS_SHARED_LENT; /* the other side has nothing but bytes either way */
     status = UNS_OK;
   } else if (object.kind == UNS_SHARED_CELL) {
     status = describe_cell(b, uns_container_of(shared, uns_cell, base), &object);
@@ -267,6 +269,7 @@ static int gather(builder *b, const uns_packet *packet) {
 
 static const uint8_t *blob_of(const uns_shared *shared) {
   if (shared->class->kind == UNS_SHARED_CODE) return ((const uns_code *)(const void *)shared)->bytes;
+  if (shared->class->kind == UNS_SHARED_BLOCK) return (const uint8_t *)((const uns_block *)(const void *)shared)->bytes;
   return (const uint8_t *)((const uns_lent *)(const void *)shared)->bytes;
 }
 
@@ -335,12 +338,12 @@ int uns_frame_build(uns_frame *frame, uns_port *port, const uns_message *message
   frame_head head = {.magic = MAGIC, .words = message->words};
   const char *texts[UNS_TEXTS];
   memcpy(texts, message->texts, sizeof texts);
-  if (status == UNS_OK && message->words.kind == UNS_FRAME_CALL && texts[2] != NULL) {
-    if (port->search_path != NULL && strcmp(port->search_path, texts[2]) == 0) {
+  if (status == UNS_OK && message->words.kind == UNS_FRAME_CALL && texts[UNS_TEXT_PATH] != NULL) {
+    if (port->search_path != NULL && strcmp(port->search_path, texts[UNS_TEXT_PATH]) == 0) {
       head.flags |= FLAG_SAME_PATH;
-      texts[2] = NULL;
+      texts[UNS_TEXT_PATH] = NULL;
     } else {
-      status = keep_path(port, texts[2]);
+      status = keep_path(port, texts[UNS_TEXT_PATH]);
     }
   }
   uint64_t head_bytes = sizeof head + (uint64_t)b.object_count * sizeof(frame_object) +
@@ -668,8 +671,8 @@ static int read_texts(reader *r, uns_message *message) {
     text += r->head.text_bytes[i];
   }
   if (message->words.kind != UNS_FRAME_CALL) return UNS_OK;
-  if (r->head.flags & FLAG_SAME_PATH) message->texts[2] = r->port->search_path;
-  else if (message->texts[2] != NULL) return keep_path(r->port, message->texts[2]);
+  if (r->head.flags & FLAG_SAME_PATH) message->texts[UNS_TEXT_PATH] = r->port->search_path;
+  else if (message->texts[UNS_TEXT_PATH] != NULL) return keep_path(r->port, message->texts[UNS_TEXT_PATH]);
   return UNS_OK;
 }
 
@@ -717,9 +720,10 @@ void uns_message_of_call(uns_message *message, const uns_job *job) {
   words->limit = function->limit;
   words->function_kind = function->kind;
   words->fresh = function->fresh;
-  message->texts[0] = function->name;
-  message->texts[1] = function->native;
-  message->texts[2] = job->search_path;
+  message->texts[UNS_TEXT_NAME] = function->name;
+  message->texts[UNS_TEXT_NATIVE] = function->native;
+  message->texts[UNS_TEXT_PLUGIN] = function->task != NULL ? function->task->plugin->path : function->plugin;
+  message->texts[UNS_TEXT_PATH] = job->search_path;
 }
 
 void uns_message_of_result(uns_message *message, const uns_job *job) {

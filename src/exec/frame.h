@@ -29,7 +29,7 @@ typedef enum {
   UNS_FRAME_KINDS
 } uns_frame_kind;
 
-enum { UNS_TEXTS = 3 };
+enum { UNS_TEXT_NAME, UNS_TEXT_NATIVE, UNS_TEXT_PLUGIN, UNS_TEXT_PATH, UNS_TEXTS };
 
 /* What a frame says. The scalars are written as they are: both sides are of one build. */
 typedef struct uns_message {
@@ -48,8 +48,8 @@ typedef struct uns_message {
     int32_t exit_code, signal_number;
     char error_code[24];
   } words;
-  /* CALL: the function's name, native or NULL, search path or NULL. RESULT: the error's text. Read: zero-terminated,
-     borrowed from the port until the next read. */
+  /* CALL: the function's name; the native task's, and its plugin's file; the search path; all but the first may be NULL.
+     RESULT, HELLO, SETUP: the first. Those of a message that was read are borrowed from the port until the next. */
   const char *texts[UNS_TEXTS];
   uns_packet packet;
 } uns_message;
