@@ -1,0 +1,102 @@
+#include "bind/stdlib.h"
+
+#include <lualib.h>
+#include <stdlib.h>
+
+#include "core/error.h"
+
+bool uns_stdlib_push_library(lua_State *L, const char *name) {
+  luaL_checkstack(L, 3, NULL);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  lua_getfield(L, -1, name);
+  lua_remove(L, -2);
+  if (lua_istable(L, -1)) return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+bool uns_stdlib_is_plain(lua_State *L, int index) {
+  if (lua_tocfunction(L, index) == NULL) return false;
+  if (lua_getupvalue(L, index, 1) == NULL) return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+void uns_stdlib_replace(lua_State *L, uns_runtime *runtime, const luaL_Reg *functions) {
+  luaL_checkstack(L, 5, NULL);
+  for (; functions->name != NULL; functions++) {
+    lua_pushstring(L, functions->name);
+    lua_pushvalue(L, -1);
+    lua_rawget(L, -3);
+    if (uns_stdlib_is_plain(L, -1)) {
+      lua_pushlightuserdata(L, runtime);
+      lua_insert(L, -2);
+      lua_pushcclosure(L, functions->func, 2);
+      lua_rawset(L, -3);
+    } else {
+      lua_pop(L, 2);
+    }
+  }
+}
+
+bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L) {
+  const uns_task *task = runtime->current;
+  if (task == NULL || runtime->closing) return false;
+  if (L == runtime->L) return task->is_main;
+  return L == runtime->running && lua_isyieldable(L);
+}
+
+/* ---- os: what belongs to the whole process ---- */
+
+/* exit([code [, close]]): ends the program, from a worker too */
+static int os_exit(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (runtime->exit == NULL) return uns_stdlib_stock(L);
+  int code = EXIT_SUCCESS;
+  if (lua_isboolean(L, 1)) code = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
+  else code = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
+  runtime->exit(runtime, L, code, lua_toboolean(L, 2));
+  return 0;
+}
+
+/* setlocale([locale [, category]]): the process has one locale, and the main state has the say */
+static int os_setlocale(lua_State *L) {
+  if (!uns_upvalue_runtime(L)->is_worker || luaL_optstring(L, 1, NULL) == NULL) return uns_stdlib_stock(L);
+  luaL_pushfail(L);
+  lua_pushliteral(L, "the locale belongs to the whole process: only the main state may set it");
+  return 2;
+}
+
+static const luaL_Reg os_functions[] = {{"exit", os_exit}, {"setlocale", os_setlocale}, {NULL, NULL}};
+
+/* ---- debug hooks ---- */
+
+/* The key under which debug.sethook keeps, in the registry, the hook of each thread: thread -> function. */
+#define HOOKS_KEY "_HOOKKEY"
+
+void uns_stdlib_inherit_hook(lua_State *from, lua_State *to) {
+  lua_sethook(to, lua_gethook(from), lua_gethookmask(from), lua_gethookcount(from));
+  luaL_checkstack(from, 4, NULL);
+  if (lua_getfield(from, LUA_REGISTRYINDEX, HOOKS_KEY) == LUA_TTABLE && lua_checkstack(to, 1)) {
+    lua_pushthread(to);
+    lua_xmove(to, from, 1);
+    lua_pushthread(from);
+    lua_rawget(from, -3);
+    lua_rawset(from, -3);
+  }
+  lua_pop(from, 1);
+}
+
+void uns_bind_stdlib(lua_State *L, uns_runtime *runtime) {
+  uns_bind_protect(L, runtime);
+  uns_bind_sort(L, runtime);
+  uns_bind_gsub(L, runtime);
+  uns_bind_require(L, runtime);
+  uns_bind_output(L, runtime);
+  uns_bind_shell(L, runtime);
+  if (uns_stdlib_push_library(L, LUA_OSLIBNAME)) {
+    uns_stdlib_replace(L, runtime, os_functions);
+    lua_pop(L, 1);
+  }
+  runtime->inherit_hook = uns_stdlib_inherit_hook;
+}
