@@ -34,10 +34,21 @@ typedef struct uns_codec_class {
 
 /* Once per state, before all else. Raises without memory. */
 void uns_codec_open(lua_State *L);
+/*
+ * Where lent strings come home to: from now on strings of UNS_LENT_MIN bytes and more are lent (core/lent.h), not copied.
+ * A reference is taken. NULL: none are lent, as in a state that has no loop. The state's thread.
+ */
+void uns_codec_set_mailbox(lua_State *L, struct uns_mailbox *mailbox);
+/* How many of this state's strings are lent at present: it must not be closed while there are any. */
+size_t uns_codec_lent(lua_State *L);
+
 /* Userdata with the metatable at `index` have `class`, a static struct. Pops nothing. */
 void uns_codec_register(lua_State *L, int index, const uns_codec_class *class);
 /* C closures of `function` have `class`. */
 void uns_codec_register_function(lua_State *L, lua_CFunction function, const uns_codec_class *class);
+
+/* True if the C function, table or userdata at `index` crosses by a name: some module of package.loaded holds it. */
+int uns_codec_has_name(lua_State *L, int index);
 
 /* How paths in errors call the values: "argument", "result", "upvalue", "item", "error". */
 typedef struct uns_codec_names {

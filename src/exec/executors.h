@@ -11,6 +11,7 @@
 typedef struct uns_executors {
   uv_mutex_t lock; /* guards the making of what follows */
   struct uns_pool *pool;             /* exec/pool.h; NULL until the first thread call */
+  struct uns_supervisor *supervisor; /* exec/supervisor.h; NULL until the first need */
   struct uns_process_pool *processes; /* exec/process.h; NULL until the first cpu call; in a child: its link home */
   struct uns_registry *plugins;      /* exec/registry.h; NULL until the first */
   int cores;                 /* that this process may use */
@@ -18,18 +19,31 @@ typedef struct uns_executors {
   uint32_t thread_max;       /* ever: documented in docs/lua.md */
   uint32_t process_target;   /* worker processes: `cores` */
   uint64_t grace_ns;
-  const char *program;       /* the unsync program to start children from; owned */
+  char *program;             /* the unsync program to start children from; owned */
   char *script_directory;    /* the script's own, for its plugins/; owned, or NULL: none. Children get the same */
   /* Makes a worker's Lua state with all libraries (host/state.c); NULL with errno set. The lua_State is owned by the
      runtime's user: uns_runtime_free, then lua_close. */
   uns_runtime *(*new_state)(struct uns_executors *executors);
   void (*free_state)(uns_runtime *runtime);
+  uns_runtime *main_runtime; /* of the script's own state */
   bool is_child; /* this process is a worker process */
 } uns_executors;
 
 uns_executors *uns_executors_new(void);
-/* Ends all workers in order: nothing more is taken, what runs is told to stop, threads joined, children gone. */
-void uns_executors_free(uns_executors *executors);
+/*
+ * Ends all workers in order: nothing more is taken, what runs is told to stop, threads joined, children gone.
+ * False if some thread could not be ended: it is stuck in foreign code. Then nothing that it may touch was freed and the
+ * process must end without closing Lua states.
+ */
+bool uns_executors_free(uns_executors *executors);
+/* The supervisor, made at first need; NULL with errno set. Any thread. */
+struct uns_supervisor *uns_executors_supervisor(uns_executors *executors);
+
+/*
+ * Looks up the task that `function` names (native). False with a text, to be freed with uns_free (NULL: no memory).
+ * Any thread; may load a file.
+ */
+bool uns_executors_find_native(uns_executors *executors, uns_function *function, char **error);
 
 /* The one door: gives `job` to the executor its function names. Any thread. */
 void uns_executors_submit(uns_executors *executors, uns_job *job);

@@ -173,10 +173,9 @@ static void wake_waiters(uns_runtime *runtime, uns_future *future) {
   }
 }
 
-/* Puts the outcome of the settled future at `index` into `packet`. False with an error object pushed. */
+/* Encodes results, or an error and its traceback. False with an error object pushed. */
 static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
-  static const uns_codec_names names = {"result", 1, false};
-  static const uns_codec_names error_names = {"error", 1, false};
+  static const uns_codec_names names = {"result", 1, false}, error_names = {"error", 1, false};
   uns_future *future = lua_touserdata(L, index);
   int top = lua_gettop(L);
   bool failed = future->state != UNS_FUTURE_DONE;
@@ -191,32 +190,32 @@ static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_pa
     count = uns_future_push_outcome(runtime, L, index);
   }
   bool fine = uns_codec_encode(L, top + 1, count, failed ? &error_names : &names, packet) == UNS_OK;
-  if (fine) {
-    lua_settop(L, top);
-  } else {
-    lua_replace(L, top + 1);
-    lua_settop(L, top + 1);
-  }
+  if (!fine) lua_replace(L, top + 1);
+  lua_settop(L, fine ? top : top + 1);
   return fine;
+}
+
+uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
+  static const uns_codec_names names = {"error", 1, false};
+  uns_future *future = lua_touserdata(L, index);
+  luaL_checkstack(L, 8, NULL);
+  if (encode_outcome(runtime, L, index, packet)) return (uns_future_state)future->state;
+  int top = lua_gettop(L); /* why it cannot cross is what the others get instead */
+  lua_pushnil(L);
+  if (uns_codec_encode(L, top, 2, &names, packet) != UNS_OK) uns_packet_clear(packet);
+  lua_settop(L, top - 1);
+  return UNS_FUTURE_FAILED;
 }
 
 /* Tells the cell of the future at `index`, which settled here, how it ended. */
 static void tell_cell(uns_runtime *runtime, lua_State *L, int index) {
+  static const uns_cell_state states[] = {UNS_CELL_PENDING, UNS_CELL_PENDING, UNS_CELL_DONE, UNS_CELL_FAILED,
+                                          UNS_CELL_CANCELLED};
   uns_future *future = lua_touserdata(L, index);
   uns_packet packet;
   uns_packet_init(&packet);
-  static const uns_cell_state states[] = {UNS_CELL_PENDING, UNS_CELL_PENDING, UNS_CELL_DONE, UNS_CELL_FAILED,
-                                          UNS_CELL_CANCELLED};
-  uns_cell_state state = states[future->state];
-  luaL_checkstack(L, 8, NULL);
-  if (!encode_outcome(runtime, L, index, &packet)) { /* the reason is what the others get */
-    static const uns_codec_names names = {"error", 1, false};
-    state = UNS_CELL_FAILED;
-    lua_pushnil(L);
-    if (uns_codec_encode(L, lua_gettop(L) - 1, 2, &names, &packet) != UNS_OK) lua_pop(L, 1);
-    lua_pop(L, 2);
-  }
-  uns_cell_settle(future->cell, state, &packet);
+  uns_future_state state = uns_future_encode(runtime, L, index, &packet);
+  uns_cell_settle(future->cell, states[state], &packet);
 }
 
 /* The outcome is in place: tells everybody. */

@@ -82,6 +82,12 @@ void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index
 /* Settles a future that has a cell, for everybody; `packet` is taken over. 1 if this was the first, else 0. */
 int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet);
 
+/*
+ * Encodes the outcome of the settled future at `index`: results, or the error and its traceback. Where it cannot cross, the
+ * reason is encoded, as a failure. Returns how the receiver's future is to end. Looks at no failure.
+ */
+uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet);
+
 /* "io" and the like; "pending" and the like. Static. */
 const char *uns_future_kind_name(const uns_future *future);
 const char *uns_future_state_name(const uns_future *future);

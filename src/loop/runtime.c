@@ -26,7 +26,11 @@ static void on_mail(uv_poll_t *poll, int status, int events) {
   uns_mailbox_awake(runtime->mailbox); /* the mail itself is taken by the turn */
 }
 
-static void on_uv_timer(uv_timer_t *timer) { ((uns_runtime *)timer->data)->uv_timer_ns = 0; }
+/* A timer that is due when uv_run begins fires before the poll, which would then sleep without it. */
+static void on_uv_timer(uv_timer_t *timer) {
+  ((uns_runtime *)timer->data)->uv_timer_ns = 0;
+  uv_stop(timer->loop);
+}
 
 /* More than one core to run on: what we spin for may come from another one. */
 static bool other_core_allowed(void) {
@@ -60,6 +64,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors) {
   uns_list_init(&runtime->ready);
   uns_list_init(&runtime->tasks);
   uns_list_init(&runtime->idle);
+  uns_list_init(&runtime->callbacks);
   uns_list_init(&runtime->sources);
   uns_list_init(&runtime->closers);
   uns_list_init(&runtime->failures);
@@ -94,6 +99,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors) {
     lua_pop(L, 1);
     status = UV_ENOMEM;
   }
+  runtime->closing = true; /* there is no task yet */
   uns_runtime_free(runtime);
   errno = -status;
   return NULL;
@@ -104,9 +110,10 @@ static void close_handle(uv_handle_t *handle, void *unused) {
   if (!uv_is_closing(handle)) uv_close(handle, NULL);
 }
 
-void uns_runtime_free(uns_runtime *runtime) {
-  if (runtime == NULL) return;
+void uns_runtime_close(uns_runtime *runtime) {
+  if (runtime->closing) return;
   runtime->closing = true;
+  runtime->current = NULL;
   uns_tasks_deinit(runtime);
   for (uns_link *link; !uns_list_empty(&runtime->closers);) {
     link = runtime->closers.prev;
@@ -114,6 +121,10 @@ void uns_runtime_free(uns_runtime *runtime) {
     uns_closer *closer = uns_container_of(link, uns_closer, link);
     closer->close(closer, runtime);
   }
+}
+
+void uns_runtime_free(uns_runtime *runtime) {
+  if (runtime == NULL) return;
   uv_walk(&runtime->loop, close_handle, NULL);
   while (uv_run(&runtime->loop, UV_RUN_DEFAULT) != 0) continue; /* close callbacks */
   uv_loop_close(&runtime->loop);
@@ -178,6 +189,20 @@ static bool deliver_mail(uns_runtime *runtime) {
     uns_mail *next = mail->next; /* deliver may free the mail */
     mail->deliver(mail, runtime);
     mail = next;
+  }
+  return true;
+}
+
+void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback) {
+  if (uns_list_empty(&callback->link)) uns_list_push_back(&runtime->callbacks, &callback->link);
+}
+
+static bool run_callbacks(uns_runtime *runtime) {
+  uns_link *link = uns_list_pop_front(&runtime->callbacks);
+  if (link == NULL) return false;
+  for (; link != NULL; link = uns_list_pop_front(&runtime->callbacks)) {
+    uns_callback *callback = uns_container_of(link, uns_callback, link);
+    callback->run(callback, runtime);
   }
   return true;
 }
@@ -272,8 +297,9 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   bool worked = take_news(runtime);
   uint64_t left_ns = uns_timers_run(runtime);
   worked |= uns_tasks_run(runtime);
+  worked |= run_callbacks(runtime);
   bool alive = true;
-  if (worked || !wait || !uns_list_empty(&runtime->ready)) {
+  if (worked || !wait || !uns_list_empty(&runtime->ready)) { /* more may be ready by now */
     if (++runtime->turns % UNS_TURNS_PER_POLL == 0 || uns_list_empty(&runtime->ready)) {
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
       uv_run(&runtime->loop, UV_RUN_NOWAIT);

@@ -31,6 +31,17 @@ typedef struct uns_source {
   bool busy; /* something is expected: worth a short spin before sleeping, and hope for whoever waits */
 } uns_source;
 
+/* Something to do in the next turn, outside of any task; embedded in what asks for it. Must run no user code. */
+typedef struct uns_callback {
+  uns_link link;
+  void (*run)(struct uns_callback *callback, uns_runtime *runtime);
+} uns_callback;
+
+static inline void uns_callback_init(uns_callback *callback, void (*run)(uns_callback *, uns_runtime *)) {
+  uns_list_init(&callback->link);
+  callback->run = run;
+}
+
 /* One timer, embedded in what waits. */
 struct uns_timer {
   uint64_t deadline_ns; /* on uns_clock_ns */
@@ -68,6 +79,7 @@ struct uns_runtime {
   uns_task *main;     /* stands for the state's main thread: in stock lua5.4 and other embedders */
 
   /* news */
+  uns_link callbacks;
   uns_link sources;
   uns_link closers;    /* called once by uns_runtime_free, the youngest first, while the loop still works */
   uv_poll_t mail_poll; /* on mailbox->fd; unreferenced */
@@ -104,7 +116,9 @@ struct uns_runtime {
 
 /* Makes the loop of `L`, the state's main thread. NULL with errno set. Raises nothing. */
 uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors);
-/* Ends it: every uv handle closed, mailbox closed. No task may be live but those that will never run again. */
+/* Before lua_close: forgets all tasks; those still alive never run again. Finalizers may still use futures. */
+void uns_runtime_close(uns_runtime *runtime);
+/* After lua_close (or where the state was never used): closes every uv handle and the mailbox. NULL is allowed. */
 void uns_runtime_free(uns_runtime *runtime);
 /* The runtime of a state, or NULL. From any of its Lua threads; a registry look-up. */
 uns_runtime *uns_runtime_of(lua_State *L);
@@ -114,6 +128,9 @@ uns_runtime *uns_runtime_of(lua_State *L);
  * and nothing can ever happen (no ready task, timer, live handle, mail or message under way).
  */
 bool uns_runtime_turn(uns_runtime *runtime, bool wait);
+
+/* Runs `callback` in the next turn, once, however often this is called before. */
+void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback);
 
 /* A copy of `name` that lives as long as the state: names of functions are few. Raises without memory. */
 const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *name);

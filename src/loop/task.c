@@ -532,22 +532,38 @@ static void push_deadlock(lua_State *L, uns_task *task) {
   lua_remove(L, -2);
 }
 
-bool uns_task_raise_deadlock(uns_runtime *runtime) {
-  uns_task *victim = NULL, *youngest = NULL;
+/* Wakes `task` to raise the error on top of the runtime's main stack, which is popped. */
+static void interrupt(uns_runtime *runtime, uns_task *task) {
+  task->interrupt_error = uns_runtime_pin(runtime, runtime->L);
+  task->interrupt = UNS_INTERRUPT_ERROR;
+  uns_task_wake(runtime, task);
+}
+
+/* The youngest parked task; of those that wait for no other task, if `cause` and if there is one. */
+static uns_task *youngest_parked(uns_runtime *runtime, bool cause) {
+  uns_task *best = NULL, *youngest = NULL;
   for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->state != UNS_TASK_PARKED) continue;
-    bool cause = task->awaited == NULL || task->awaited->task == NULL;
+    bool is_cause = task->awaited == NULL || task->awaited->task == NULL;
     if (youngest == NULL || task->id > youngest->id) youngest = task;
-    if (cause && (victim == NULL || task->id > victim->id)) victim = task;
+    if (is_cause && (best == NULL || task->id > best->id)) best = task;
   }
-  if (victim == NULL) victim = youngest;
+  return cause && best != NULL ? best : youngest;
+}
+
+bool uns_task_raise_deadlock(uns_runtime *runtime) {
+  uns_task *victim = youngest_parked(runtime, true);
   if (victim == NULL) return false;
   push_deadlock(runtime->L, victim);
-  victim->interrupt_error = uns_runtime_pin(runtime, runtime->L);
-  victim->interrupt = UNS_INTERRUPT_DEADLOCK;
-  uns_task_wake(runtime, victim);
+  interrupt(runtime, victim);
   return true;
+}
+
+void uns_task_interrupt_youngest(uns_runtime *runtime) {
+  uns_task *victim = youngest_parked(runtime, false);
+  if (victim != NULL) interrupt(runtime, victim);
+  else lua_pop(runtime->L, 1);
 }
 
 int uns_task_adopt_main(uns_runtime *runtime) {

@@ -14,7 +14,7 @@
 
 typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE } uns_task_state;
 
-typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_DEADLOCK } uns_interrupt;
+typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_ERROR } uns_interrupt;
 
 struct uns_task {
   uns_link ready_link; /* in runtime->ready */
@@ -74,6 +74,9 @@ void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L);
  * in a cycle the youngest. False if no task waits.
  */
 bool uns_task_raise_deadlock(uns_runtime *runtime);
+
+/* Wakes the youngest waiting task to raise the error on top of the runtime's main stack, which is popped. */
+void uns_task_interrupt_youngest(uns_runtime *runtime);
 
 /* Makes the task that stands for the state's main thread, where the host does not run scripts as tasks. */
 int uns_task_adopt_main(uns_runtime *runtime);

@@ -1,0 +1,171 @@
+#include "host/cli.h"
+
+#include <errno.h>
+#include <lua.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "exec/child.h"
+#include "host/script.h"
+#include "host/state.h"
+#include "host/version.h"
+
+static const char usage_text[] =
+    "usage: unsync [options] [script [args]]\n"
+    "  -e CODE   run CODE\n"
+    "  -l MOD    require MOD into global MOD; -l G=MOD into global G\n"
+    "  -         run stdin as the script, and stop reading options\n"
+    "  -v        print the version\n"
+    "  -h        print this\n"
+    "  --        stop reading options\n"
+    "The script is the root task: it may await anywhere, and the program ends when all that it started has ended.\n";
+
+typedef struct {
+  uns_step *steps; /* owned; argc + 1 of them at most */
+  int step_count;
+  int script_index; /* in argv; argc: none */
+  bool version, help;
+} options;
+
+static int misuse(const char *format, const char *what) {
+  fprintf(stderr, "unsync: ");
+  fprintf(stderr, format, what);
+  fprintf(stderr, "\n%s", usage_text);
+  return 1;
+}
+
+/* Reads one option that takes a value, which may be glued to it. NULL if it is missing. */
+static const char *value_of(int argc, char **argv, int *i) {
+  if (argv[*i][2] != '\0') return argv[*i] + 2;
+  return *i + 1 < argc ? argv[++*i] : NULL;
+}
+
+/* 0, or the exit code after a message. */
+static int read_options(int argc, char **argv, options *read) {
+  int i = 1;
+  for (; i < argc; i++) {
+    const char *text = argv[i];
+    if (text[0] != '-' || strcmp(text, "-") == 0) break;
+    if (strcmp(text, "--") == 0) {
+      i++;
+      break;
+    }
+    if (strcmp(text, "-v") == 0 || strcmp(text, "--version") == 0) {
+      read->version = true;
+    } else if (strcmp(text, "-h") == 0 || strcmp(text, "--help") == 0) {
+      read->help = true;
+    } else if (text[1] == 'e' || text[1] == 'l') {
+      uns_step_kind kind = text[1] == 'e' ? UNS_STEP_CODE : UNS_STEP_REQUIRE;
+      const char *value = value_of(argc, argv, &i);
+      if (value == NULL) return misuse("'%s' needs an argument", text);
+      read->steps[read->step_count++] = (uns_step){kind, value};
+    } else {
+      return misuse("unrecognized option '%s'", text);
+    }
+  }
+  read->script_index = i;
+  if (i < argc) {
+    const char *path = strcmp(argv[i], "-") == 0 ? NULL : argv[i];
+    read->steps[read->step_count++] = (uns_step){UNS_STEP_FILE, path};
+  }
+  return 0;
+}
+
+/* LUA_INIT, as lua.c reads it: "@file" or code. False if there is none. */
+static bool init_step(uns_step *step) {
+  const char *text = getenv("LUA_INIT_5_4");
+  if (text == NULL) text = getenv("LUA_INIT");
+  if (text == NULL) return false;
+  if (*text == '@') *step = (uns_step){UNS_STEP_FILE, text + 1};
+  else *step = (uns_step){UNS_STEP_CODE, text};
+  return true;
+}
+
+static void on_sigpipe(int number) { (void)number; }
+
+/* Writing to a closed pipe is an error like any other. Not SIG_IGN, which children would inherit. */
+static void catch_sigpipe(void) {
+  struct sigaction action = {.sa_handler = on_sigpipe};
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGPIPE, &action, NULL);
+}
+
+static char *own_path(void) {
+  const char *named = getenv("UNSYNC_WORKER");
+  char path[4096];
+  if (named == NULL || *named == '\0') {
+    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (size < 0) return NULL;
+    path[size] = '\0';
+    named = path;
+  }
+  char *copy = uns_malloc(strlen(named) + 1);
+  if (copy != NULL) memcpy(copy, named, strlen(named) + 1);
+  return copy;
+}
+
+static char *directory_of(const char *path) {
+  const char *slash = strrchr(path, '/');
+  size_t size = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
+  char *directory = uns_malloc(size + 1);
+  if (directory == NULL) return NULL;
+  memcpy(directory, slash == NULL ? "." : path, size);
+  directory[size] = '\0';
+  return directory;
+}
+
+static int no_start(const char *what) {
+  fprintf(stderr, "unsync: cannot start: %s: %s\n", what, strerror(errno));
+  return 1;
+}
+
+static int run(const uns_script *script, const char *script_path) {
+  uns_executors *executors = uns_executors_new();
+  if (executors == NULL) return no_start("memory");
+  executors->new_state = uns_state_new;
+  executors->free_state = uns_state_free;
+  executors->program = own_path();
+  if (script_path != NULL) executors->script_directory = directory_of(script_path);
+  uns_runtime *runtime = uns_state_new(executors);
+  if (runtime == NULL) {
+    uns_executors_free(executors);
+    return no_start("the script's state");
+  }
+  executors->main_runtime = runtime;
+  int code = uns_script_run(runtime, script);
+  if (!uns_executors_free(executors)) { /* a thread is stuck in foreign code: nothing it may touch is taken away */
+    fflush(NULL);
+    _exit(code);
+  }
+  uns_state_free(runtime);
+  return code;
+}
+
+int uns_cli_main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], UNS_CHILD_OPTION) == 0) return uns_child_main(argc, argv, uns_state_new, uns_state_free);
+  options read = {.steps = uns_calloc((size_t)argc + 2, sizeof(uns_step))};
+  if (read.steps == NULL) return no_start("memory");
+  if (init_step(&read.steps[0])) read.step_count = 1;
+  int first = read.step_count;
+  int code = read_options(argc, argv, &read);
+  if (code == 0 && read.help) {
+    fputs(usage_text, stdout);
+  } else if (code == 0 && read.version) {
+    printf("unsync %s (%s, libuv %s)\n", UNSYNC_VERSION, LUA_RELEASE, uv_version_string());
+  }
+  if (code == 0 && (read.step_count > first || !(read.help || read.version))) {
+    if (read.step_count == first) { /* no terminal to talk to: the script comes from stdin */
+      read.steps[read.step_count++] = (uns_step){UNS_STEP_FILE, NULL};
+    }
+    catch_sigpipe();
+    uns_script script = {read.steps, read.step_count, argc, argv, read.script_index < argc ? read.script_index : 0};
+    code = run(&script, read.script_index < argc ? argv[read.script_index] : NULL);
+  }
+  uns_free(read.steps);
+  return code;
+}
