@@ -3,6 +3,7 @@
 --- system call's own name (`ECONNREFUSED`, `ECONNRESET`), `ENOTFOUND` (no such host), `timeout`, `tls` (no trust, no
 --- common ground), `EOF` (the answer broke off), `redirects` (too many), `limit` (`max_body`) or `EPROTO` (no HTTP);
 --- and with `method`, `url`, and `address` where there was one.
+require("unsync") -- the methods of futures
 local core = require("unsync.core.http")
 
 local http = {}
@@ -141,9 +142,8 @@ local function start(url, method, options, caller, level)
   local lines, seen = header_lines(options.headers or {}, caller, level + 1)
   if options.form then
     body = encode(options.form, "form", caller, level + 1)
-    if not seen["content-type"] then lines[#lines + 1] = "Content-Type: application/x-www-form-urlencoded" end
-  elseif body and not seen["content-type"] then
-    lines[#lines + 1] = "Content-Type: application/octet-stream"
+  elseif not seen["content-type"] then
+    lines[#lines + 1] = "Content-Type:" -- libcurl would call any body form fields
   end
   if not seen["user-agent"] then lines[#lines + 1] = "User-Agent: unsync" end
   -- A server that does not know it would be waited for, a second long.

@@ -213,9 +213,9 @@ static void on_socket_closed(uv_handle_t *handle) { uns_free(uns_container_of(ha
 static void on_socket(uv_poll_t *poll, int status, int events) {
   http_socket *socket = poll->data;
   int what = 0;
-  if (status < 0) {
-    what = CURL_CSELECT_ERR;
-    uv_poll_start(poll, socket->events, on_socket); /* libuv has stopped it; libcurl may have read the error already */
+  if (status < 0) { /* libuv has stopped it; libcurl finds out itself what is wrong, by reading and writing */
+    what = CURL_CSELECT_IN | CURL_CSELECT_OUT;
+    uv_poll_start(poll, socket->events, on_socket);
   }
   if (events & UV_READABLE) what |= CURL_CSELECT_IN;
   if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
@@ -290,7 +290,10 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *http_, voi
   return 0;
 }
 
-static void on_time(uv_timer_t *timer) { act(timer->data, CURL_SOCKET_TIMEOUT, 0); }
+static void on_time(uv_timer_t *timer) {
+  act(timer->data, CURL_SOCKET_TIMEOUT, 0);
+  uv_stop(timer->loop); /* timers come before the poll: it must not sleep on what has just been settled */
+}
 
 static int watch_time(CURLM *multi, long timeout_ms, void *http_) {
   (void)multi;
@@ -888,9 +891,9 @@ static void http_close(uns_closer *closer, uns_runtime *runtime) {
 static size_t limit_of_descriptors(void) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return ACTIVE_MAX;
-  if (limit.rlim_cur <= DESCRIPTORS_SPARED) return ACTIVE_MIN;
-  size_t share = (size_t)(limit.rlim_cur - DESCRIPTORS_SPARED) / 4 * 3;
-  return share < ACTIVE_MIN ? ACTIVE_MIN : share > ACTIVE_MAX ? ACTIVE_MAX : share;
+  rlim_t spared = limit.rlim_cur / 4 < DESCRIPTORS_SPARED ? limit.rlim_cur / 4 : DESCRIPTORS_SPARED;
+  rlim_t share = (limit.rlim_cur - spared) / 4 * 3; /* a look-up and a connection's first moments need more than one */
+  return share < ACTIVE_MIN ? ACTIVE_MIN : share > ACTIVE_MAX ? ACTIVE_MAX : (size_t)share;
 }
 
 /* The runtime's client, made at its first use. Raises. */

@@ -175,7 +175,10 @@ static void on_readable(uv_poll_t *poll, int status, int events) {
   luv->readable = true;
 }
 
-static void on_timer(uv_timer_t *timer) { ((uns_luv *)timer->data)->due_ms = 0; }
+static void on_timer(uv_timer_t *timer) {
+  ((uns_luv *)timer->data)->due_ms = 0;
+  uv_stop(timer->loop); /* timers come before the poll, which would then sleep although a pass is due */
+}
 
 static void on_outside_closed(uv_handle_t *handle) {
   outside *out = handle->type == UV_POLL ? uns_container_of(handle, outside, poll) : uns_container_of(handle, outside, timer);
