@@ -26,11 +26,7 @@ static void on_mail(uv_poll_t *poll, int status, int events) {
   uns_mailbox_awake(runtime->mailbox); /* the mail itself is taken by the turn */
 }
 
-/* A timer that is due when uv_run begins fires before the poll, which would then sleep without it. */
-static void on_uv_timer(uv_timer_t *timer) {
-  ((uns_runtime *)timer->data)->uv_timer_ns = 0;
-  uv_stop(timer->loop);
-}
+static void on_uv_timer(uv_timer_t *timer) { uns_runtime_stir(timer->data); }
 
 /* More than one core to run on: what we spin for may come from another one. */
 static bool other_core_allowed(void) {
@@ -194,6 +190,7 @@ static bool deliver_mail(uns_runtime *runtime) {
 }
 
 void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback) {
+  uns_runtime_stir(runtime);
   if (uns_list_empty(&callback->link)) uns_list_push_back(&runtime->callbacks, &callback->link);
 }
 
@@ -271,10 +268,16 @@ static bool sources_fall_asleep(uns_runtime *runtime, bool asleep) {
   return may;
 }
 
+static void turn_uv(uns_runtime *runtime, uv_run_mode mode) {
+  runtime->in_uv = true;
+  uv_run(&runtime->loop, mode);
+  runtime->in_uv = false;
+}
+
 static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   arm_uv_timer(runtime, left_ns);
   if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) {
-    uv_run(&runtime->loop, UV_RUN_NOWAIT);
+    turn_uv(runtime, UV_RUN_NOWAIT);
     return;
   }
   if (!uns_list_empty(&runtime->ready)) return; /* before_sleep woke somebody */
@@ -282,7 +285,7 @@ static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   if (uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
     /* uv_run would return at once where only unreferenced handles are left; the mail is what we wait for. */
     uv_ref((uv_handle_t *)&runtime->mail_poll);
-    uv_run(&runtime->loop, UV_RUN_ONCE);
+    turn_uv(runtime, UV_RUN_ONCE);
     uv_unref((uv_handle_t *)&runtime->mail_poll);
   }
   uns_mailbox_awake(runtime->mailbox);
@@ -302,7 +305,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   if (worked || !wait || !uns_list_empty(&runtime->ready)) { /* more may be ready by now */
     if (++runtime->turns % UNS_TURNS_PER_POLL == 0 || uns_list_empty(&runtime->ready)) {
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
-      uv_run(&runtime->loop, UV_RUN_NOWAIT);
+      turn_uv(runtime, UV_RUN_NOWAIT);
     }
   } else if (runtime->spin && (runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
     worked = true;

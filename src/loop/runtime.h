@@ -87,7 +87,6 @@ struct uns_runtime {
   size_t timer_count, timer_capacity;
   uint64_t timer_order;
   uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
-  uint64_t uv_timer_ns;
 
   uint64_t now_ns;     /* uns_clock_ns when this turn began */
   const void *future_class; /* the metatable of futures, to tell them fast */
@@ -109,6 +108,7 @@ struct uns_runtime {
   unsigned closing_coroutines; /* whose clean-up runs within coroutine.close or wrap: they cannot yield (bind/coroutine.c) */
   bool is_worker;      /* not the main state: process-wide things are not its own */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
+  bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   unsigned turns;
   bool closing;
   bool spin;           /* another core is free for us: a short spin before sleeping pays */
@@ -128,6 +128,14 @@ uns_runtime *uns_runtime_of(lua_State *L);
  * and nothing can ever happen (no ready task, timer, live handle, mail or message under way).
  */
 bool uns_runtime_turn(uns_runtime *runtime, bool wait);
+
+/*
+ * There is something to do in the next turn. libuv runs timers before it sleeps, so one of its callbacks may find work
+ * when the time to sleep is already settled: then the sleep is called off.
+ */
+static inline void uns_runtime_stir(uns_runtime *runtime) {
+  if (runtime->in_uv) uv_stop(&runtime->loop);
+}
 
 /* Runs `callback` in the next turn, once, however often this is called before. */
 void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback);

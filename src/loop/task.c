@@ -295,6 +295,7 @@ static void list(uns_runtime *runtime, uns_task *task) {
 void uns_task_ready(uns_runtime *runtime, uns_task *task) {
   list(runtime, task);
   task->state = UNS_TASK_READY;
+  uns_runtime_stir(runtime);
   uns_list_push_back(&runtime->ready, &task->ready_link);
 }
 

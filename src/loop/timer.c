@@ -55,6 +55,7 @@ int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns) 
   timer->deadline_ns = deadline_ns;
   timer->order = runtime->timer_order++;
   sift_up(runtime, runtime->timer_count++, timer);
+  uns_runtime_stir(runtime); /* it may be nearer than what libuv would sleep for */
   return UNS_OK;
 }
 
