@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +17,7 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "base/base.h"
+#include "base/text.h"
 #include "exec/executors.h"
 
 #ifndef UNSYNC_PLUGIN_DIR
@@ -40,33 +39,6 @@ struct uns_registry {
 
 /* ---- Texts ------------------------------------------------------------------------------------------------------ */
 
-/* An error text under construction. Without memory it is NULL from then on, and `lost`. */
-typedef struct text {
-  char *bytes;
-  size_t size;
-  bool lost;
-} text;
-
-static void text_add(text *to, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void text_add(text *to, const char *format, ...) {
-  if (to->lost) return;
-  va_list arguments;
-  va_start(arguments, format);
-  int size = vsnprintf(NULL, 0, format, arguments);
-  va_end(arguments);
-  char *bytes = size < 0 ? NULL : uns_realloc(to->bytes, to->size + (size_t)size + 1);
-  if (bytes == NULL) {
-    uns_free(to->bytes);
-    *to = (text){.lost = true};
-    return;
-  }
-  va_start(arguments, format);
-  vsnprintf(bytes + to->size, (size_t)size + 1, format, arguments);
-  va_end(arguments);
-  to->bytes = bytes;
-  to->size += (size_t)size;
-}
-
 static char *copy(const char *string, size_t size) {
   char *bytes = uns_malloc(size + 1);
   if (bytes == NULL) return NULL;
@@ -77,9 +49,9 @@ static char *copy(const char *string, size_t size) {
 
 /* "DIRECTORY/NAME SUFFIX"; NULL without memory */
 static char *join(const char *directory, size_t size, const char *name, const char *suffix) {
-  text path = {0};
+  uns_text path = {0};
   bool slash = size > 0 && directory[size - 1] == '/';
-  text_add(&path, "%.*s%s%s%s", (int)size, directory, slash ? "" : "/", name, suffix);
+  uns_text_add(&path, "%.*s%s%s%s", (int)size, directory, slash ? "" : "/", name, suffix);
   return path.bytes;
 }
 
@@ -186,10 +158,10 @@ static bool is_name(const char *name, size_t size) {
  * The dynamic linker maps what the program headers say without a look at the file's size, and is killed by SIGBUS where the
  * file is shorter. All else that can be wrong with a file is left to it: its own messages are good.
  */
-static bool is_whole(const char *path, text *why) {
+static bool is_whole(const char *path, uns_text *why) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
-    text_add(why, "%s", strerror(errno));
+    uns_text_add(why, "%s", strerror(errno));
     return false;
   }
   bool whole = true;
@@ -207,14 +179,14 @@ static bool is_whole(const char *path, text *why) {
       if (pread(fd, &part, sizeof part, place) != (ssize_t)sizeof part) whole = false;
       else if (part.p_type == PT_LOAD && (part.p_offset > size || part.p_filesz > size - part.p_offset)) whole = false;
     }
-    if (!whole) text_add(why, "the file is cut off or damaged: it has %llu bytes", (unsigned long long)size);
+    if (!whole) uns_text_add(why, "the file is cut off or damaged: it has %llu bytes", (unsigned long long)size);
   }
   close(fd);
   return whole;
 }
 
 /* The descriptor that `handle` itself exports; NULL with the reason in `why`. */
-static const unsync_plugin *find_descriptor(void *handle, text *why) {
+static const unsync_plugin *find_descriptor(void *handle, uns_text *why) {
   void *symbol = dlsym(handle, DESCRIPTOR);
   struct link_map *map = NULL;
   Dl_info info;
@@ -222,21 +194,21 @@ static const unsync_plugin *find_descriptor(void *handle, text *why) {
   if (symbol == NULL || dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 ||
       dladdr1(symbol, &info, (void **)&entry, RTLD_DL_SYMENT) == 0 || entry == NULL ||
       (map != NULL && info.dli_fname != NULL && strcmp(map->l_name, info.dli_fname) != 0)) { /* a library's it needs */
-    text_add(why, "it has no descriptor: the symbol " DESCRIPTOR " is missing (see UNSYNC_PLUGIN in unsync_plugin.h)");
+    uns_text_add(why, "it has no descriptor: the symbol " DESCRIPTOR " is missing (see UNSYNC_PLUGIN in unsync_plugin.h)");
     return NULL;
   }
   if (ELF32_ST_TYPE(entry->st_info) != STT_OBJECT || entry->st_size < sizeof(uint32_t)) {
-    text_add(why, "its " DESCRIPTOR " is no descriptor (see UNSYNC_PLUGIN in unsync_plugin.h)");
+    uns_text_add(why, "its " DESCRIPTOR " is no descriptor (see UNSYNC_PLUGIN in unsync_plugin.h)");
     return NULL;
   }
   const unsync_plugin *descriptor = symbol;
   if (descriptor->abi != UNSYNC_PLUGIN_ABI) {
-    text_add(why, "it was built for plugin ABI version %u; this host has version %u", (unsigned)descriptor->abi,
+    uns_text_add(why, "it was built for plugin ABI version %u; this host has version %u", (unsigned)descriptor->abi,
              (unsigned)UNSYNC_PLUGIN_ABI);
     return NULL;
   }
   if (entry->st_size < sizeof *descriptor || descriptor->size_bytes < sizeof *descriptor) {
-    text_add(why, "its descriptor is too short: %zu bytes of %zu", (size_t)entry->st_size, sizeof *descriptor);
+    uns_text_add(why, "its descriptor is too short: %zu bytes of %zu", (size_t)entry->st_size, sizeof *descriptor);
     return NULL;
   }
   return descriptor;
@@ -247,35 +219,35 @@ static const unsync_task_def *task_at(const unsync_plugin *descriptor, size_t in
 }
 
 /* Whether all that the descriptor says makes sense; else the reason in `why`. */
-static bool check_descriptor(const unsync_plugin *descriptor, text *why) {
+static bool check_descriptor(const unsync_plugin *descriptor, uns_text *why) {
   if (descriptor->name == NULL || !is_name(descriptor->name, strlen(descriptor->name))) {
-    text_add(why, "its name '%s' is not made of letters, digits and _ (at most %d)",
+    uns_text_add(why, "its name '%s' is not made of letters, digits and _ (at most %d)",
              descriptor->name == NULL ? "" : descriptor->name, NAME_MAX_BYTES);
   } else if ((descriptor->flags & ~(uint32_t)KNOWN_FLAGS) != 0) {
-    text_add(why, "it has flags that this host does not know: 0x%x", (unsigned)descriptor->flags);
+    uns_text_add(why, "it has flags that this host does not know: 0x%x", (unsigned)descriptor->flags);
   } else if (descriptor->tasks == NULL || descriptor->task_count == 0) {
-    text_add(why, "it has no tasks");
+    uns_text_add(why, "it has no tasks");
   } else if (descriptor->task_size_bytes < sizeof(unsync_task_def)) {
-    text_add(why, "its descriptor is wrong: a task of %zu bytes", descriptor->task_size_bytes);
+    uns_text_add(why, "its descriptor is wrong: a task of %zu bytes", descriptor->task_size_bytes);
   } else {
     for (size_t i = 0; i < descriptor->task_count; i++) {
       const unsync_task_def *task = task_at(descriptor, i);
       if (task->name == NULL || !is_name(task->name, strlen(task->name))) {
-        text_add(why, "the name '%s' of its task %zu is not made of letters, digits and _ (at most %d)",
+        uns_text_add(why, "the name '%s' of its task %zu is not made of letters, digits and _ (at most %d)",
                  task->name == NULL ? "" : task->name, i + 1, NAME_MAX_BYTES);
         return false;
       }
       if (task->run == NULL) {
-        text_add(why, "its task '%s' has no function", task->name);
+        uns_text_add(why, "its task '%s' has no function", task->name);
         return false;
       }
       if ((task->flags & ~(uint32_t)KNOWN_FLAGS) != 0) {
-        text_add(why, "its task '%s' has flags that this host does not know: 0x%x", task->name, (unsigned)task->flags);
+        uns_text_add(why, "its task '%s' has flags that this host does not know: 0x%x", task->name, (unsigned)task->flags);
         return false;
       }
       for (size_t before = 0; before < i; before++) {
         if (strcmp(task_at(descriptor, before)->name, task->name) != 0) continue;
-        text_add(why, "it has two tasks with the name '%s' (tasks %zu and %zu)", task->name, before + 1, i + 1);
+        uns_text_add(why, "it has two tasks with the name '%s' (tasks %zu and %zu)", task->name, before + 1, i + 1);
         return false;
       }
     }
@@ -314,13 +286,13 @@ static const uns_plugin *add_plugin(uns_registry *registry, const unsync_plugin 
 }
 
 /* The plugin in the file `path`, which must call itself `expected` where that is not NULL. Under the lock. */
-static const uns_plugin *load_file(uns_registry *registry, const char *path, const char *expected, text *error) {
-  text why = {0};
+static const uns_plugin *load_file(uns_registry *registry, const char *path, const char *expected, uns_text *error) {
+  uns_text why = {0};
   const uns_plugin *plugin = NULL;
   void *handle = NULL;
   char *real = NULL, *resolved = realpath(path, NULL);
   if (resolved == NULL) {
-    text_add(&why, "%s", strerror(errno));
+    uns_text_add(&why, "%s", strerror(errno));
     goto refuse;
   }
   real = copy(resolved, strlen(resolved));
@@ -336,7 +308,7 @@ static const uns_plugin *load_file(uns_registry *registry, const char *path, con
     handle = dlopen(real, RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL) {
       const char *said = dlerror();
-      text_add(&why, "%s", said == NULL ? "the dynamic linker refuses it" : said);
+      uns_text_add(&why, "%s", said == NULL ? "the dynamic linker refuses it" : said);
       goto refuse;
     }
     for (plugin = atomic_load(&registry->plugins); plugin != NULL; plugin = plugin->next)
@@ -347,11 +319,11 @@ static const uns_plugin *load_file(uns_registry *registry, const char *path, con
     if (descriptor == NULL || !check_descriptor(descriptor, &why)) goto refuse;
     const uns_plugin *same = find_loaded(registry, descriptor->name, strlen(descriptor->name));
     if (expected != NULL && strcmp(descriptor->name, expected) != 0) {
-      text_add(&why, "it calls itself '%s'", descriptor->name);
+      uns_text_add(&why, "it calls itself '%s'", descriptor->name);
       goto refuse;
     }
     if (same != NULL) {
-      text_add(&why, "a plugin with its name, '%s', is loaded from %s", same->name, same->path);
+      uns_text_add(&why, "a plugin with its name, '%s', is loaded from %s", same->name, same->path);
       goto refuse;
     }
     plugin = add_plugin(registry, descriptor, real, handle);
@@ -362,7 +334,7 @@ static const uns_plugin *load_file(uns_registry *registry, const char *path, con
     return plugin;
   }
   if (expected != NULL && strcmp(plugin->name, expected) != 0) {
-    text_add(&why, "it calls itself '%s'", plugin->name);
+    uns_text_add(&why, "it calls itself '%s'", plugin->name);
     goto refuse;
   }
   if (handle != NULL) dlclose(handle);
@@ -372,11 +344,11 @@ static const uns_plugin *load_file(uns_registry *registry, const char *path, con
 refuse:
   if (why.lost) {
     uns_free(error->bytes);
-    *error = (text){.lost = true};
+    *error = (uns_text){.lost = true};
   } else if (expected != NULL) {
-    text_add(error, "plugin '%s' cannot be loaded from %s: %s", expected, path, why.bytes);
+    uns_text_add(error, "plugin '%s' cannot be loaded from %s: %s", expected, path, why.bytes);
   } else {
-    text_add(error, "plugin %s cannot be loaded: %s", path, why.bytes);
+    uns_text_add(error, "plugin %s cannot be loaded: %s", path, why.bytes);
   }
   uns_free(why.bytes);
   if (handle != NULL) dlclose(handle);
@@ -385,8 +357,8 @@ refuse:
 }
 
 /* Looks for `name` in all places. The first file of that name decides, whether it can be loaded or not. Under the lock. */
-static const uns_plugin *search(uns_registry *registry, const char *name, text *error) {
-  text places = {0};
+static const uns_plugin *search(uns_registry *registry, const char *name, uns_text *error) {
+  uns_text places = {0};
   for (size_t i = 0; i < registry->place_count; i++) {
     char *path = join(registry->places[i], strlen(registry->places[i]), name, SUFFIX);
     struct stat info;
@@ -400,19 +372,19 @@ static const uns_plugin *search(uns_registry *registry, const char *name, text *
       uns_free(places.bytes);
       return plugin;
     }
-    text_add(&places, "\n\t%s%s%s", path, errno == ENOENT ? "" : ": ", errno == ENOENT ? "" : strerror(errno));
+    uns_text_add(&places, "\n\t%s%s%s", path, errno == ENOENT ? "" : ": ", errno == ENOENT ? "" : strerror(errno));
     uns_free(path);
   }
   if (places.lost) error->lost = true;
   else
-    text_add(error, "no plugin '%s' was found; looked for%s", name,
+    uns_text_add(error, "no plugin '%s' was found; looked for%s", name,
              places.bytes == NULL ? " it nowhere: no place is set (UNSYNC_PLUGIN_PATH)" : places.bytes);
   uns_free(places.bytes);
   return NULL;
 }
 
 /* The plugin whose name is the first `size` bytes of `name`. */
-static const uns_plugin *get_plugin(uns_registry *registry, const char *name, size_t size, text *error) {
+static const uns_plugin *get_plugin(uns_registry *registry, const char *name, size_t size, uns_text *error) {
   const uns_plugin *plugin = find_loaded(registry, name, size);
   if (plugin != NULL) return plugin;
   char own[NAME_MAX_BYTES + 1];
@@ -425,25 +397,25 @@ static const uns_plugin *get_plugin(uns_registry *registry, const char *name, si
   return plugin;
 }
 
-static const uns_native *get_task(const uns_plugin *plugin, const char *name, text *error) {
+static const uns_native *get_task(const uns_plugin *plugin, const char *name, uns_text *error) {
   for (size_t i = 0; i < plugin->task_count; i++)
     if (strcmp(plugin->tasks[i].name, name) == 0) return &plugin->tasks[i];
-  text_add(error, "plugin '%s' (%s) has no task '%s'; it has ", plugin->name, plugin->path, name);
+  uns_text_add(error, "plugin '%s' (%s) has no task '%s'; it has ", plugin->name, plugin->path, name);
   for (size_t i = 0; i < plugin->task_count; i++)
-    text_add(error, "%s'%s'", i == 0 ? "" : ", ", plugin->tasks[i].name);
+    uns_text_add(error, "%s'%s'", i == 0 ? "" : ", ", plugin->tasks[i].name);
   return NULL;
 }
 
 /* Splits "plugin.task"; NULL with the reason in `error`. */
-static const char *split(const char *name, text *error) {
+static const char *split(const char *name, uns_text *error) {
   const char *dot = strchr(name, '.');
   if (dot != NULL && is_name(name, (size_t)(dot - name)) && is_name(dot + 1, strlen(dot + 1))) return dot;
-  text_add(error, "'%s' does not name a native task: that is written \"plugin.task\"", name);
+  uns_text_add(error, "'%s' does not name a native task: that is written \"plugin.task\"", name);
   return NULL;
 }
 
 const uns_native *uns_registry_find(uns_registry *registry, const char *name, char **error) {
-  text why = {0};
+  uns_text why = {0};
   const char *dot = split(name, &why);
   const uns_plugin *plugin = dot == NULL ? NULL : get_plugin(registry, name, (size_t)(dot - name), &why);
   const uns_native *native = plugin == NULL ? NULL : get_task(plugin, dot + 1, &why);
@@ -452,16 +424,16 @@ const uns_native *uns_registry_find(uns_registry *registry, const char *name, ch
 }
 
 const uns_plugin *uns_registry_plugin(uns_registry *registry, const char *name, char **error) {
-  text why = {0};
+  uns_text why = {0};
   const uns_plugin *plugin = NULL;
   if (is_name(name, strlen(name))) plugin = get_plugin(registry, name, strlen(name), &why);
-  else text_add(&why, "'%s' does not name a plugin: a name is letters, digits and _; a file has a / in its path", name);
+  else uns_text_add(&why, "'%s' does not name a plugin: a name is letters, digits and _; a file has a / in its path", name);
   if (plugin == NULL) *error = why.bytes;
   return plugin;
 }
 
 const uns_plugin *uns_registry_load(uns_registry *registry, const char *path, char **error) {
-  text why = {0};
+  uns_text why = {0};
   uv_mutex_lock(&registry->lock);
   const uns_plugin *plugin = load_file(registry, path, NULL, &why);
   uv_mutex_unlock(&registry->lock);
@@ -470,7 +442,7 @@ const uns_plugin *uns_registry_load(uns_registry *registry, const char *path, ch
 }
 
 const uns_native *uns_registry_resolve(uns_registry *registry, const char *path, const char *name, char **error) {
-  text why = {0};
+  uns_text why = {0};
   const uns_native *native = NULL;
   const char *dot = split(name, &why);
   if (dot != NULL) {
