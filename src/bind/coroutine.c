@@ -2,9 +2,6 @@
 
 #include "bind/stdlib.h"
 
-/* Registry key, by address: thread -> true, weak keys: its clean-up runs here, so it cannot yield. */
-static const char closing_key = 0;
-
 enum { FAILED = -1, WAITS = -2 };
 
 /*
@@ -27,42 +24,6 @@ static bool is_task(const uns_runtime *runtime, const lua_State *co) {
 
 static bool is_current_task(const uns_runtime *runtime, const lua_State *L) {
   return runtime->current != NULL && runtime->current->co == L;
-}
-
-/* Pushes the table of threads whose clean-up runs. */
-static void push_closing(lua_State *L) {
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &closing_key) == LUA_TTABLE) return;
-  lua_pop(L, 1);
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-  lua_pushvalue(L, -1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &closing_key);
-}
-
-/* The clean-up of the thread on top (popped) runs, which in stock Lua is behind a C function. */
-static bool is_closing(lua_State *L) {
-  luaL_checkstack(L, 3, NULL);
-  push_closing(L);
-  lua_insert(L, -2);
-  bool closing = lua_rawget(L, -2) != LUA_TNIL;
-  lua_pop(L, 2);
-  return closing;
-}
-
-/* Of the thread at `index`. May raise for memory when it sets the mark, not when it takes it away. */
-static void mark_closing(lua_State *L, uns_runtime *runtime, int index, bool closing) {
-  luaL_checkstack(L, 5, NULL);
-  push_closing(L);
-  lua_pushvalue(L, index);
-  if (closing) lua_pushboolean(L, 1);
-  else lua_pushnil(L);
-  lua_rawset(L, -3);
-  lua_pop(L, 1);
-  if (closing) runtime->closing_coroutines++;
-  else runtime->closing_coroutines--;
 }
 
 /* The coroutine at index 1. */
@@ -218,7 +179,7 @@ typedef enum { BY_CLOSE, BY_WRAP } closed_by;
 
 static int thread_index(closed_by by) { return by == BY_CLOSE ? 1 : lua_upvalueindex(2); }
 
-/* Slots of run_closers. */
+/* Slots of uns_run_closers. */
 enum { CLOSER_LIST = 1, CLOSER_ERROR, CLOSER_STATUS };
 
 /* Calls the __close metamethods of the list: an error of one is what the next ones get. Returns error and status. */
@@ -240,20 +201,19 @@ static int after_closer(lua_State *co, int status, lua_KContext done) {
   return 2;
 }
 
-static int run_closers(lua_State *co) { return after_closer(co, LUA_OK, 0); }
+int uns_run_closers(lua_State *co) { return after_closer(co, LUA_OK, 0); }
 
 /*
- * lua_resetthread, but what it would call is left to run_closers, which then lies with its arguments, ready to be
+ * lua_resetthread, but what it would call is left to uns_run_closers, which then lies with its arguments, ready to be
  * resumed, on the stack of `co`, and this returns true. Otherwise only the error is there, if `status` says so.
  */
-static bool reset(lua_State *L, uns_runtime *runtime, lua_State *co, closed_by by, int *status) {
+static bool reset(lua_State *L, lua_State *co, int *status) {
   int slots = find_closable(L, co);
   if (slots == 0) {
     *status = lua_resetthread(co);
     return false;
   }
   luaL_checkstack(L, 12, NULL);
-  mark_closing(L, runtime, thread_index(by), true);
   int metatables = lua_gettop(L), count = 0;
   lua_pushliteral(L, "__close");
   lua_createtable(L, slots, 0);
@@ -271,13 +231,11 @@ static bool reset(lua_State *L, uns_runtime *runtime, lua_State *co, closed_by b
   lua_settop(L, metatables + 2);
   if (count > 0) { /* a thread that was just reset has room enough */
     if (*status == LUA_OK) lua_pushnil(co);
-    lua_pushcfunction(co, run_closers);
+    lua_pushcfunction(co, uns_run_closers);
     lua_insert(co, 1);
     lua_xmove(L, co, 1);
     lua_insert(co, 2);
     lua_pushinteger(co, *status);
-  } else {
-    mark_closing(L, runtime, thread_index(by), false);
   }
   lua_settop(L, metatables - 1);
   return count > 0;
@@ -305,7 +263,7 @@ static int finish_close(lua_State *L, lua_State *co, int status, closed_by by) {
 
 static int after_close_wait(lua_State *L, int status, lua_KContext context);
 
-/* Runs run_closers on `co`, started with `count` arguments, or resumed with none. */
+/* Runs uns_run_closers on `co`, started with `count` arguments, or resumed with none. */
 static int go_on_close(lua_State *L, uns_runtime *runtime, lua_State *co, int count, closed_by by) {
   for (;;) {
     int results;
@@ -317,11 +275,11 @@ static int go_on_close(lua_State *L, uns_runtime *runtime, lua_State *co, int co
       else return uns_task_pass_on(runtime, L, by, after_close_wait);
       continue;
     }
-    mark_closing(L, runtime, thread_index(by), false);
+    runtime->barriers--;
     if (status == LUA_OK) {
       status = (int)lua_tointeger(co, -1);
       lua_pop(co, 1);
-    } else { /* run_closers itself broke: no memory */
+    } else { /* uns_run_closers itself broke: no memory */
       status = lua_resetthread(co);
     }
     return finish_close(L, co, status, by);
@@ -336,8 +294,9 @@ static int after_close_wait(lua_State *L, int status, lua_KContext context) {
 
 static int close_thread(lua_State *L, uns_runtime *runtime, lua_State *co, closed_by by) {
   int status;
-  if (reset(L, runtime, co, by, &status)) return go_on_close(L, runtime, co, CLOSER_STATUS, by);
-  return finish_close(L, co, status, by);
+  if (!reset(L, co, &status)) return finish_close(L, co, status, by);
+  runtime->barriers++;
+  return go_on_close(L, runtime, co, CLOSER_STATUS, by);
 }
 
 /* ---- the rest of the library ---- */
@@ -419,7 +378,7 @@ static int coroutine_yield(lua_State *L) {
     lua_pushliteral(L, "attempt to yield from outside a coroutine");
     return lua_error(L);
   }
-  if (runtime->closing_coroutines > 0 && (lua_pushthread(L), is_closing(L))) {
+  if (uns_stdlib_behind_barrier(L, runtime)) {
     lua_pushliteral(L, "attempt to yield across a C-call boundary");
     return lua_error(L);
   }
@@ -442,13 +401,7 @@ static int coroutine_running(lua_State *L) {
 static int coroutine_isyieldable(lua_State *L) {
   const uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = lua_isnone(L, 1) ? L : check_coroutine(L);
-  bool yieldable = lua_isyieldable(co) && !is_task(runtime, co);
-  if (yieldable && runtime->closing_coroutines > 0) {
-    if (co == L) lua_pushthread(L);
-    else lua_pushvalue(L, 1);
-    yieldable = !is_closing(L);
-  }
-  lua_pushboolean(L, yieldable);
+  lua_pushboolean(L, lua_isyieldable(co) && !is_task(runtime, co) && !uns_stdlib_behind_barrier(co, runtime));
   return 1;
 }
 

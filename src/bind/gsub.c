@@ -120,7 +120,7 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
 }
 
 /* gsub(subject, pattern, replacement [, most]) -> string, count */
-static int string_gsub(lua_State *L) {
+int uns_string_gsub(lua_State *L) {
   if (!lua_isfunction(L, 3) || !lua_isyieldable(L)) return uns_stdlib_stock(L);
   size_t length;
   luaL_checklstring(L, 1, &length);
@@ -133,6 +133,7 @@ static int string_gsub(lua_State *L) {
   lua_pushnil(L);
   lua_insert(L, SLOT_PLAIN);
   substitution *state = lua_newuserdatauv(L, sizeof *state, 0);
+  uns_stdlib_enter_barrier(L, uns_upvalue_runtime(L), lua_upvalueindex(4));
   lua_pushnil(L);
   state->at = 0;
   state->last = SIZE_MAX;
@@ -152,7 +153,8 @@ void uns_bind_gsub(lua_State *L, uns_runtime *runtime) {
   lua_getfield(L, -2, "gsub");
   lua_getfield(L, -3, "find");
   if (uns_stdlib_is_plain(L, -1) && uns_stdlib_is_plain(L, -2)) {
-    lua_pushcclosure(L, string_gsub, 3);
+    uns_stdlib_push_barrier_meta(L, runtime);
+    lua_pushcclosure(L, uns_string_gsub, 4);
     lua_setfield(L, -2, "gsub");
     lua_pop(L, 1);
   } else {

@@ -29,10 +29,9 @@ typedef struct {
   bool gone;
 } guard;
 
-/* __close and __gc of a guard: the module is no longer under way, however that ended. */
-static int guard_release(lua_State *L) {
-  guard *mine = lua_touserdata(L, 1);
-  if (mine->gone) return 0;
+/* The module is no longer under way, however that ended. */
+static void release(lua_State *L, guard *mine) {
+  if (mine->gone) return;
   mine->gone = true;
   if (lua_getiuservalue(L, 1, GUARD_TABLE) == LUA_TTABLE) {
     lua_getiuservalue(L, 1, GUARD_NAME);
@@ -43,11 +42,23 @@ static int guard_release(lua_State *L) {
     const uns_future *future = lua_touserdata(L, -1);
     if (!uns_list_empty(&future->waiters)) uns_future_resolve(mine->runtime, L, lua_gettop(L), 0);
   }
+}
+
+static int guard_close(lua_State *L) {
+  guard *mine = lua_touserdata(L, 1);
+  mine->runtime->barriers--;
+  release(L, mine);
   return 0;
 }
 
-/* Puts a new guard into SLOT_GUARD and into the table. */
-static void put_guard(lua_State *L, uns_runtime *runtime) {
+/* Its coroutine was collected in the middle. */
+static int guard_gc(lua_State *L) {
+  release(L, lua_touserdata(L, 1));
+  return 0;
+}
+
+/* Puts a new guard into SLOT_GUARD, and into the table, unless there is one already. */
+static void put_guard(lua_State *L, uns_runtime *runtime, bool first) {
   guard *mine = lua_newuserdatauv(L, sizeof *mine, GUARD_VALUES);
   mine->runtime = runtime;
   mine->owner = runtime->current;
@@ -57,6 +68,8 @@ static void put_guard(lua_State *L, uns_runtime *runtime) {
   luaL_setmetatable(L, GUARD_TYPE);
   lua_replace(L, SLOT_GUARD);
   lua_toclose(L, SLOT_GUARD);
+  runtime->barriers++;
+  if (!first) return;
   lua_pushvalue(L, SLOT_NAME);
   lua_pushvalue(L, SLOT_GUARD);
   lua_rawset(L, UNDER_WAY);
@@ -134,11 +147,12 @@ static int look(lua_State *L, int status, lua_KContext context) {
     lua_pushvalue(L, SLOT_NAME);
     if (lua_rawget(L, UNDER_WAY) != LUA_TUSERDATA) {
       lua_pop(L, 1);
-      put_guard(L, runtime);
+      put_guard(L, runtime, true);
       break;
     }
     if (((guard *)lua_touserdata(L, -1))->owner == runtime->current) {
       lua_pop(L, 1);
+      put_guard(L, runtime, false);
       break;
     }
     push_await(L, runtime);
@@ -150,7 +164,7 @@ static int look(lua_State *L, int status, lua_KContext context) {
 }
 
 /* require(name) -> module [, loader data] */
-static int require(lua_State *L) {
+int uns_require(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   lua_settop(L, SLOT_NAME);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
@@ -159,7 +173,7 @@ static int require(lua_State *L) {
   return look(L, LUA_OK, 0);
 }
 
-static const luaL_Reg guard_meta[] = {{"__close", guard_release}, {"__gc", guard_release}, {NULL, NULL}};
+static const luaL_Reg guard_meta[] = {{"__close", guard_close}, {"__gc", guard_gc}, {NULL, NULL}};
 
 /* Lua's own has the table `package` as its only upvalue, and takes the searchers from there. */
 void uns_bind_require(lua_State *L, uns_runtime *runtime) {
@@ -173,7 +187,7 @@ void uns_bind_require(lua_State *L, uns_runtime *runtime) {
     lua_pushlightuserdata(L, runtime);
     lua_insert(L, -2);
     lua_newtable(L);
-    lua_pushcclosure(L, require, 3);
+    lua_pushcclosure(L, uns_require, 3);
     lua_setfield(L, top, "require");
   }
   lua_settop(L, top - 1);

@@ -195,7 +195,7 @@ static bool acts_as_table(lua_State *L, int index) {
 }
 
 /* sort(list [, comparator]) */
-static int table_sort(lua_State *L) {
+int uns_table_sort(lua_State *L) {
   if (!lua_isfunction(L, 2) || !lua_isyieldable(L)) return uns_stdlib_stock(L);
   if (!lua_istable(L, 1) && !acts_as_table(L, 1)) return uns_stdlib_stock(L);
   lua_Integer length = luaL_len(L, 1);
@@ -205,6 +205,7 @@ static int table_sort(lua_State *L) {
   size_t ranges = 1;
   for (lua_Integer rest = length; rest > 1; rest /= 2) ranges++;
   sorting *state = lua_newuserdatauv(L, sizeof *state + ranges * sizeof(range), 0);
+  uns_stdlib_enter_barrier(L, uns_upvalue_runtime(L), lua_upvalueindex(3));
   state->now = (range){1, (unsigned)length, 0};
   state->later_count = 0;
   begin_range(L, state);
@@ -212,10 +213,15 @@ static int table_sort(lua_State *L) {
   return go_on(L, LUA_OK, (lua_KContext)state);
 }
 
-static const luaL_Reg functions[] = {{"sort", table_sort}, {NULL, NULL}};
-
 void uns_bind_sort(lua_State *L, uns_runtime *runtime) {
   if (!uns_stdlib_push_library(L, LUA_TABLIBNAME)) return;
-  uns_stdlib_replace(L, runtime, functions);
-  lua_pop(L, 1);
+  lua_pushlightuserdata(L, runtime);
+  if (lua_getfield(L, -2, "sort") == LUA_TFUNCTION && uns_stdlib_is_plain(L, -1)) {
+    uns_stdlib_push_barrier_meta(L, runtime);
+    lua_pushcclosure(L, uns_table_sort, 3);
+    lua_setfield(L, -2, "sort");
+    lua_pop(L, 1);
+  } else {
+    lua_pop(L, 3);
+  }
 }

@@ -46,6 +46,45 @@ bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L) {
   return L == runtime->running && lua_isyieldable(L);
 }
 
+/* ---- barriers ---- */
+
+static int leave_barrier(lua_State *L) {
+  uns_upvalue_runtime(L)->barriers--;
+  return 0;
+}
+
+void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime) {
+  lua_createtable(L, 0, 1);
+  lua_pushlightuserdata(L, runtime);
+  lua_pushcclosure(L, leave_barrier, 1);
+  lua_setfield(L, -2, "__close");
+}
+
+void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int meta) {
+  lua_pushvalue(L, meta);
+  lua_setmetatable(L, -2);
+  lua_toclose(L, -1);
+  runtime->barriers++;
+}
+
+static bool is_barrier(lua_CFunction function) {
+  return function == uns_table_sort || function == uns_string_gsub || function == uns_require ||
+         function == uns_run_closers;
+}
+
+bool uns_stdlib_behind_barrier(lua_State *L, const uns_runtime *runtime) {
+  if (runtime->barriers == 0) return false;
+  luaL_checkstack(L, 1, NULL);
+  lua_Debug frame;
+  for (int level = 1; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "f", &frame);
+    bool found = is_barrier(lua_tocfunction(L, -1));
+    lua_pop(L, 1);
+    if (found) return true;
+  }
+  return false;
+}
+
 /* ---- os: what belongs to the whole process ---- */
 
 /* exit([code [, close]]): ends the program, from a worker too */

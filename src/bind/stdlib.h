@@ -42,6 +42,25 @@ static inline int uns_stdlib_stock(lua_State *L) { return lua_tocfunction(L, lua
 /* True where a wait in `L` would suspend it, by yielding or, on the main thread, by turning the loop. */
 bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L);
 
+/*
+ * Barriers: functions of ours that let a wait through where stock Lua has a C boundary. To a coroutine.yield of the
+ * script it must still be one. How many such frames there are is counted, so that a yield pays for a look at its stack
+ * only while there are any.
+ *
+ * `meta` pushes, once per state, the metatable for the block of such a frame. `enter` makes the userdata on top that
+ * block: it gets the metatable at `meta` and is to be closed, so the frame counts until it is left, however that happens.
+ */
+void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime);
+void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int meta);
+/* True if a frame of L is such a barrier. */
+bool uns_stdlib_behind_barrier(lua_State *L, const uns_runtime *runtime);
+
+/* The barriers themselves. */
+int uns_table_sort(lua_State *L);
+int uns_string_gsub(lua_State *L);
+int uns_require(lua_State *L);
+int uns_run_closers(lua_State *co);
+
 void uns_bind_protect(lua_State *L, uns_runtime *runtime);
 void uns_bind_sort(lua_State *L, uns_runtime *runtime);
 void uns_bind_gsub(lua_State *L, uns_runtime *runtime);
