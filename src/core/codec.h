@@ -13,6 +13,7 @@
 
 #include <lua.h>
 
+#include "core/mailbox.h"
 #include "core/packet.h"
 
 /*
@@ -38,7 +39,7 @@ void uns_codec_open(lua_State *L);
  * Where lent strings come home to: from now on strings of UNS_LENT_MIN bytes and more are lent (core/lent.h), not copied.
  * A reference is taken. NULL: none are lent, as in a state that has no loop. The state's thread.
  */
-void uns_codec_set_mailbox(lua_State *L, struct uns_mailbox *mailbox);
+void uns_codec_set_mailbox(lua_State *L, uns_mailbox *mailbox);
 /* How many of this state's strings are lent at present: it must not be closed while there are any. */
 size_t uns_codec_lent(lua_State *L);
 

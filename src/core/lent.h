@@ -18,6 +18,7 @@ typedef struct uns_lent {
   uns_mail mail; /* the way home, used by the last reference; its deliver unpins and frees */
   uns_mailbox *owner; /* one reference */
   int pin; /* luaL_ref in the owner's registry */
+  struct uns_codec *codec; /* the owner's; its thread only */
 } uns_lent;
 
 #endif

@@ -39,6 +39,6 @@ uint8_t *uns_packet_grow(uns_packet *packet, size_t size_bytes);
 /* Adds a reference, taking over the caller's; its index, or -1 without memory (the caller keeps it). */
 int64_t uns_packet_add_ref(uns_packet *packet, uns_shared *owned);
 
-enum { UNS_OK = 0, UNS_ENOMEM = -1, UNS_ECORRUPT = -2, UNS_ECLOSED = -3, UNS_ESYSTEM = -4 };
+enum { UNS_OK = 0, UNS_ENOMEM = -1, UNS_ECORRUPT = -2, UNS_ECLOSED = -3, UNS_ESYSTEM = -4, UNS_EUNSENDABLE = -5 };
 
 #endif

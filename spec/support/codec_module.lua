@@ -1,0 +1,2 @@
+--- A module that specs of the codec have required elsewhere.
+return { answer = 42 }
