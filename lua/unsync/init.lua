@@ -23,7 +23,6 @@ local unsync = {
   Future = core.Future,
 }
 
-require("unsync.continue")
 for _, part in ipairs({ "wrap" }) do
   for name, fn in pairs(require("unsync." .. part)) do
     unsync[name] = fn

@@ -5,16 +5,12 @@
 #include <lualib.h>
 #include <string.h>
 
-#include "bind/bind.h"
 #include "bind/http.h"
 #include "bind/luv.h"
 #include "host/embedded.h"
 
-static int open_core(lua_State *L) { return uns_open_core(L, uns_runtime_of(L)); }
-
 /* The parts that are written in C. */
-static const luaL_Reg c_modules[] = {{"unsync.core", open_core},
-                                     {"unsync.core.http", uns_open_http},
+static const luaL_Reg c_modules[] = {{"unsync.core.http", uns_open_http},
                                      {"luv", uns_open_luv},
                                      {NULL, NULL}};
 

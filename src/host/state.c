@@ -32,6 +32,10 @@ static int open_rooms(lua_State *L) {
   uns_bind_coroutine(L, runtime);
   uns_bind_stdlib(L, runtime);
   uns_modules_open(L, runtime);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  uns_open_core(L, runtime); /* at once: futures may come in before anything asks for unsync */
+  lua_setfield(L, -2, "unsync.core");
+  lua_pop(L, 1);
   return 0;
 }
 

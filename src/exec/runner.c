@@ -1,0 +1,129 @@
+/*
+ * runner: one job, here and now, in this thread's state; native or Lua.
+ *
+ * Each call is a scope of its own: it has ended when its function has returned and all that it started has ended.
+ * Whose thread this is, and what comes next: pool.c, child.c.
+ */
+#include <lauxlib.h>
+#include <lualib.h>
+#include <string.h>
+
+#include "core/codec.h"
+#include "core/error.h"
+#include "exec/call.h"
+#include "exec/executors.h"
+#include "loop/task.h"
+
+/* Turns the loop until the future at `index` has settled and no task is left. */
+static void drive(uns_runtime *runtime, int index) {
+  uns_future *future = lua_touserdata(runtime->L, index);
+  while (!uns_future_settled(future) || runtime->live_count > 0) {
+    if (!uns_runtime_turn(runtime, true) && !uns_task_raise_deadlock(runtime)) break;
+  }
+}
+
+/* Sets the caller's package.path and cpath, where they are not what this state has already. */
+static void set_search_path(lua_State *L, const char *path) {
+  if (path == NULL) return;
+  const char *end = strchr(path, '\n');
+  if (end == NULL || lua_getglobal(L, LUA_LOADLIBNAME) != LUA_TTABLE) return;
+  lua_pushlstring(L, path, (size_t)(end - path));
+  lua_setfield(L, -2, "path");
+  lua_pushstring(L, end + 1);
+  lua_setfield(L, -2, "cpath");
+  lua_pop(L, 1);
+}
+
+static int require_all(lua_State *L);
+static int required(lua_State *L, int status, lua_KContext next) {
+  (void)status;
+  int count = lua_gettop(L);
+  if ((int)next > count) return 0;
+  lua_getglobal(L, "require");
+  lua_pushvalue(L, (int)next);
+  lua_callk(L, 1, 0, next + 1, required);
+  return required(L, LUA_OK, next + 1);
+}
+static int require_all(lua_State *L) { return required(L, LUA_OK, 1); }
+
+/* Loads the modules that the call refers to, as a task of its own, since their bodies may wait. */
+static bool load_modules(uns_runtime *runtime, uns_job *job) {
+  lua_State *L = runtime->L;
+  int top = lua_gettop(L);
+  int count = uns_codec_modules(L, &job->call);
+  if (count <= 0) return true;
+  lua_pushcfunction(L, require_all);
+  lua_insert(L, top + 1);
+  uns_task_start(runtime, L, count, "require");
+  drive(runtime, top + 1);
+  uns_future *future = lua_touserdata(L, top + 1);
+  bool fine = future->state == UNS_FUTURE_DONE;
+  if (!fine) {
+    uns_future_encode(runtime, L, top + 1, &job->result);
+    uns_future_observe(runtime, L, top + 1);
+    job->outcome = UNS_OUTCOME_FAILED;
+  }
+  lua_settop(L, top);
+  return fine;
+}
+
+/* The error object on top of L is the outcome: popped. */
+static void fail_with_top(lua_State *L, uns_job *job) {
+  static const uns_codec_names names = {"error", 1, false};
+  lua_pushnil(L);
+  if (uns_codec_encode(L, lua_gettop(L) - 1, 2, &names, &job->result) == UNS_OK) {
+    job->outcome = UNS_OUTCOME_FAILED;
+  } else {
+    uns_job_fail(job, "ENOMEM", "not enough memory to run %s", job->function->name);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+}
+
+static int run_lua(lua_State *L) {
+  uns_job *job = lua_touserdata(L, 1);
+  uns_runtime *runtime = uns_runtime_of(L);
+  set_search_path(L, job->search_path);
+  if (!load_modules(runtime, job)) return 0;
+  int top = lua_gettop(L);
+  int count = uns_codec_decode(L, &job->call);
+  if (count < 1) {
+    if (count == 0) uns_error_push(L, "EINVAL", "a call without a function");
+    fail_with_top(L, job);
+    return 0;
+  }
+  uns_packet_deinit(&job->call); /* lets go of lent strings before the work begins */
+  uns_task_start(runtime, L, count - 1, uns_runtime_intern(runtime, L, job->function->name));
+  lua_settop(L, top + 1);
+  drive(runtime, top + 1);
+  uns_future *future = lua_touserdata(L, top + 1);
+  if (!uns_future_settled(future)) {
+    uns_job_fail(job, "deadlock", "deadlock: %s waits for what can never happen", job->function->name);
+    return 0;
+  }
+  switch (uns_future_encode(runtime, L, top + 1, &job->result)) {
+    case UNS_FUTURE_DONE: job->outcome = UNS_OUTCOME_DONE; break;
+    case UNS_FUTURE_CANCELLED: job->outcome = UNS_OUTCOME_CANCELLED; break;
+    default: job->outcome = UNS_OUTCOME_FAILED;
+  }
+  uns_future_observe(runtime, L, top + 1);
+  return 0;
+}
+
+void uns_runner_run(uns_runtime *runtime, uns_job *job) {
+  job->started_ns = uns_clock_ns();
+  atomic_store_explicit(&job->state, UNS_JOB_STARTED, memory_order_release);
+  if (job->function->native != NULL) {
+    uns_call_native(runtime->executors, job);
+    return;
+  }
+  lua_State *L = runtime->L;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, run_lua);
+  lua_pushlightuserdata(L, job);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) { /* no memory, for all else is caught in the task */
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error in the runner";
+    uns_job_fail(job, "ENOMEM", "%s: %s", job->function->name, text);
+    lua_settop(L, 0);
+  }
+}
