@@ -606,11 +606,14 @@ static int read_objects(reader *r) {
       r->shared[i] = string_new((const char *)blob, (size_t)object.size_bytes, false);
       if (r->shared[i] == NULL) status = UNS_ENOMEM;
     } else {
-      uns_cell *cell = object.name[0] == 0 ? uns_cell_new()
-                                           : r->port->ops->import_cell(r->port->owner, object.name[0],
-                                                                       (object.flags & OBJECT_BY_TASK) != 0);
-      if (cell == NULL) status = UNS_ENOMEM;
-      else r->shared[i] = &cell->base;
+      uns_cell *cell = NULL;
+      if (object.name[0] == 0) {
+        cell = uns_cell_new();
+        if (cell == NULL) status = UNS_ENOMEM;
+      } else {
+        status = r->port->ops->import_cell(r->port->owner, object.name[0], (object.flags & OBJECT_BY_TASK) != 0, &cell);
+      }
+      if (cell != NULL) r->shared[i] = &cell->base;
     }
     if (status != UNS_OK) return status;
     if (object.flags & OBJECT_INLINE) blob += object.size_bytes;
@@ -754,4 +757,35 @@ int uns_message_end_job(uns_message *message, uns_job *job) {
   job->exit_code = words->exit_code;
   job->signal_number = words->signal_number;
   return UNS_OK;
+}
+
+static bool same_text(const char *a, const char *b) { return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0); }
+
+uns_function *uns_function_of_message(const uns_message *message, uns_function *last) {
+  const struct uns_message_words *words = &message->words;
+  const char *name = message->texts[UNS_TEXT_NAME] != NULL ? message->texts[UNS_TEXT_NAME] : "?";
+  const char *native = message->texts[UNS_TEXT_NATIVE], *plugin = message->texts[UNS_TEXT_PLUGIN];
+  if (last != NULL && strcmp(last->name, name) == 0 && same_text(last->native, native) &&
+      same_text(last->plugin, plugin) && last->kind == words->function_kind && last->fresh == (words->fresh != 0) &&
+      last->limit == words->limit && last->timeout_ns == words->timeout_ns &&
+      last->run_timeout_ns == words->run_timeout_ns && last->grace_ns == words->grace_ns) {
+    return uns_shared_ref(last);
+  }
+  uns_function *function = uns_function_new((uns_kind)words->function_kind, name, native);
+  if (function == NULL) return NULL;
+  function->fresh = words->fresh != 0;
+  function->limit = words->limit;
+  function->timeout_ns = words->timeout_ns;
+  function->run_timeout_ns = words->run_timeout_ns;
+  function->grace_ns = words->grace_ns;
+  if (plugin != NULL) {
+    size_t size = strlen(plugin) + 1;
+    function->plugin = uns_malloc(size);
+    if (function->plugin == NULL) {
+      uns_shared_unref(function);
+      return NULL;
+    }
+    memcpy(function->plugin, plugin, size);
+  }
+  return function;
 }

@@ -26,6 +26,7 @@ typedef enum {
   UNS_FRAME_HELLO,    /* child: I am up; texts: its build */
   UNS_FRAME_SETUP,    /* host: the first frame; texts: the script's directory */
   UNS_FRAME_CANCEL,   /* child: the nested call `id` shall stop */
+  UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
   UNS_FRAME_KINDS
 } uns_frame_kind;
 
@@ -43,7 +44,11 @@ typedef struct uns_message {
     uint64_t request, count;
     uint32_t limit;
     uint8_t function_kind; /* uns_kind */
-    uint8_t fresh, first, home; /* home: whoever waits is the script's loop, else the supervisor */
+    uint8_t fresh;
+    uint8_t first;   /* ANSWER */
+    uint8_t by_task; /* SETTLE: by the end of a task, not by hand */
+    uint8_t home;    /* CALL: the script's loop waits, else the supervisor */
+    uint8_t unused[3];
     uint32_t state;        /* cells: uns_cell_state. RESULT: uns_outcome */
     int32_t exit_code, signal_number;
     char error_code[24];
@@ -61,8 +66,8 @@ typedef struct uns_port_ops {
   int (*export_cell)(void *owner, uns_cell *cell, uint64_t *id, bool *tell);
   /* The frame is not sent after all. */
   void (*unexport_cell)(void *owner, uint64_t id, bool told);
-  /* The object for a number that arrived, with a reference for the caller; NULL without memory. */
-  uns_cell *(*import_cell)(void *owner, uint64_t id, bool by_task);
+  /* The object for a number that arrived, with a reference for the caller. UNS_OK, or a negative code. */
+  int (*import_cell)(void *owner, uint64_t id, bool by_task, uns_cell **cell);
   /* An outcome that arrived with it; taken over. */
   void (*import_outcome)(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome);
 } uns_port_ops;
@@ -144,6 +149,10 @@ void uns_message_of_call(uns_message *message, const uns_job *job);
 void uns_message_of_result(uns_message *message, const uns_job *job);
 /* Fills in what the other side said of the end of `job`; the packet moves. UNS_OK, or UNS_ECORRUPT: it makes no sense. */
 int uns_message_end_job(uns_message *message, uns_job *job);
+
+/* The function that a CALL is of: `last` (may be NULL), if it is that, else a new one. A reference for the caller; NULL
+   without memory. */
+uns_function *uns_function_of_message(const uns_message *message, uns_function *last);
 
 /* What both sides must agree on, as a string: versions and layouts. Static. */
 const char *uns_frame_build_id(void);

@@ -1,0 +1,356 @@
+#include "exec/child.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "exec/frame.h"
+#include "exec/parent.h"
+#include "exec/process.h"
+#include "exec/registry.h"
+#include "exec/ring.h"
+
+static const uint64_t SPIN_NS = 30000; /* about the price of a sleep and a wake-up */
+enum {
+  UNREAD_MS = 2, /* an end that the script's loop has not read by then is read by the supervisor: the script is busy */
+  EXIT_BROKEN = 70
+};
+
+typedef struct worker {
+  uns_executors *executors;
+  uns_runtime *runtime;
+  uns_parent *parent;
+  uns_wire wire;
+  uns_port in, out;
+  uns_function *function; /* of the last call; one reference */
+  bool spin;
+} worker;
+
+/* ---- sleeping ---- */
+
+static void write_eventfd(int fd) {
+  uint64_t one = 1;
+  while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+}
+
+/* Waits for the eventfd of our runtime's mailbox, which the host writes too. False: the time is over. */
+static bool sleep_until_woken(worker *w, int timeout_ms) {
+  struct pollfd wake = {.fd = w->runtime->mailbox->fd, .events = POLLIN};
+  int count;
+  do count = poll(&wake, 1, timeout_ms);
+  while (count < 0 && errno == EINTR);
+  uint64_t wakes;
+  if (count > 0) while (read(wake.fd, &wakes, sizeof wakes) < 0 && errno == EINTR) continue;
+  return count != 0;
+}
+
+static bool closing(const worker *w) { return atomic_load(&w->wire.board->closing) != 0; }
+
+/* Has the host read all that we wrote? */
+static bool all_read(const worker *w) {
+  return atomic_load_explicit(&w->wire.board->to_host.head, memory_order_relaxed) == w->wire.to_host.position;
+}
+
+static bool spin_for_news(worker *w, uint64_t seen) {
+  if (!w->spin) return false;
+  const _Atomic uint64_t *tail = &w->wire.board->to_child.tail;
+  uint64_t end = uns_clock_ns() + SPIN_NS;
+  do {
+    for (int i = 0; i < 64; i++) {
+      if (atomic_load_explicit(tail, memory_order_acquire) != seen) return true;
+#if defined(__x86_64__) || defined(__i386__)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (uns_clock_ns() < end);
+  return false;
+}
+
+/* Waits until the host has written past `seen`. False: it wants us to end. */
+static bool wait_for_news(worker *w, uint64_t seen) {
+  uns_board *board = w->wire.board;
+  bool told = all_read(w);
+  if (spin_for_news(w, seen)) return true;
+  while (atomic_load(&board->to_child.tail) == seen) {
+    if (closing(w)) return false;
+    atomic_store(&board->child_asleep, 1);
+    if (atomic_load(&board->to_child.tail) == seen && !closing(w)) {
+      bool woken = sleep_until_woken(w, told ? -1 : UNREAD_MS);
+      if (!woken && !told) {
+        if (!all_read(w)) uns_parent_wake_supervisor(w->parent);
+        told = true;
+      }
+    }
+    atomic_store(&board->child_asleep, 0);
+  }
+  return true;
+}
+
+/* ---- the ends of calls ---- */
+
+static void notify(worker *w, bool home) {
+  if (!home) uns_parent_wake_supervisor(w->parent);
+  else if (atomic_load(&w->wire.board->host_asleep) && atomic_exchange(&w->wire.board->host_asleep, 0)) {
+    write_eventfd(UNS_FD_LOOP);
+  }
+}
+
+/* Writes a frame, piece by piece where it is larger than what is free. */
+static void write_frame(worker *w, const uns_frame *frame, bool home) {
+  uns_ring *ring = &w->wire.to_host;
+  for (size_t done = 0; done < frame->size_bytes;) {
+    int64_t room = uns_ring_room(ring);
+    if (room == UNS_RING_BAD) exit(EXIT_BROKEN);
+    if (room == 0) {
+      if (!uns_ring_ask_for_room(ring, room)) continue;
+      uns_parent_wake_supervisor(w->parent); /* it reads, whatever the script is doing */
+      sleep_until_woken(w, -1);
+      continue;
+    }
+    size_t left = frame->size_bytes - done, now = left < (uint64_t)room ? left : (size_t)room;
+    uns_frame_copy(frame, done, uns_ring_place(ring), now);
+    uns_ring_publish(ring, now);
+    done += now;
+    notify(w, home);
+  }
+}
+
+static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
+  uns_frame frame;
+  for (;;) {
+    uns_message message;
+    uns_message_of_result(&message, job);
+    message.words.slot = slot;
+    int status = uns_frame_build(&frame, &w->out, &message, &job->result);
+    if (status == UNS_OK) break;
+    if (job->outcome == UNS_OUTCOME_ERROR) exit(EXIT_BROKEN); /* not even that: the host will say that we are gone */
+    if (status == UNS_ENOMEM) {
+      uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
+    } else {
+      uns_job_fail(job, "unsendable", "%s: its result holds something that cannot leave the process",
+                   job->function->name);
+    }
+  }
+  fflush(stdout);
+  fflush(stderr);
+  write_frame(w, &frame, home);
+  uns_frame_done(&frame);
+}
+
+/* ---- calls ---- */
+
+/* The native task itself, where the host knew the very file it is from. */
+static bool find_task(worker *w, uns_job *job) {
+  uns_function *function = job->function;
+  if (function->plugin == NULL || function->task != NULL) return true;
+  uns_registry *registry = uns_registry_of(w->executors);
+  char *text = NULL;
+  if (registry != NULL) function->task = uns_registry_resolve(registry, function->plugin, function->native, &text);
+  if (function->task != NULL) return true;
+  uns_job_fail(job, "ENOENT", "%s", text != NULL ? text : "not enough memory");
+  uns_free(text);
+  return false;
+}
+
+static uns_runtime *open_state(worker *w) {
+  uns_runtime *runtime = w->executors->new_state(w->executors);
+  if (runtime == NULL) return NULL;
+  runtime->owner = w->parent;
+  runtime->lend = uns_parent_lend;
+  return runtime;
+}
+
+static void run(worker *w, uns_job *job) {
+  if (!find_task(w, job)) return;
+  if (!job->function->fresh || job->function->native != NULL) {
+    uns_runner_run(w->runtime, job);
+    return;
+  }
+  uns_runtime *fresh = open_state(w);
+  if (fresh == NULL) {
+    int number = errno;
+    uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make a Lua state for %s: %s",
+                 job->function->name, strerror(number));
+    return;
+  }
+  uns_runner_run(fresh, job);
+  w->executors->free_state(fresh);
+}
+
+static char *copy_text(const char *text) {
+  size_t size = strlen(text) + 1;
+  char *copy = uns_malloc(size);
+  if (copy != NULL) memcpy(copy, text, size);
+  return copy;
+}
+
+/* The call that a message describes; NULL without memory. */
+static uns_job *make_job(worker *w, uns_message *message) {
+  uns_function *function = uns_function_of_message(message, w->function);
+  if (function == NULL) return NULL;
+  uns_shared_unref(w->function);
+  w->function = function;
+  uns_job *job = uns_job_new(w->runtime->mailbox, function);
+  if (job == NULL) return NULL;
+  job->id = message->words.id;
+  job->submitted_ns = message->words.submitted_ns;
+  job->deadline_ns = message->words.deadline_ns;
+  if (message->texts[UNS_TEXT_PATH] != NULL) {
+    job->search_path = copy_text(message->texts[UNS_TEXT_PATH]);
+    if (job->search_path == NULL) {
+      uns_job_free(job);
+      return NULL;
+    }
+  }
+  uns_packet_move(&job->call, &message->packet);
+  return job;
+}
+
+/* The host may have taken it back meanwhile, to give it to another. */
+static bool claim(worker *w, const struct uns_message_words *words) {
+  uint64_t given = words->sequence * 4 + UNS_CLAIM_GIVEN;
+  return atomic_compare_exchange_strong(&w->wire.board->claims[words->slot], &given,
+                                        words->sequence * 4 + UNS_CLAIM_STARTED);
+}
+
+/* One whole frame. */
+static void handle_frame(worker *w, const uint8_t *bytes, size_t size_bytes) {
+  uns_message message;
+  int status = uns_frame_read(&w->in, bytes, size_bytes, &message);
+  if (status != UNS_OK || message.words.kind != UNS_FRAME_CALL || message.words.slot >= UNS_CLAIMS) {
+    fprintf(stderr, "unsync: worker: cannot read a call: %s\n",
+            status == UNS_ENOMEM ? "not enough memory" : "it makes no sense");
+    exit(EXIT_BROKEN);
+  }
+  struct uns_message_words words = message.words;
+  uns_job *job = make_job(w, &message);
+  uns_message_deinit(&message);
+  if (job == NULL) {
+    fprintf(stderr, "unsync: worker: not enough memory for a call\n");
+    exit(EXIT_BROKEN);
+  }
+  if (claim(w, &words)) {
+    run(w, job);
+    if (job->ended_ns == 0) job->ended_ns = uns_clock_ns();
+    write_end(w, job, words.slot, words.home != 0);
+  }
+  uns_job_free(job);
+  /* Strings that were lent to the result want to be let go. */
+  if (uns_mailbox_has_mail(w->runtime->mailbox)) uns_runtime_turn(w->runtime, false);
+}
+
+static void consume(worker *w, size_t size_bytes) {
+  if (uns_ring_consume(&w->wire.to_child, size_bytes)) uns_parent_wake_supervisor(w->parent);
+}
+
+/* A frame that does not fit into the ring is put together beside it. False: to end. */
+static bool take_large(worker *w, uint64_t size_bytes) {
+  uns_ring *ring = &w->wire.to_child;
+  uint8_t *large = uns_malloc((size_t)size_bytes);
+  if (large == NULL) {
+    fprintf(stderr, "unsync: worker: not enough memory for a call of %llu bytes\n", (unsigned long long)size_bytes);
+    exit(EXIT_BROKEN);
+  }
+  bool go_on = true;
+  for (uint64_t have = 0; have < size_bytes && go_on;) {
+    const uint8_t *bytes;
+    int64_t there = uns_ring_peek(ring, &bytes);
+    if (there <= 0) {
+      go_on = there == 0 && wait_for_news(w, ring->position);
+      continue;
+    }
+    size_t now = (uint64_t)there < size_bytes - have ? (size_t)there : (size_t)(size_bytes - have);
+    memcpy(large + have, bytes, now);
+    have += now;
+    consume(w, now);
+  }
+  if (go_on) handle_frame(w, large, (size_t)size_bytes);
+  uns_free(large);
+  return go_on;
+}
+
+static void serve(worker *w) {
+  uns_ring *ring = &w->wire.to_child;
+  for (;;) {
+    const uint8_t *bytes;
+    int64_t there = uns_ring_peek(ring, &bytes);
+    if (there == UNS_RING_BAD) exit(EXIT_BROKEN);
+    uint64_t size_bytes = there >= UNS_FRAME_HEAD ? uns_frame_size(bytes) : UNS_FRAME_HEAD;
+    if (size_bytes == 0) exit(EXIT_BROKEN);
+    if (size_bytes > UNS_RING_BYTES) {
+      if (!take_large(w, size_bytes)) return;
+    } else if (size_bytes > (uint64_t)there || there < UNS_FRAME_HEAD) {
+      if (!wait_for_news(w, ring->position + (uint64_t)there)) return;
+    } else {
+      handle_frame(w, bytes, (size_t)size_bytes);
+      consume(w, (size_t)size_bytes);
+    }
+  }
+}
+
+/* ---- beginning and end ---- */
+
+static int give_up(const char *what) {
+  fprintf(stderr, "unsync: worker: cannot start: %s: %s\n", what, strerror(errno));
+  return EXIT_BROKEN;
+}
+
+static int begin(worker *w) {
+  if (uns_wire_map(&w->wire, UNS_FD_MEMORY) != 0) return give_up("the shared memory");
+  close(UNS_FD_MEMORY);
+  w->parent = uns_parent_new(UNS_FD_CONTROL, w->wire.board, UNS_FD_SUPERVISOR);
+  if (w->parent == NULL) return give_up("the control socket");
+  if (uns_parent_set_up(w->parent, w->executors) != 0) return EXIT_BROKEN; /* the host is gone */
+  uns_port_init(&w->in, &uns_parent_ops, w->parent);
+  uns_port_init(&w->out, &uns_parent_ops, w->parent);
+  w->executors->processes = uns_process_pool_of_parent(w->parent);
+  if (w->executors->processes == NULL) return give_up("memory");
+  w->runtime = open_state(w);
+  if (w->runtime == NULL) return give_up("a Lua state");
+  w->executors->main_runtime = w->runtime;
+  w->spin = w->executors->cores > 1;
+  if (uns_parent_greet(w->parent, w->runtime) != 0) return give_up("the thread that listens to the host");
+  return 0;
+}
+
+/* The host wants us to end, and no call runs: closes all in order, so that finalizers run and files are written. */
+static int end(worker *w, void (*free_state)(uns_runtime *runtime)) {
+  uns_parent_closing(w->parent);
+  if (!uns_executors_free(w->executors)) { /* a thread is stuck in foreign code: nothing it may touch is taken away */
+    fflush(NULL);
+    _exit(0);
+  }
+  free_state(w->runtime);
+  uns_port_deinit(&w->in);
+  uns_port_deinit(&w->out);
+  uns_shared_unref(w->function);
+  uns_parent_free(w->parent); /* last, for what was closed may still have given something back */
+  uns_wire_unmap(&w->wire);
+  return 0;
+}
+
+int uns_child_main(int argc, char **argv, uns_runtime *(*new_state)(uns_executors *executors),
+                   void (*free_state)(uns_runtime *runtime)) {
+  if (argc < 4 || getpgrp() != getpid()) {
+    fprintf(stderr, "unsync: %s is how unsync starts its own worker processes\n", UNS_CHILD_OPTION);
+    return 1;
+  }
+  if (strcmp(argv[3], uns_frame_build_id()) != 0) {
+    fprintf(stderr, "unsync: worker: this is %s, but its host is %s\n", uns_frame_build_id(), argv[3]);
+    return UNS_EXIT_OTHER_BUILD;
+  }
+  if (!uns_spawned((pid_t)strtol(argv[2], NULL, 10))) return 1;
+  worker w = {.executors = uns_executors_new()};
+  if (w.executors == NULL) return give_up("memory");
+  w.executors->new_state = new_state;
+  w.executors->free_state = free_state;
+  w.executors->is_child = true;
+  w.executors->program = copy_text(argv[0]); /* plugins lie beside it */
+  int code = begin(&w);
+  if (code != 0) return code;
+  serve(&w);
+  return end(&w, free_state);
+}

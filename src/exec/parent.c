@@ -1,0 +1,629 @@
+#include "exec/parent.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "exec/spawn.h"
+#include "loop/task.h"
+
+/* Numbers of cells that were made here; the host's own have the bit clear. */
+static const uint64_t made_here = (uint64_t)1 << 63;
+
+/* Whole numbers other than 0 to pointers; open addressing. */
+typedef struct table {
+  struct table_entry {
+    uint64_t id; /* 0: free */
+    void *value;
+  } *entries;
+  uint32_t size, count;
+} table;
+
+/* A cell of the host that is known here. */
+typedef struct proxy {
+  uint64_t id;
+  uns_cell *cell;  /* the stand-in; not counted: it tells us when it goes. NULL: only `early` */
+  uns_cell *early; /* one reference: it settled before a reference to it had arrived */
+  uint64_t held;   /* references that came and are not given back */
+  uint64_t sent;   /* how often its number went to the host */
+} proxy;
+
+/* A question whose asker waits. */
+typedef struct request {
+  uns_link link;
+  uint64_t id;
+  bool answered, first;
+} request;
+
+struct uns_parent {
+  int socket;
+  int supervisor_fd; /* borrowed */
+  uns_board *board;  /* borrowed */
+  uns_mailbox *main; /* one reference; NULL before the greeting */
+  uns_port in;       /* the thread's */
+  pthread_t thread;
+  bool has_thread;
+  atomic_bool closing;
+  uns_cell_remote remote;
+
+  uv_mutex_t write_lock;
+  uns_port out;
+  bool deaf; /* the host takes no more */
+
+  uv_mutex_t lock;
+  uv_cond_t answered;
+  table proxies, calls; /* proxy *; uns_job * by its id */
+  uns_link requests;
+  uint64_t last_made, last_request;
+};
+
+/* ---- tables ---- */
+
+static uint32_t table_start(const table *t, uint64_t id) {
+  return (uint32_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (t->size - 1);
+}
+
+static struct table_entry *table_find(const table *t, uint64_t id) {
+  uint32_t i = table_start(t, id);
+  while (t->entries[i].id != 0 && t->entries[i].id != id) i = (i + 1) & (t->size - 1);
+  return &t->entries[i];
+}
+
+static void *table_get(const table *t, uint64_t id) { return t->size == 0 ? NULL : table_find(t, id)->value; }
+
+/* `id` is not in it. */
+static bool table_put(table *t, uint64_t id, void *value) {
+  if (t->count * 2 >= t->size) {
+    table larger = {.size = t->size == 0 ? 16 : t->size * 2, .count = t->count};
+    larger.entries = uns_calloc(larger.size, sizeof *larger.entries);
+    if (larger.entries == NULL) return false;
+    for (uint32_t i = 0; i < t->size; i++) {
+      if (t->entries[i].id != 0) *table_find(&larger, t->entries[i].id) = t->entries[i];
+    }
+    uns_free(t->entries);
+    *t = larger;
+  }
+  *table_find(t, id) = (struct table_entry){id, value};
+  t->count++;
+  return true;
+}
+
+static void *table_take(table *t, uint64_t id) {
+  if (t->size == 0) return NULL;
+  struct table_entry *hole = table_find(t, id);
+  void *value = hole->value;
+  if (hole->id == 0) return NULL;
+  t->count--;
+  *hole = (struct table_entry){0, NULL};
+  /* Those behind the hole that would not be found past it move up. */
+  uint32_t mask = t->size - 1, free_at = (uint32_t)(hole - t->entries);
+  for (uint32_t i = (free_at + 1) & mask; t->entries[i].id != 0; i = (i + 1) & mask) {
+    uint32_t start = table_start(t, t->entries[i].id);
+    if (((i - start) & mask) < ((i - free_at) & mask)) continue;
+    t->entries[free_at] = t->entries[i];
+    t->entries[i] = (struct table_entry){0, NULL};
+    free_at = i;
+  }
+  return value;
+}
+
+/* ---- sending ---- */
+
+/* The write_lock held. False: the host takes no more. */
+static bool send_pieces(uns_parent *parent, const uns_frame *frame) {
+  for (uint32_t i = 0; i < frame->piece_count && !parent->deaf; i++) {
+    const uns_frame_piece *piece = &frame->pieces[i];
+    for (size_t done = 0; done < piece->size_bytes;) {
+      ssize_t sent = send(parent->socket, piece->bytes + done, piece->size_bytes - done, MSG_NOSIGNAL);
+      if (sent < 0 && errno == EINTR) continue;
+      if (sent < 0) {
+        parent->deaf = true;
+        break;
+      }
+      done += (size_t)sent;
+    }
+  }
+  return !parent->deaf;
+}
+
+static int send_message(uns_parent *parent, const uns_message *message, const uns_packet *packet) {
+  uns_frame frame;
+  uv_mutex_lock(&parent->write_lock);
+  int status = parent->deaf ? UNS_ECLOSED : uns_frame_build(&frame, &parent->out, message, packet);
+  if (status == UNS_OK) {
+    if (!send_pieces(parent, &frame)) status = UNS_ECLOSED;
+    uns_frame_done(&frame);
+  }
+  uv_mutex_unlock(&parent->write_lock);
+  return status;
+}
+
+void uns_parent_wake_supervisor(const uns_parent *parent) {
+  uint64_t one = 1;
+  int saved = errno;
+  while (write(parent->supervisor_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
+  errno = saved;
+}
+
+/* ---- cells ---- */
+
+/* A new stand-in for `id`, pending. */
+static uns_cell *stand_in(uns_parent *parent, uint64_t id, bool by_task) {
+  uns_cell *cell = uns_cell_new();
+  if (cell == NULL) return NULL;
+  cell->by_task = by_task;
+  uns_cell_bind(cell, &parent->remote, id);
+  return cell;
+}
+
+/* The lock held. */
+static proxy *add_proxy(uns_parent *parent, uint64_t id) {
+  proxy *added = uns_calloc(1, sizeof *added);
+  if (added == NULL) return NULL;
+  added->id = id;
+  if (table_put(&parent->proxies, id, added)) return added;
+  uns_free(added);
+  return NULL;
+}
+
+/* The number of a stand-in; 0: it is a cell of this process alone. */
+static uint64_t number_of(const uns_parent *parent, uns_cell *cell) {
+  uv_mutex_lock(&cell->lock);
+  uint64_t id = cell->remote == &parent->remote ? cell->remote_id : 0;
+  uv_mutex_unlock(&cell->lock);
+  return id;
+}
+
+static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
+  uns_parent *parent = owner;
+  *tell = false;
+  uv_mutex_lock(&parent->lock);
+  *id = number_of(parent, cell);
+  if (*id != 0) {
+    proxy *known = table_get(&parent->proxies, *id);
+    known->sent++;
+    uv_mutex_unlock(&parent->lock);
+    return UNS_OK;
+  }
+  int status = UNS_OK;
+  if (uns_cell_peek(cell) == UNS_CELL_PENDING) {
+    /* From now on the host's is the real one, and settling goes there. */
+    proxy *made = add_proxy(parent, made_here | (parent->last_made + 1));
+    if (made == NULL) {
+      status = UNS_ENOMEM;
+    } else if (uns_cell_bind(cell, &parent->remote, made->id)) {
+      parent->last_made++;
+      made->cell = cell;
+      made->held = made->sent = 1;
+      *id = made->id;
+    } else { /* settled in this moment */
+      table_take(&parent->proxies, made->id);
+      uns_free(made);
+    }
+  }
+  uv_mutex_unlock(&parent->lock);
+  *tell = status == UNS_OK && *id == 0;
+  return status;
+}
+
+static void unexport_cell(void *owner, uint64_t id, bool told) {
+  uns_parent *parent = owner;
+  (void)told;
+  if (id == 0) return;
+  uv_mutex_lock(&parent->lock);
+  proxy *known = table_get(&parent->proxies, id);
+  known->sent--;
+  uv_mutex_unlock(&parent->lock);
+}
+
+static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) {
+  uns_parent *parent = owner;
+  uv_mutex_lock(&parent->lock);
+  proxy *known = table_get(&parent->proxies, id);
+  if (known == NULL) known = add_proxy(parent, id);
+  if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) {
+    *cell = known->cell;
+  } else if (known != NULL && known->early != NULL) {
+    *cell = known->cell = known->early;
+    known->early = NULL;
+  } else if (known != NULL) { /* the last stand-in, if there was one, is going; it will find itself replaced */
+    uns_cell *fresh = stand_in(parent, id, by_task);
+    if (fresh != NULL) *cell = known->cell = fresh;
+    else known = NULL;
+  }
+  if (known != NULL) known->held++;
+  uv_mutex_unlock(&parent->lock);
+  return known != NULL ? UNS_OK : UNS_ENOMEM;
+}
+
+static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome) {
+  (void)owner;
+  (void)id;
+  uns_cell_settle_here(cell, state, outcome);
+}
+
+const uns_port_ops uns_parent_ops = {export_cell, unexport_cell, import_cell, import_outcome};
+
+/* The last reference to a stand-in is gone: the host may let go, too. */
+static void drop(uns_cell_remote *remote, uns_cell *cell) {
+  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
+  uns_message message = {.words = {.kind = UNS_FRAME_UNREF, .id = cell->remote_id}};
+  uv_mutex_lock(&parent->lock);
+  proxy *known = table_get(&parent->proxies, cell->remote_id);
+  bool ours = known != NULL && (known->cell == cell || known->cell == NULL);
+  if (ours) {
+    message.words.count = known->held;
+    message.words.request = known->sent;
+    known->held = known->sent = 0;
+    known->cell = NULL;
+    if (known->early == NULL) uns_free(table_take(&parent->proxies, known->id));
+  }
+  uv_mutex_unlock(&parent->lock);
+  if (ours) send_message(parent, &message, NULL);
+}
+
+/* Asks the host, and waits for what it says: it knows who was first. */
+static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
+  request asked = {.answered = false};
+  uv_mutex_lock(&parent->lock);
+  asked.id = message->words.request = ++parent->last_request;
+  uns_list_push_back(&parent->requests, &asked.link);
+  uv_mutex_unlock(&parent->lock);
+  int status = send_message(parent, message, outcome);
+  if (status == UNS_ENOMEM || status == UNS_ECORRUPT) {
+    message->words.state = UNS_CELL_FAILED;
+    status = send_message(parent, message, NULL);
+  }
+  uv_mutex_lock(&parent->lock);
+  while (status == UNS_OK && !asked.answered) uv_cond_wait(&parent->answered, &parent->lock);
+  uns_list_remove(&asked.link);
+  uv_mutex_unlock(&parent->lock);
+  return asked.first;
+}
+
+static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
+  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
+  uns_message message = {.words = {.kind = UNS_FRAME_SETTLE, .id = cell->remote_id, .state = state,
+                                   .by_task = cell->by_task}};
+  if (ask_to_settle(parent, &message, outcome)) return uns_cell_settle_here(cell, state, outcome);
+  uns_packet_deinit(outcome);
+  return false;
+}
+
+/* The host says how a cell has ended. */
+static int on_settled(uns_parent *parent, uns_message *message) {
+  uint64_t id = message->words.id;
+  uns_cell_state state = (uns_cell_state)message->words.state;
+  uns_cell *cell = NULL, *early = NULL;
+  if (uns_frame_own(&message->packet) != UNS_OK) return UNS_ENOMEM;
+  uv_mutex_lock(&parent->lock);
+  proxy *known = table_get(&parent->proxies, id);
+  if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) {
+    cell = known->cell;
+  } else if (known == NULL || known->early == NULL) {
+    early = stand_in(parent, id, false);
+    if (early != NULL && known == NULL) known = add_proxy(parent, id);
+    if (early != NULL && known != NULL) { /* settled before anybody can see it */
+      uns_cell_settle_here(early, state, &message->packet);
+      known->early = early;
+      known->cell = NULL;
+      early = NULL;
+    } else {
+      known = NULL;
+    }
+  }
+  uv_mutex_unlock(&parent->lock);
+  if (cell != NULL) uns_cell_settle_here(cell, state, &message->packet);
+  uns_shared_unref(cell);
+  uns_shared_unref(early);
+  return known != NULL ? UNS_OK : UNS_ENOMEM;
+}
+
+static void on_forget(uns_parent *parent, uint64_t id) {
+  uns_cell *early = NULL;
+  uv_mutex_lock(&parent->lock);
+  proxy *known = table_get(&parent->proxies, id);
+  if (known != NULL && known->cell == NULL) {
+    early = known->early;
+    uns_free(table_take(&parent->proxies, id));
+  }
+  uv_mutex_unlock(&parent->lock);
+  uns_shared_unref(early);
+}
+
+static void on_answer(uns_parent *parent, const struct uns_message_words *words) {
+  uv_mutex_lock(&parent->lock);
+  for (uns_link *link = parent->requests.next; link != &parent->requests; link = link->next) {
+    request *asked = uns_container_of(link, request, link);
+    if (asked->id != words->id) continue;
+    asked->answered = true;
+    asked->first = words->first != 0;
+    uv_cond_broadcast(&parent->answered);
+    break;
+  }
+  uv_mutex_unlock(&parent->lock);
+}
+
+/* ---- calls ---- */
+
+static void fail_call(uns_parent *parent, uns_job *job, int status) {
+  uv_mutex_lock(&parent->lock);
+  bool still = table_take(&parent->calls, job->id) != NULL;
+  uv_mutex_unlock(&parent->lock);
+  if (!still) return;
+  const char *name = job->function->name;
+  if (status == UNS_ECLOSED) uns_job_fail(job, "closed", "closed: the program is ending");
+  else if (status == UNS_ENOMEM) uns_job_fail(job, "ENOMEM", "not enough memory to hand %s to the host", name);
+  else uns_job_fail(job, "unsendable", "%s: its arguments hold something that cannot leave the process", name);
+  uns_job_post(job);
+}
+
+void uns_parent_submit(uns_parent *parent, uns_job *job) {
+  uns_message message;
+  uns_message_of_call(&message, job);
+  uv_mutex_lock(&parent->lock);
+  bool kept = table_put(&parent->calls, job->id, job);
+  uv_mutex_unlock(&parent->lock);
+  if (!kept) {
+    uns_job_fail(job, "ENOMEM", "not enough memory to hand %s to the host", job->function->name);
+    uns_job_post(job);
+    return;
+  }
+  /* The call's packet is the job's, which may be gone as soon as the host has the frame: it goes with us meanwhile. */
+  uns_packet packet = job->call;
+  uns_packet_init(&job->call);
+  uns_function *function = uns_shared_ref(job->function); /* the message's texts */
+  char *search_path = job->search_path;
+  job->search_path = NULL;
+  int status = send_message(parent, &message, &packet);
+  if (status != UNS_OK) fail_call(parent, job, status);
+  uns_packet_deinit(&packet);
+  uns_shared_unref(function);
+  uns_free(search_path);
+}
+
+static int on_result(uns_parent *parent, uns_message *message) {
+  uv_mutex_lock(&parent->lock);
+  uns_job *job = table_take(&parent->calls, message->words.id);
+  uv_mutex_unlock(&parent->lock);
+  if (job == NULL) return UNS_OK;
+  if (uns_frame_own(&message->packet) != UNS_OK) {
+    uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
+  } else {
+    uns_message_end_job(message, job);
+  }
+  uns_job_post(job);
+  return UNS_OK;
+}
+
+/* ---- waiting ---- */
+
+void uns_parent_lend(uns_runtime *runtime, bool waiting) {
+  uns_parent *parent = runtime->owner;
+  uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
+  if ((said % 2 == 1) == waiting) return;
+  atomic_store(&parent->board->waiting, said + 1);
+  uns_parent_wake_supervisor(parent);
+}
+
+typedef struct limit_notice {
+  uns_mail mail;
+  uint32_t waiting, limit;
+} limit_notice;
+
+/* Too many wait: the wait fails, if it still is the same. */
+static void on_limit_mail(uns_mail *mail, void *receiver) {
+  limit_notice *notice = uns_container_of(mail, limit_notice, mail);
+  uns_runtime *runtime = receiver;
+  if (runtime != NULL) {
+    const uns_parent *parent = runtime->owner;
+    uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
+    if (said == notice->waiting || said == notice->waiting + 1) { /* this mail itself has woken it up */
+      uns_error_push(runtime->L, "limit", "limit: %u calls wait in worker processes already", notice->limit);
+      uns_task_interrupt_youngest(runtime);
+    }
+  }
+  uns_free(notice);
+}
+
+static int on_limit(uns_parent *parent, const struct uns_message_words *words) {
+  limit_notice *notice = uns_malloc(sizeof *notice);
+  if (notice == NULL) return UNS_ENOMEM;
+  notice->mail.deliver = on_limit_mail;
+  notice->waiting = (uint32_t)words->count;
+  notice->limit = words->limit;
+  uns_mailbox_post(parent->main, &notice->mail);
+  return UNS_OK;
+}
+
+/* ---- the thread ---- */
+
+static int handle(uns_parent *parent, uns_message *message) {
+  switch (message->words.kind) {
+    case UNS_FRAME_SETTLED: return on_settled(parent, message);
+    case UNS_FRAME_FORGET: on_forget(parent, message->words.id); return UNS_OK;
+    case UNS_FRAME_ANSWER: on_answer(parent, &message->words); return UNS_OK;
+    case UNS_FRAME_RESULT: return on_result(parent, message);
+    case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
+    default: return UNS_ECORRUPT;
+  }
+}
+
+static bool receive(int socket, uint8_t *to, size_t size_bytes) {
+  while (size_bytes > 0) {
+    ssize_t count = recv(socket, to, size_bytes, MSG_WAITALL);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return false;
+    to += count;
+    size_bytes -= (size_t)count;
+  }
+  return true;
+}
+
+/* One frame. UNS_ECLOSED: the host is gone. */
+static int receive_message(uns_parent *parent, uns_message *message) {
+  uint8_t head[UNS_FRAME_HEAD];
+  if (!receive(parent->socket, head, sizeof head)) return UNS_ECLOSED;
+  uint64_t size_bytes = uns_frame_size(head);
+  if (size_bytes == 0) return UNS_ECORRUPT;
+  uint8_t *bytes = uns_malloc((size_t)size_bytes);
+  if (bytes == NULL) return UNS_ENOMEM;
+  memcpy(bytes, head, sizeof head);
+  int status = receive(parent->socket, bytes + sizeof head, (size_t)size_bytes - sizeof head)
+                   ? uns_frame_read(&parent->in, bytes, (size_t)size_bytes, message)
+                   : UNS_ECLOSED;
+  if (status == UNS_OK) {
+    status = uns_frame_own(&message->packet);
+    if (status != UNS_OK) uns_message_deinit(message);
+  }
+  uns_free(bytes);
+  return status;
+}
+
+static void *listen_to_parent(void *argument) {
+  uns_parent *parent = argument;
+  for (;;) {
+    uns_message message;
+    int status = receive_message(parent, &message);
+    if (status == UNS_OK) {
+      status = handle(parent, &message);
+      uns_message_deinit(&message);
+    }
+    if (status == UNS_OK) continue;
+    /* Without its parent, or unable to hear it, this process serves nobody. */
+    if (!atomic_load(&parent->closing)) uns_end_group();
+    return NULL;
+  }
+}
+
+/* With all signals blocked but the one that says that the parent is gone. */
+static int start_thread(uns_parent *parent) {
+  sigset_t most, kept;
+  sigfillset(&most);
+  sigdelset(&most, SIGHUP);
+  pthread_sigmask(SIG_SETMASK, &most, &kept);
+  int status = pthread_create(&parent->thread, NULL, listen_to_parent, parent);
+  pthread_sigmask(SIG_SETMASK, &kept, NULL);
+  parent->has_thread = status == 0;
+  return status;
+}
+
+uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd) {
+  uns_parent *parent = uns_calloc(1, sizeof *parent);
+  if (parent == NULL) goto no_memory;
+  parent->socket = socket;
+  parent->board = board;
+  parent->supervisor_fd = supervisor_fd;
+  parent->remote.settle = settle;
+  parent->remote.drop = drop;
+  uns_list_init(&parent->requests);
+  uns_port_init(&parent->in, &uns_parent_ops, parent);
+  uns_port_init(&parent->out, &uns_parent_ops, parent);
+  if (uv_mutex_init(&parent->write_lock) != 0) goto no_write_lock;
+  if (uv_mutex_init(&parent->lock) != 0) goto no_lock;
+  if (uv_cond_init(&parent->answered) != 0) goto no_cond;
+  return parent;
+no_cond:
+  uv_mutex_destroy(&parent->lock);
+no_lock:
+  uv_mutex_destroy(&parent->write_lock);
+no_write_lock:
+  uns_free(parent);
+no_memory:
+  close(socket);
+  errno = ENOMEM;
+  return NULL;
+}
+
+int uns_parent_set_up(uns_parent *parent, uns_executors *executors) {
+  uns_message message;
+  if (receive_message(parent, &message) != UNS_OK) return -1;
+  int status = message.words.kind == UNS_FRAME_SETUP ? 0 : -1;
+  executors->grace_ns = message.words.grace_ns;
+  const char *directory = message.texts[0];
+  if (status == 0 && directory != NULL) {
+    size_t size = strlen(directory) + 1;
+    executors->script_directory = uns_malloc(size);
+    if (executors->script_directory == NULL) status = -1;
+    else memcpy(executors->script_directory, directory, size);
+  }
+  uns_message_deinit(&message);
+  return status;
+}
+
+/* The greeting carries the eventfd that wakes `main`. */
+static int send_hello(uns_parent *parent, int fd) {
+  uns_message message = {.words = {.kind = UNS_FRAME_HELLO}};
+  message.texts[0] = uns_frame_build_id();
+  uns_frame frame;
+  if (uns_frame_build(&frame, &parent->out, &message, NULL) != UNS_OK) return ENOMEM;
+  union {
+    struct cmsghdr align;
+    char room[CMSG_SPACE(sizeof(int))];
+  } ancillary;
+  memset(&ancillary, 0, sizeof ancillary);
+  uint8_t first = frame.pieces[0].bytes[0];
+  struct iovec room = {&first, 1};
+  struct msghdr header = {.msg_iov = &room, .msg_iovlen = 1, .msg_control = &ancillary,
+                          .msg_controllen = sizeof ancillary.room};
+  struct cmsghdr *item = CMSG_FIRSTHDR(&header);
+  item->cmsg_level = SOL_SOCKET;
+  item->cmsg_type = SCM_RIGHTS;
+  item->cmsg_len = CMSG_LEN(sizeof fd);
+  memcpy(CMSG_DATA(item), &fd, sizeof fd);
+  ssize_t sent;
+  do sent = sendmsg(parent->socket, &header, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  int status = sent == 1 ? 0 : errno;
+  frame.pieces[0].bytes++;
+  frame.pieces[0].size_bytes--;
+  if (status == 0 && !send_pieces(parent, &frame)) status = EPIPE;
+  uns_frame_done(&frame);
+  return status;
+}
+
+int uns_parent_greet(uns_parent *parent, uns_runtime *main) {
+  parent->main = uns_mailbox_ref(main->mailbox);
+  int status = send_hello(parent, main->mailbox->fd);
+  if (status == 0) status = start_thread(parent);
+  if (status == 0) return 0;
+  errno = status;
+  return -1;
+}
+
+void uns_parent_closing(uns_parent *parent) { atomic_store(&parent->closing, true); }
+
+void uns_parent_free(uns_parent *parent) {
+  if (parent == NULL) return;
+  shutdown(parent->socket, SHUT_RDWR); /* the thread's read ends */
+  if (parent->has_thread) pthread_join(parent->thread, NULL);
+  close(parent->socket);
+  for (uint32_t i = 0; i < parent->proxies.size; i++) {
+    proxy *known = parent->proxies.entries[i].value;
+    if (known == NULL) continue;
+    if (known->early != NULL) {
+      known->early->remote = NULL; /* nobody is left to be told */
+      uns_shared_unref(known->early);
+    }
+    uns_free(known);
+  }
+  uns_free(parent->proxies.entries);
+  for (uint32_t i = 0; i < parent->calls.size; i++) {
+    uns_job *job = parent->calls.entries[i].value;
+    if (job == NULL) continue;
+    uns_job_fail(job, "closed", "closed: the program is ending");
+    uns_job_post(job);
+  }
+  uns_free(parent->calls.entries);
+  uns_port_deinit(&parent->in);
+  uns_port_deinit(&parent->out);
+  uns_mailbox_unref(parent->main);
+  uv_cond_destroy(&parent->answered);
+  uv_mutex_destroy(&parent->lock);
+  uv_mutex_destroy(&parent->write_lock);
+  uns_free(parent);
+}
