@@ -46,10 +46,10 @@ static bool waits_in_place(const uns_runtime *runtime, const lua_State *L) {
 /* ---- resume ---- */
 
 /*
- * Resumes `co` with the `count` values on top of L, or goes on after a wait. Returns the number of results, now on L;
- * FAILED with the error on L; WAITS: L must wait, and call this again with a count of 0.
+ * Resumes `co` with the `count` values on top of L. Returns the number of results, now on L; FAILED with the error on L;
+ * WAITS: L must wait, and then `transfer_again`. Inline, as what it calls: see uns_task_resume_user.
  */
-static int transfer(lua_State *L, uns_runtime *runtime, lua_State *co, int count) {
+static inline int transfer(lua_State *L, uns_runtime *runtime, lua_State *co, int count) {
   if (!lua_checkstack(co, count)) {
     lua_pushliteral(L, "too many arguments to resume");
     return FAILED;
@@ -71,8 +71,13 @@ static int transfer(lua_State *L, uns_runtime *runtime, lua_State *co, int count
   return FAILED;
 }
 
+static int transfer_again(lua_State *L, uns_runtime *runtime, lua_State *co) {
+  lua_pop(co, 1); /* the mark of its wait */
+  return transfer(L, runtime, co, 0);
+}
+
 /* The first `transfer` of a resume. */
-static int enter(lua_State *L, uns_runtime *runtime, lua_State *co, int count) {
+static inline int enter(lua_State *L, uns_runtime *runtime, lua_State *co, int count) {
   if (!uns_task_waits(co)) return transfer(L, runtime, co, count);
   lua_pushliteral(L, "cannot resume non-suspended coroutine (it waits)");
   return FAILED;
@@ -94,7 +99,7 @@ static int go_on_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int r
   while (results == WAITS) {
     if (!waits_in_place(runtime, L)) return uns_task_pass_on(runtime, L, 0, after_resume_wait);
     uns_task_pass_on(runtime, L, 0, stay);
-    results = transfer(L, runtime, co, 0);
+    results = transfer_again(L, runtime, co);
   }
   return finish_resume(L, runtime, results);
 }
@@ -103,14 +108,18 @@ static int after_resume_wait(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = lua_tothread(L, 1);
-  return go_on_resume(L, runtime, co, transfer(L, runtime, co, 0));
+  return go_on_resume(L, runtime, co, transfer_again(L, runtime, co));
 }
 
 /* resume(co, ...) -> true, ... | false, error */
 static int coroutine_resume(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = check_coroutine(L);
-  return go_on_resume(L, runtime, co, enter(L, runtime, co, lua_gettop(L) - 1));
+  int results = enter(L, runtime, co, lua_gettop(L) - 1);
+  if (results < 0) return go_on_resume(L, runtime, co, results);
+  lua_pushboolean(L, 1);
+  lua_insert(L, -(results + 1));
+  return results + 1;
 }
 
 /* ---- clean-up ---- */
@@ -271,8 +280,8 @@ static int go_on_close(lua_State *L, uns_runtime *runtime, lua_State *co, int co
     count = 0;
     if (status == LUA_YIELD) {
       if (!runtime->parking) lua_pop(co, results); /* of code that knows no coroutine.yield: there is no consumer */
-      else if (waits_in_place(runtime, L)) uns_task_pass_on(runtime, L, 0, stay);
-      else return uns_task_pass_on(runtime, L, by, after_close_wait);
+      else if (!waits_in_place(runtime, L)) return uns_task_pass_on(runtime, L, by, after_close_wait);
+      else uns_task_pass_on(runtime, L, 0, stay), lua_pop(co, 1);
       continue;
     }
     runtime->barriers--;
@@ -289,6 +298,7 @@ static int go_on_close(lua_State *L, uns_runtime *runtime, lua_State *co, int co
 static int after_close_wait(lua_State *L, int status, lua_KContext context) {
   (void)status;
   lua_State *co = lua_tothread(L, thread_index((closed_by)context));
+  lua_pop(co, 1); /* the mark of its wait */
   return go_on_close(L, uns_upvalue_runtime(L), co, 0, (closed_by)context);
 }
 
@@ -335,7 +345,7 @@ static int go_on_item(lua_State *L, uns_runtime *runtime, lua_State *co, int res
   while (results == WAITS) {
     if (!waits_in_place(runtime, L)) return uns_task_pass_on(runtime, L, 0, after_item_wait);
     uns_task_pass_on(runtime, L, 0, stay);
-    results = transfer(L, runtime, co, 0);
+    results = transfer_again(L, runtime, co);
   }
   if (results >= 0) return results;
   int status = lua_status(co);
@@ -350,14 +360,15 @@ static int after_item_wait(lua_State *L, int status, lua_KContext context) {
   (void)status, (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = lua_tothread(L, lua_upvalueindex(2));
-  return go_on_item(L, runtime, co, transfer(L, runtime, co, 0));
+  return go_on_item(L, runtime, co, transfer_again(L, runtime, co));
 }
 
 /* A generator: wrap(fn)(...) -> the next item */
 static int next_item(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = lua_tothread(L, lua_upvalueindex(2));
-  return go_on_item(L, runtime, co, enter(L, runtime, co, lua_gettop(L)));
+  int results = enter(L, runtime, co, lua_gettop(L));
+  return results >= 0 ? results : go_on_item(L, runtime, co, results);
 }
 
 /* wrap(fn) -> function */
@@ -378,7 +389,7 @@ static int coroutine_yield(lua_State *L) {
     lua_pushliteral(L, "attempt to yield from outside a coroutine");
     return lua_error(L);
   }
-  if (uns_stdlib_behind_barrier(L, runtime)) {
+  if (runtime->barriers > 0 && uns_stdlib_behind_barrier(L, runtime)) {
     lua_pushliteral(L, "attempt to yield across a C-call boundary");
     return lua_error(L);
   }

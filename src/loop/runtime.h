@@ -105,7 +105,7 @@ struct uns_runtime {
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
-  unsigned closing_coroutines; /* whose clean-up runs within coroutine.close or wrap: they cannot yield (bind/coroutine.c) */
+  unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
   bool is_worker;      /* not the main state: process-wide things are not its own */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
   bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */

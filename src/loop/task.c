@@ -347,16 +347,6 @@ int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, l
   return lua_yieldk(L, 1, context, k);
 }
 
-int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int count, int *result_count) {
-  lua_State *outer = runtime->running;
-  /* A wait in `co` comes back through L; where that cannot be, nothing inside may wait. */
-  runtime->running = outer == L && (lua_isyieldable(L) || L == runtime->L) ? co : NULL;
-  if (count == 0 && uns_task_waits(co)) lua_pop(co, 1); /* the mark of its wait */
-  int status = lua_resume(co, L, count, result_count);
-  runtime->running = outer;
-  return status;
-}
-
 /* Functions that let a wait through, although they are written in C. */
 static bool lets_waits_through(const char *name) {
   static const char *const names[] = {"pcall", "xpcall", "dofile", "require", "coroutine.resume", "coroutine.wrap"};
