@@ -15,6 +15,7 @@ local unsync = {
   sleep = core.sleep,
   yield = core.yield,
   now = core.now,
+  once = core.once,
   all = core.all,
   settled = core.settled,
   any = core.any,

@@ -1,4 +1,4 @@
---- wrap and once: functions made from functions.
+--- wrap: functions that take a callback, as functions that return a future.
 local core = require("unsync.core")
 local promise = core.promise
 

@@ -4,6 +4,7 @@
 #include "bind/bind.h"
 #include "core/codec.h"
 #include "core/error.h"
+#include "loop/cancel.h"
 
 static int future_await(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
@@ -33,6 +34,14 @@ static int future_status(lua_State *L) {
 
 static int future_cancelled(lua_State *L) {
   lua_pushboolean(L, uns_check_future(L, 1)->state == UNS_FUTURE_CANCELLED);
+  return 1;
+}
+
+/* cancel([reason]) -> boolean: whether it had not settled */
+static int future_cancel(lua_State *L) {
+  uns_check_future(L, 1);
+  lua_settop(L, 2);
+  lua_pushboolean(L, uns_cancel(uns_upvalue_runtime(L), L, 1));
   return 1;
 }
 
@@ -184,7 +193,7 @@ static const luaL_Reg methods[] = {{"await", future_await},         {"result", f
                                    {"done", future_done},           {"status", future_status},
                                    {"cancelled", future_cancelled}, {"error", future_error},
                                    {"traceback", future_traceback}, {"resolve", promise_resolve},
-                                   {"reject", promise_reject},      {NULL, NULL}};
+                                   {"reject", promise_reject},  {"cancel", future_cancel},     {NULL, NULL}};
 static const luaL_Reg metamethods[] = {{"__tostring", future_tostring}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"promise", core_promise},     {"resolved", core_resolved},
                                      {"rejected", core_rejected},   {"is_future", core_is_future},

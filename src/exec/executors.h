@@ -45,6 +45,12 @@ struct uns_supervisor *uns_executors_supervisor(uns_executors *executors);
  */
 bool uns_executors_find_native(uns_executors *executors, uns_function *function, char **error);
 
+/*
+ * Asks a job under way to stop. A queued one never runs and goes home cancelled; one that runs sees its flag. Home's
+ * thread; the job may be gone afterwards.
+ */
+void uns_executors_cancel(uns_runtime *runtime, uns_job *job);
+
 /* The one door: gives `job` to the executor its function names. Any thread. */
 void uns_executors_submit(uns_executors *executors, uns_job *job);
 

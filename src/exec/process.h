@@ -25,6 +25,8 @@ uns_process_pool *uns_process_pool_new(uns_executors *executors, uns_mailbox *ma
 uns_process_pool *uns_process_pool_of_parent(struct uns_parent *parent);
 /* Any thread; the main runtime's where the job's home is its mailbox. */
 void uns_process_pool_submit(uns_process_pool *pool, uns_job *job);
+/* Takes a queued job out; false if it is not queued any more. The main runtime's thread where it was submitted there. */
+bool uns_process_pool_withdraw(uns_process_pool *pool, uns_job *job);
 /* Takes no more jobs and ends all children: in order those that are idle, by signals those that run. The main
    runtime's thread. NULL is allowed. */
 void uns_process_pool_free(uns_process_pool *pool);

@@ -31,6 +31,8 @@ static int open_rooms(lua_State *L) {
   uns_runtime *runtime = lua_touserdata(L, 1);
   uns_bind_coroutine(L, runtime);
   uns_bind_stdlib(L, runtime);
+  runtime->cancel_job = uns_executors_cancel;
+  runtime->inherit_hook = uns_stdlib_inherit_hook;
   uns_modules_open(L, runtime);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   uns_open_core(L, runtime); /* at once: futures may come in before anything asks for unsync */

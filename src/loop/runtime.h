@@ -19,6 +19,7 @@ typedef struct uns_runtime uns_runtime;
 typedef struct uns_task uns_task;
 typedef struct uns_future uns_future;
 typedef struct uns_timer uns_timer;
+struct uns_job;
 
 /* Somewhere else that news may come from without mail: the rings of child processes. Polled in each turn. */
 typedef struct uns_source {
@@ -103,6 +104,7 @@ struct uns_runtime {
   struct uns_http *http; /* bind/http.c's, or NULL: never used */
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
+  void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
   unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/packet.h"
+#include "loop/cancel.h"
 
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
@@ -53,12 +54,25 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
   } else {
     lua_pushnil(co);
   }
-  uns_future_fail(runtime, co, SLOT_FUTURE, UNS_FUTURE_FAILED);
+  bool cancelled = task->cancelled && uns_error_is(co, -2, "cancelled");
+  uns_future_fail(runtime, co, SLOT_FUTURE, cancelled ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
+  return 0;
+}
+
+/* It was cancelled while it stood in line. */
+static int never_run(lua_State *co, uns_task *task) {
+  uns_runtime *runtime = task->runtime;
+  if (task->cancel_reason != 0) uns_runtime_push_pin(runtime, co, task->cancel_reason);
+  else lua_pushnil(co);
+  uns_cancel_push_error(co, task->future, "queue");
+  lua_pushnil(co);
+  uns_future_fail(runtime, co, SLOT_FUTURE, UNS_FUTURE_CANCELLED);
   return 0;
 }
 
 static int run_body(lua_State *co) {
   uns_task *task = lua_touserdata(co, SLOT_TASK);
+  if (task->cancelled) return never_run(co, task);
   int count = lua_gettop(co) - SLOT_BODY;
   int status = lua_pcallk(co, count, LUA_MULTRET, SLOT_HANDLER, (lua_KContext)task, end_body);
   return end_body(co, status, (lua_KContext)task);
@@ -131,6 +145,11 @@ static void unlist(uns_runtime *runtime, uns_task *task) {
 static void task_recycle(uns_runtime *runtime, uns_task *task) {
   unlist(runtime, task);
   task->future = NULL;
+  task->cancelled = false;
+  if (task->cancel_reason != 0) {
+    uns_runtime_unpin(runtime, task->cancel_reason);
+    task->cancel_reason = 0;
+  }
   if (task->seen || runtime->idle_count >= IDLE_MAX) {
     task_free(runtime, task);
     return;
@@ -406,6 +425,7 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
     const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
     uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)", caller);
   }
+  if (task->cancelled) uns_cancel_raise(runtime, L);
   if (task->is_main && L == runtime->L) return task;
   if (L != runtime->running) {
     uns_error_raise(L, "unyieldable", "cannot wait in a coroutine that was resumed by code which knows no tasks");
@@ -421,6 +441,10 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
 void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task->interrupt == UNS_INTERRUPT_NONE) return;
+  if (task->interrupt == UNS_INTERRUPT_CANCEL) {
+    task->interrupt = UNS_INTERRUPT_NONE;
+    uns_cancel_raise(runtime, L);
+  }
   task->interrupt = UNS_INTERRUPT_NONE;
   uns_runtime_push_pin(runtime, L, task->interrupt_error);
   uns_runtime_unpin(runtime, task->interrupt_error);

@@ -14,7 +14,7 @@
 
 typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE } uns_task_state;
 
-typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_ERROR } uns_interrupt;
+typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_ERROR, UNS_INTERRUPT_CANCEL } uns_interrupt;
 
 struct uns_task {
   uns_link ready_link; /* in runtime->ready */
@@ -28,6 +28,8 @@ struct uns_task {
   bool is_main;        /* the state's main thread: waits by turning the loop */
   bool timed_out;      /* the wait ended by `timer` */
   bool listed;         /* in runtime->tasks */
+  bool cancelled;      /* asked to stop: every wait raises */
+  int cancel_reason;   /* pin of the reason given, or 0 */
   bool hopeful;        /* its wait counts in runtime->pending: somebody elsewhere may end it */
   int interrupt_error; /* pin of the error to raise */
   uint8_t interrupt;   /* uns_interrupt: what the wait it is woken from must raise */

@@ -1,0 +1,41 @@
+#include "bind/bind.h"
+
+#include <math.h>
+
+#include "bind/native.h"
+
+void uns_bind_functions(lua_State *L, uns_runtime *runtime, const luaL_Reg *functions) {
+  lua_pushlightuserdata(L, runtime);
+  luaL_setfuncs(L, functions, 1);
+}
+
+uint64_t uns_check_seconds(lua_State *L, int index) {
+  lua_Number seconds = luaL_checknumber(L, index);
+  luaL_argcheck(L, !isnan(seconds), index, "seconds expected, got NaN");
+  luaL_argcheck(L, seconds >= 0, index, "seconds must not be negative");
+  const lua_Number century = 3e9; /* further away than that is never */
+  if (seconds > century) seconds = century;
+  return (uint64_t)ceil(seconds * 1e9);
+}
+
+uint64_t uns_opt_deadline(lua_State *L, int index) {
+  if (lua_isnoneornil(L, index)) return 0;
+  return uns_clock_ns() + uns_check_seconds(L, index);
+}
+
+uns_future *uns_check_future(lua_State *L, int index) {
+  uns_future *future = uns_future_test(uns_upvalue_runtime(L), L, index);
+  if (future == NULL) luaL_typeerror(L, index, UNS_FUTURE_TYPE);
+  return future;
+}
+
+int uns_open_core(lua_State *L, uns_runtime *runtime) {
+  lua_newtable(L);
+  uns_bind_future(L, runtime);
+  uns_bind_loop(L, runtime);
+  uns_bind_combine(L, runtime);
+  uns_bind_once(L, runtime);
+  uns_bind_wrap(L, runtime);
+  uns_bind_functions(L, runtime, (const luaL_Reg[]){{"plugin", uns_native_plugin}, {NULL, NULL}});
+  return 1;
+}

@@ -1,0 +1,378 @@
+/*
+ * wrap: io, thread, cpu: the callable, and the one door from a call to its executor.
+ *
+ * A wrapped function is a C closure over the runtime, the function (or a native task's name) and its declaration, a
+ * userdata. The function proper decides nothing else: how it runs was decided where it was wrapped.
+ */
+#include <limits.h>
+#include <stdio.h>
+#include <lualib.h>
+#include <string.h>
+
+#include "bind/bind.h"
+#include "bind/wrap.h"
+#include "core/codec.h"
+#include "core/error.h"
+#include "exec/executors.h"
+#include "loop/cancel.h"
+
+enum { UPVALUE_RUNTIME = 1, UPVALUE_BODY, UPVALUE_DECLARATION };
+#define DECLARATION_TYPE "unsync.Declaration"
+
+typedef struct {
+  uns_function *function; /* one reference, owned; NULL while half-built */
+  const char *name;       /* interned */
+  uns_kind kind;
+} declaration;
+
+static int declaration_gc(lua_State *L) {
+  declaration *declared = lua_touserdata(L, 1);
+  uns_shared_unref(declared->function);
+  declared->function = NULL;
+  return 0;
+}
+
+/* ---- calling ---- */
+
+/* Pushes what a job that the executor itself gave up failed with. */
+static void push_executor_error(lua_State *L, const uns_job *job) {
+  uns_error_push(L, job->error_code, "%s", job->error_text);
+  if (job->signal_number != 0) {
+    lua_pushfstring(L, "SIG%s", sigabbrev_np(job->signal_number));
+    lua_setfield(L, -2, "signal");
+  } else if (job->exit_code >= 0) {
+    lua_pushinteger(L, job->exit_code);
+    lua_setfield(L, -2, "exit_code");
+  }
+}
+
+/* "attempt to call a nil value (global 'x')", where x is set here: says so, for the reason is not plain to see. */
+static void explain_missing_global(lua_State *L) {
+  const char *text = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
+  const char *at = text != NULL ? strstr(text, "a nil value (global '") : NULL;
+  if (at == NULL) return;
+  at += strlen("a nil value (global '");
+  const char *end = strchr(at, '\'');
+  if (end == NULL) return;
+  lua_pushglobaltable(L);
+  lua_pushlstring(L, at, (size_t)(end - at));
+  const char *global = lua_tostring(L, -1);
+  lua_pushvalue(L, -1);
+  bool set_here = lua_rawget(L, -3) != LUA_TNIL;
+  if (set_here) {
+    lua_pushfstring(L, "%s: global '%s' is set where this was declared, not in the worker", text, global);
+    lua_replace(L, -6); /* under the traceback, the globals, the name and the value lies the error */
+  }
+  lua_pop(L, 3);
+}
+
+/* The completion is home: settles the future. */
+static void on_completion(uns_mail *mail, void *receiver) {
+  uns_job *job = uns_container_of(mail, uns_job, mail);
+  uns_runtime *runtime = receiver;
+  if (runtime == NULL) { /* the state that asked is closing */
+    uns_job_free(job);
+    return;
+  }
+  lua_State *L = runtime->L;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  int top = lua_gettop(L);
+  uns_runtime_push_pin(runtime, L, job->pin);
+  uns_runtime_unpin(runtime, job->pin);
+  uns_future *future = lua_touserdata(L, top + 1);
+  future->job = NULL;
+  runtime->pending--;
+  if (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0) {
+    lua_pushnil(L);
+    uns_cancel_push_error(L, future, "queue");
+    lua_pushnil(L);
+    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_CANCELLED);
+  } else if (job->outcome == UNS_OUTCOME_ERROR) {
+    push_executor_error(L, job);
+    lua_pushnil(L);
+    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
+  } else {
+    int count = uns_codec_decode(L, &job->result);
+    if (count < 0) {
+      lua_pushnil(L);
+      uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
+    } else if (job->outcome == UNS_OUTCOME_DONE) {
+      uns_future_resolve(runtime, L, top + 1, count);
+    } else {
+      lua_settop(L, top + 3);
+      explain_missing_global(L);
+      if (lua_type(L, -1) == LUA_TSTRING) { /* where it ran, above where it failed */
+        lua_pushfstring(L, "in %s %s:\n%s", uns_future_kind_name(future), future->name, lua_tostring(L, -1));
+        lua_replace(L, -2);
+      }
+      uns_future_fail(runtime, L, top + 1,
+                      job->outcome == UNS_OUTCOME_CANCELLED ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
+    }
+  }
+  lua_settop(L, top);
+  uns_job_free(job);
+}
+
+/* Where workers look for modules: as the caller does. NULL as long as the script has changed nothing. */
+static char *search_path(uns_runtime *runtime, lua_State *L) {
+  char *copy = NULL;
+  lua_getglobal(L, LUA_LOADLIBNAME);
+  if (lua_istable(L, -1) && lua_getfield(L, -1, "path") == LUA_TSTRING &&
+      lua_getfield(L, -2, "cpath") == LUA_TSTRING) {
+    const char *path = lua_tostring(L, -2), *cpath = lua_tostring(L, -1);
+    size_t size = strlen(path) + strlen(cpath) + 2;
+    copy = uns_malloc(size);
+    if (copy != NULL) snprintf(copy, size, "%s\n%s", path, cpath);
+    lua_pop(L, 2);
+  }
+  lua_pop(L, 1);
+  (void)runtime;
+  return copy;
+}
+
+/* thread and cpu: a job. */
+static int send_call(lua_State *L, uns_runtime *runtime, const declaration *declared) {
+  static const uns_codec_names lua_names = {"argument", 1, true}, native_names = {"argument", 1, false};
+  uns_function *function = declared->function;
+  int count = lua_gettop(L);
+  luaL_checkstack(L, 8, NULL);
+  if (function->native == NULL) {
+    lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
+    lua_insert(L, 1);
+    count++;
+  }
+  uns_job *job = uns_job_new(runtime->mailbox, function);
+  if (job == NULL) return luaL_error(L, "not enough memory");
+  job->mail.deliver = on_completion;
+  const uns_codec_names *names = function->native == NULL ? &lua_names : &native_names;
+  if (uns_codec_encode(L, 1, count, names, &job->call) != UNS_OK) {
+    uns_job_free(job);
+    return lua_error(L);
+  }
+  uns_future *future = uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
+  lua_pushvalue(L, -1);
+  job->pin = uns_runtime_pin(runtime, L);
+  if (function->native == NULL) job->search_path = search_path(runtime, L);
+  future->job = job;
+  future->since_ns = job->submitted_ns;
+  runtime->pending++;
+  uns_executors_submit(runtime->executors, job);
+  return 1;
+}
+
+/* What every wrapped function is. */
+static int wrapped_call(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  const declaration *declared = lua_touserdata(L, lua_upvalueindex(UPVALUE_DECLARATION));
+  if (declared->kind != UNS_KIND_IO) return send_call(L, runtime, declared);
+  int count = lua_gettop(L);
+  lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
+  lua_insert(L, 1);
+  uns_task_start(runtime, L, count, declared->name);
+  return 1;
+}
+
+/* ---- declaring ---- */
+
+/* "script.lua:12", where the function at `index` was written: its name until it gets a better one. */
+static void push_default_name(lua_State *L, int index) {
+  lua_Debug where;
+  lua_pushvalue(L, index);
+  lua_getinfo(L, ">S", &where);
+  if (*where.what == 'C') lua_pushliteral(L, "?");
+  else lua_pushfstring(L, "%s:%d", where.short_src, where.linedefined);
+}
+
+static uint64_t option_seconds(lua_State *L, const char *name) {
+  uint64_t duration_ns = 0;
+  int type = lua_getfield(L, 2, name);
+  if (type != LUA_TNIL) {
+    lua_Number seconds = lua_isnumber(L, -1) && type == LUA_TNUMBER ? lua_tonumber(L, -1) : -1;
+    if (!(seconds >= 0)) luaL_error(L, "bad option '%s' (seconds expected, got %s)", name, luaL_tolstring(L, -1, NULL));
+    duration_ns = seconds > 3e9 ? (uint64_t)3e18 : (uint64_t)(seconds * 1e9) + 1;
+  }
+  lua_pop(L, 1);
+  return duration_ns;
+}
+
+/* Reads `opts` at index 2 into the declaration; an option that does not exist is an error that names it. */
+static void read_options(lua_State *L, uns_function *function) {
+  static const char *const known[] = {"name", "timeout", "run_timeout", "limit", "fresh", "grace", NULL};
+  if (lua_isnoneornil(L, 2)) return;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
+    const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+    int i = 0;
+    while (known[i] != NULL && strcmp(known[i], name) != 0) i++;
+    if (known[i] == NULL) luaL_error(L, "unknown option '%s'", name);
+  }
+  function->timeout_ns = option_seconds(L, "timeout");
+  function->run_timeout_ns = option_seconds(L, "run_timeout");
+  function->grace_ns = option_seconds(L, "grace");
+  int type = lua_getfield(L, 2, "limit");
+  if (type != LUA_TNIL) {
+    int is_integer;
+    lua_Integer limit = lua_tointegerx(L, -1, &is_integer);
+    if (type != LUA_TNUMBER || !is_integer || limit < 1 || limit > INT_MAX) {
+      luaL_error(L, "bad option 'limit' (positive integer expected, got %s)", luaL_tolstring(L, -1, NULL));
+    }
+    function->limit = (uint32_t)limit;
+  }
+  lua_getfield(L, 2, "fresh");
+  function->fresh = lua_toboolean(L, -1);
+  lua_pop(L, 2);
+}
+
+/* Pushes the name to declare under: opts.name, the native task's, or the place in the source. */
+static const char *push_name(lua_State *L) {
+  if (lua_istable(L, 2)) {
+    int type = lua_getfield(L, 2, "name");
+    if (type == LUA_TSTRING) return lua_tostring(L, -1);
+    if (type != LUA_TNIL) luaL_error(L, "bad option 'name' (string expected, got %s)", luaL_typename(L, -1));
+    lua_pop(L, 1);
+  }
+  if (lua_type(L, 1) == LUA_TSTRING) lua_pushvalue(L, 1);
+  else push_default_name(L, 1);
+  return lua_tostring(L, -1);
+}
+
+/* A native task must exist now, not when it is called. */
+static void check_native(lua_State *L, uns_runtime *runtime, uns_function *function) {
+  char *text = NULL;
+  if (uns_executors_find_native(runtime->executors, function, &text)) return;
+  lua_pushstring(L, text != NULL ? text : "not enough memory");
+  uns_free(text);
+  uns_error_raise(L, "ENOENT", "%s", lua_tostring(L, -1));
+}
+
+static void push_wrapped(lua_State *L, uns_runtime *runtime, int body, int declared) {
+  body = lua_absindex(L, body);
+  declared = lua_absindex(L, declared);
+  lua_pushlightuserdata(L, runtime);
+  lua_pushvalue(L, body);
+  lua_pushvalue(L, declared);
+  lua_pushcclosure(L, wrapped_call, 3);
+}
+
+static declaration *push_declaration(lua_State *L) {
+  declaration *declared = lua_newuserdatauv(L, sizeof *declared, 0);
+  declared->function = NULL;
+  declared->name = NULL;
+  declared->kind = UNS_KIND_IO;
+  luaL_setmetatable(L, DECLARATION_TYPE);
+  return declared;
+}
+
+static int declare(lua_State *L, uns_kind kind) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  bool native = kind != UNS_KIND_IO && lua_type(L, 1) == LUA_TSTRING;
+  if (!native && !lua_isfunction(L, 1)) {
+    return luaL_typeerror(L, 1, kind == UNS_KIND_IO ? "function" : "function or native task's name");
+  }
+  if (!native && kind != UNS_KIND_IO && lua_iscfunction(L, 1) && !uns_codec_has_name(L, 1) && !uns_is_wrapped(L, 1)) {
+    return luaL_argerror(L, 1, "a C function that no loaded module holds cannot be named in a worker");
+  }
+  lua_settop(L, 2);
+  declaration *declared = push_declaration(L);
+  const char *name = push_name(L);
+  declared->function = uns_function_new(kind, name, native ? lua_tostring(L, 1) : NULL);
+  if (declared->function == NULL) return luaL_error(L, "not enough memory");
+  declared->name = uns_runtime_intern(runtime, L, name);
+  declared->kind = kind;
+  read_options(L, declared->function);
+  if (native) check_native(L, runtime, declared->function);
+  push_wrapped(L, runtime, 1, 3);
+  return 1;
+}
+
+static int core_io(lua_State *L) { return declare(L, UNS_KIND_IO); }
+static int core_thread(lua_State *L) { return declare(L, UNS_KIND_THREAD); }
+static int core_cpu(lua_State *L) { return declare(L, UNS_KIND_CPU); }
+
+bool uns_is_wrapped(lua_State *L, int index) {
+  return lua_tocfunction(L, index) == wrapped_call;
+}
+
+/* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
+static int core_spawn(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  int count = lua_gettop(L) - 1;
+  if (uns_is_wrapped(L, 1)) {
+    lua_call(L, count, 1);
+    return 1;
+  }
+  uns_task_start(uns_upvalue_runtime(L), L, count, NULL);
+  return 1;
+}
+
+/* ---- crossing: a wrapped function is its declaration and its body ---- */
+
+static int cross_encode(lua_State *L, int index) {
+  if (lua_getupvalue(L, index, UPVALUE_DECLARATION) == NULL) return -1;
+  const uns_function *function = ((declaration *)lua_touserdata(L, -1))->function;
+  lua_pop(L, 1);
+  lua_pushinteger(L, function->kind);
+  lua_pushstring(L, function->name);
+  lua_pushinteger(L, (lua_Integer)function->timeout_ns);
+  lua_pushinteger(L, (lua_Integer)function->run_timeout_ns);
+  lua_pushinteger(L, (lua_Integer)function->grace_ns);
+  lua_pushinteger(L, function->limit);
+  lua_pushboolean(L, function->fresh);
+  if (function->native != NULL) lua_pushstring(L, function->native);
+  else lua_pushnil(L);
+  lua_getupvalue(L, index, UPVALUE_BODY);
+  return 9;
+}
+
+/* The parts may refer back to it: a recursive function is its own upvalue. */
+static int cross_create(lua_State *L, uns_shared *shared) {
+  (void)shared;
+  uns_runtime *runtime = uns_runtime_of(L);
+  lua_pushnil(L);
+  push_declaration(L);
+  push_wrapped(L, runtime, -2, -1);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+  return 0;
+}
+
+static int cross_fill(lua_State *L, int object, int count) {
+  if (count != 9) return -1;
+  int part = lua_gettop(L) - count + 1;
+  lua_Integer kind = lua_tointeger(L, part);
+  const char *name = lua_tostring(L, part + 1), *native = lua_tostring(L, part + 7);
+  if (kind < UNS_KIND_IO || kind > UNS_KIND_CPU || name == NULL) return -1;
+  if (native == NULL ? !lua_isfunction(L, part + 8) : !lua_isstring(L, part + 8)) return -1;
+  if (lua_getupvalue(L, object, UPVALUE_DECLARATION) == NULL) return -1;
+  declaration *declared = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  uns_function *function = uns_function_new((uns_kind)kind, name, native);
+  if (function == NULL) return luaL_error(L, "not enough memory");
+  uns_shared_unref(declared->function);
+  declared->function = function;
+  declared->kind = (uns_kind)kind;
+  declared->name = uns_runtime_intern(uns_runtime_of(L), L, name);
+  function->timeout_ns = (uint64_t)lua_tointeger(L, part + 2);
+  function->run_timeout_ns = (uint64_t)lua_tointeger(L, part + 3);
+  function->grace_ns = (uint64_t)lua_tointeger(L, part + 4);
+  function->limit = (uint32_t)lua_tointeger(L, part + 5);
+  function->fresh = lua_toboolean(L, part + 6);
+  lua_setupvalue(L, object, UPVALUE_BODY); /* pops the last part */
+  lua_settop(L, part - 1);
+  return 0;
+}
+
+static const uns_codec_class cross = {"unsync.wrapped", cross_encode, cross_create, cross_fill};
+
+static const luaL_Reg functions[] = {
+    {"io", core_io}, {"thread", core_thread}, {"cpu", core_cpu}, {"spawn", core_spawn}, {NULL, NULL}};
+
+void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
+  if (luaL_newmetatable(L, DECLARATION_TYPE)) {
+    lua_pushcfunction(L, declaration_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_pop(L, 1);
+  uns_codec_register_function(L, wrapped_call, &cross);
+  uns_bind_functions(L, runtime, functions);
+}

@@ -1,0 +1,13 @@
+/*
+ * wrap: what else wants to know of wrapped functions.
+ */
+#ifndef UNS_WRAP_H
+#define UNS_WRAP_H
+
+#include <lua.h>
+#include <stdbool.h>
+
+/* True if the value at `index` is what unsync.io, thread or cpu returned. */
+bool uns_is_wrapped(lua_State *L, int index);
+
+#endif

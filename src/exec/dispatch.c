@@ -1,0 +1,162 @@
+#include "exec/dispatch.h"
+
+int uns_dispatch_init(uns_dispatch *dispatch, const uns_dispatch_ops *ops, void *owner, uint32_t target) {
+  int status = uv_mutex_init(&dispatch->lock);
+  if (status != 0) return status;
+  dispatch->ops = ops;
+  dispatch->owner = owner;
+  uns_list_init(&dispatch->queue);
+  uns_list_init(&dispatch->idle);
+  dispatch->queued = 0;
+  dispatch->workers = dispatch->lending = 0;
+  dispatch->target = target;
+  dispatch->waiting_max = UINT32_MAX;
+  dispatch->closed = false;
+  return 0;
+}
+
+void uns_dispatch_deinit(uns_dispatch *dispatch) { uv_mutex_destroy(&dispatch->lock); }
+
+/* Fewer run than should. Under the lock. */
+static bool short_of_workers(const uns_dispatch *dispatch) {
+  return dispatch->workers - dispatch->lending < dispatch->target;
+}
+
+static uns_job *pop_job(uns_dispatch *dispatch, uns_worker *worker) {
+  uns_link *link = uns_list_pop_front(&dispatch->queue);
+  if (link == NULL) return NULL;
+  dispatch->queued--;
+  uns_job *job = uns_container_of(link, uns_job, link);
+  job->worker = worker;
+  worker->job = job;
+  atomic_store_explicit(&job->state, UNS_JOB_GIVEN, memory_order_relaxed);
+  return job;
+}
+
+void uns_dispatch_submit(uns_dispatch *dispatch, uns_job *job) {
+  uv_mutex_lock(&dispatch->lock);
+  if (dispatch->closed) {
+    uv_mutex_unlock(&dispatch->lock);
+    uns_job_fail(job, "closed", "closed: no more calls are taken, the program is ending");
+    uns_job_post(job);
+    return;
+  }
+  uns_list_push_back(&dispatch->queue, &job->link);
+  dispatch->queued++;
+  uns_link *link = dispatch->queued == 1 ? uns_list_pop_front(&dispatch->idle) : NULL;
+  uns_worker *worker = NULL;
+  if (link != NULL) {
+    worker = uns_container_of(link, uns_worker, link);
+    worker->idle = false;
+    pop_job(dispatch, worker);
+  }
+  bool grow = worker == NULL;
+  uv_mutex_unlock(&dispatch->lock);
+  if (worker != NULL) dispatch->ops->give(dispatch, worker, job);
+  else if (grow) dispatch->ops->grow(dispatch);
+}
+
+uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker) {
+  uv_mutex_lock(&dispatch->lock);
+  worker->job = NULL;
+  /* Where more run than should (waits have ended), the surplus still takes jobs: an idle worker would not help. */
+  uns_job *job = pop_job(dispatch, worker);
+  if (job == NULL && !worker->idle) {
+    worker->idle = true;
+    uns_list_push_front(&dispatch->idle, &worker->link);
+  }
+  uv_mutex_unlock(&dispatch->lock);
+  return job;
+}
+
+static void take_out(uns_worker *worker) {
+  if (!worker->idle) return;
+  worker->idle = false;
+  uns_list_remove(&worker->link);
+}
+
+void uns_dispatch_lost(uns_dispatch *dispatch, uns_worker *worker) {
+  uv_mutex_lock(&dispatch->lock);
+  take_out(worker);
+  if (worker->lending) {
+    worker->lending = false;
+    dispatch->lending--;
+  }
+  dispatch->workers--;
+  bool grow = dispatch->queued > 0 && !dispatch->closed && short_of_workers(dispatch);
+  uv_mutex_unlock(&dispatch->lock);
+  if (grow) dispatch->ops->grow(dispatch);
+}
+
+bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker) {
+  uv_mutex_lock(&dispatch->lock);
+  bool idle = worker->idle;
+  if (idle) {
+    take_out(worker);
+    dispatch->workers--;
+  }
+  uv_mutex_unlock(&dispatch->lock);
+  return idle;
+}
+
+void uns_dispatch_put_back(uns_dispatch *dispatch, uns_job *job) {
+  uv_mutex_lock(&dispatch->lock);
+  job->worker = NULL;
+  atomic_store_explicit(&job->state, UNS_JOB_QUEUED, memory_order_relaxed);
+  uns_list_push_front(&dispatch->queue, &job->link);
+  dispatch->queued++;
+  uns_link *link = uns_list_pop_front(&dispatch->idle);
+  uns_worker *worker = NULL;
+  if (link != NULL) {
+    worker = uns_container_of(link, uns_worker, link);
+    worker->idle = false;
+    job = pop_job(dispatch, worker);
+  }
+  uv_mutex_unlock(&dispatch->lock);
+  if (worker != NULL) dispatch->ops->give(dispatch, worker, job);
+  else dispatch->ops->grow(dispatch);
+}
+
+bool uns_dispatch_withdraw(uns_dispatch *dispatch, uns_job *job) {
+  uv_mutex_lock(&dispatch->lock);
+  bool queued = !uns_list_empty(&job->link);
+  if (queued) {
+    uns_list_remove(&job->link);
+    dispatch->queued--;
+  }
+  uv_mutex_unlock(&dispatch->lock);
+  return queued;
+}
+
+bool uns_dispatch_lend(uns_dispatch *dispatch, uns_worker *worker, bool waiting) {
+  uv_mutex_lock(&dispatch->lock);
+  bool fine = true, grow = false;
+  if (waiting != worker->lending) {
+    if (waiting && dispatch->lending >= dispatch->waiting_max) {
+      fine = false;
+    } else {
+      worker->lending = waiting;
+      if (waiting) dispatch->lending++;
+      else dispatch->lending--;
+      grow = waiting && dispatch->queued > 0 && short_of_workers(dispatch);
+    }
+  }
+  uv_mutex_unlock(&dispatch->lock);
+  if (grow) dispatch->ops->grow(dispatch);
+  return fine;
+}
+
+void uns_dispatch_close(uns_dispatch *dispatch) {
+  uns_link jobs, *link;
+  uns_list_init(&jobs);
+  uv_mutex_lock(&dispatch->lock);
+  dispatch->closed = true;
+  uns_list_append(&jobs, &dispatch->queue);
+  dispatch->queued = 0;
+  uv_mutex_unlock(&dispatch->lock);
+  while ((link = uns_list_pop_front(&jobs)) != NULL) {
+    uns_job *job = uns_container_of(link, uns_job, link);
+    uns_job_fail(job, "closed", "closed: the program is ending");
+    uns_job_post(job);
+  }
+}

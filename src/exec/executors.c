@@ -1,0 +1,116 @@
+#include "exec/executors.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exec/pool.h"
+#include "exec/process.h"
+#include "exec/registry.h"
+#include "exec/supervisor.h"
+
+enum {
+  THREAD_MAX = 1024 /* running at once; each that blocks costs a stack of which little is touched, and a Lua state */
+};
+
+static int usable_cores(void) {
+  cpu_set_t set;
+  int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  return count > 0 ? count : 1;
+}
+
+uns_executors *uns_executors_new(void) {
+  uns_executors *executors = uns_calloc(1, sizeof *executors);
+  if (executors == NULL) return NULL;
+  if (uv_mutex_init(&executors->lock) != 0) {
+    uns_free(executors);
+    return NULL;
+  }
+  executors->cores = usable_cores();
+  executors->thread_target = executors->process_target = (uint32_t)executors->cores;
+  executors->thread_max = THREAD_MAX;
+  executors->grace_ns = 500000000;
+  return executors;
+}
+
+bool uns_executors_free(uns_executors *executors) {
+  if (executors == NULL) return true;
+  uns_process_pool_free(executors->processes);
+  executors->processes = NULL;
+  bool ended = uns_pool_free(executors->pool, executors->grace_ns);
+  if (!ended) return false;
+  uns_supervisor_free(executors->supervisor);
+  uns_registry_free(executors->plugins);
+  uv_mutex_destroy(&executors->lock);
+  uns_free(executors->program);
+  uns_free(executors->script_directory);
+  uns_free(executors);
+  return true;
+}
+
+uns_supervisor *uns_executors_supervisor(uns_executors *executors) {
+  uv_mutex_lock(&executors->lock);
+  if (executors->supervisor == NULL) executors->supervisor = uns_supervisor_new(executors);
+  uns_supervisor *supervisor = executors->supervisor;
+  uv_mutex_unlock(&executors->lock);
+  return supervisor;
+}
+
+static uns_pool *pool_of(uns_executors *executors) {
+  uv_mutex_lock(&executors->lock);
+  if (executors->pool == NULL) executors->pool = uns_pool_new(executors);
+  uns_pool *pool = executors->pool;
+  uv_mutex_unlock(&executors->lock);
+  return pool;
+}
+
+static uns_process_pool *processes_of(uns_executors *executors) {
+  if (uns_executors_supervisor(executors) == NULL) return NULL;
+  uv_mutex_lock(&executors->lock);
+  if (executors->processes == NULL) {
+    uns_runtime *main = executors->main_runtime;
+    executors->processes = uns_process_pool_new(executors, main->mailbox, main);
+  }
+  uns_process_pool *processes = executors->processes;
+  uv_mutex_unlock(&executors->lock);
+  return processes;
+}
+
+bool uns_executors_find_native(uns_executors *executors, uns_function *function, char **error) {
+  uns_registry *registry = uns_registry_of(executors);
+  if (registry == NULL) {
+    *error = NULL;
+    return false;
+  }
+  function->task = uns_registry_find(registry, function->native, error);
+  return function->task != NULL;
+}
+
+static void refuse(uns_job *job, const char *what) {
+  int number = errno;
+  uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make %s: %s", what, strerror(number));
+  uns_job_post(job);
+}
+
+void uns_executors_cancel(uns_runtime *runtime, uns_job *job) {
+  uns_executors *executors = runtime->executors;
+  atomic_store(&job->cancel, 1);
+  bool queued = job->function->kind == UNS_KIND_CPU ? uns_process_pool_withdraw(executors->processes, job)
+                                                    : uns_pool_withdraw(executors->pool, job);
+  if (!queued) return;
+  uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
+  uns_job_post(job);
+}
+
+void uns_executors_submit(uns_executors *executors, uns_job *job) {
+  if (job->function->kind == UNS_KIND_CPU) {
+    uns_process_pool *processes = processes_of(executors);
+    if (processes != NULL) uns_process_pool_submit(processes, job);
+    else refuse(job, "the worker processes");
+  } else {
+    uns_pool *pool = pool_of(executors);
+    if (pool != NULL) uns_pool_submit(pool, job);
+    else refuse(job, "the thread pool");
+  }
+}

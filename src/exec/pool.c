@@ -1,0 +1,395 @@
+#include "exec/pool.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "exec/supervisor.h"
+#include "loop/task.h"
+
+static const uint64_t GROW_AFTER_NS = 2000000;         /* a job has waited that long: all threads block, or are busy */
+static const uint64_t GROW_BUSY_NS = 100000000;        /* the same, while the cores are busy: more threads help little */
+static const uint64_t IDLE_SURPLUS_NS = 1000000000;    /* idle for that long: a thread beyond the target ends */
+static const uint64_t IDLE_CORE_NS = 10000000000;      /* the same for the rest */
+static const uint64_t SPIN_NS = 30000;                 /* about the price of a sleep and a wake-up */
+
+typedef struct pool_thread {
+  uns_worker worker;
+  uns_link link; /* in pool->threads or pool->ended; guarded by pool->lock */
+  uns_pool *pool;
+  pthread_t thread;
+  _Atomic(uns_job *) given; /* release by the giver, acquire by the thread */
+  atomic_bool asleep;       /* pairs with `given` (seq_cst): whoever gives must wake */
+  uv_mutex_t lock;          /* with `wake` */
+  uv_cond_t wake;
+  atomic_bool stop;
+  uns_runtime *runtime; /* the thread's own */
+} pool_thread;
+
+struct uns_pool {
+  uns_dispatch dispatch;
+  uns_executors *executors;
+  uv_mutex_t lock;
+  uv_cond_t all_ended;
+  uns_link threads, ended;
+  uint32_t count; /* in `threads` */
+  bool check_armed; /* the supervisor will look whether a job waits too long */
+  uint64_t last_check_ns, last_cpu_ns;
+  bool spin;
+  bool closing;
+};
+
+/* ---- one thread ---- */
+
+static void thread_lend(uns_runtime *runtime, bool waiting) {
+  pool_thread *thread = runtime->owner;
+  if (uns_dispatch_lend(&thread->pool->dispatch, &thread->worker, waiting)) return;
+  uns_error_push(runtime->L, "limit", "limit: %u calls wait in threads already", thread->pool->dispatch.waiting_max);
+  uns_task_interrupt_youngest(runtime);
+}
+
+/* os.exit in a thread ends the program, through its main thread: the others must not see it half gone. */
+typedef struct {
+  uns_mail mail;
+  int code;
+} exit_request;
+
+static void exit_on_main(uns_mail *mail, void *runtime) {
+  (void)runtime;
+  exit(uns_container_of(mail, exit_request, mail)->code);
+}
+
+static void thread_exit(uns_runtime *runtime, lua_State *L, int code, bool close) {
+  (void)L;
+  (void)close; /* the state is closed by its own thread or not at all */
+  exit_request request = {.mail.deliver = exit_on_main, .code = code};
+  uns_mailbox_post(runtime->executors->main_runtime->mailbox, &request.mail);
+  for (;;) pause();
+}
+
+static uns_runtime *open_state(pool_thread *thread) {
+  uns_runtime *runtime = thread->pool->executors->new_state(thread->pool->executors);
+  if (runtime == NULL) return NULL;
+  runtime->owner = thread;
+  runtime->lend = thread_lend;
+  runtime->exit = thread_exit;
+  runtime->is_worker = true;
+  return runtime;
+}
+
+static void close_state(pool_thread *thread, uns_runtime *runtime) {
+  if (runtime != NULL) thread->pool->executors->free_state(runtime);
+}
+
+static void run_job(pool_thread *thread, uns_job *job) {
+  uns_runtime *kept = thread->runtime;
+  if (job->function->fresh || thread->runtime == NULL) {
+    thread->runtime = open_state(thread);
+    if (thread->runtime == NULL) {
+      int number = errno;
+      thread->runtime = kept;
+      uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make a Lua state for %s: %s",
+                   job->function->name, strerror(number));
+      return;
+    }
+  }
+  uns_runner_run(thread->runtime, job);
+  if (job->function->fresh) {
+    close_state(thread, thread->runtime);
+    thread->runtime = kept;
+  }
+}
+
+static uns_job *spin_for_job(pool_thread *thread) {
+  if (!thread->pool->spin) return NULL;
+  uint64_t end = uns_clock_ns() + SPIN_NS;
+  do {
+    for (int i = 0; i < 64; i++) {
+      uns_job *job = atomic_load_explicit(&thread->given, memory_order_acquire);
+      if (job != NULL) return job;
+#if defined(__x86_64__) || defined(__i386__)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (uns_clock_ns() < end);
+  return NULL;
+}
+
+/* Waits until a job was given; NULL when it is time to end: told to, or idle for long. */
+static uns_job *wait_for_job(pool_thread *thread) {
+  uns_pool *pool = thread->pool;
+  uns_job *job = spin_for_job(thread);
+  while (job == NULL) {
+    uv_mutex_lock(&thread->lock);
+    atomic_store(&thread->asleep, true);
+    int timed_out = 0;
+    if (atomic_load(&thread->given) == NULL && !atomic_load(&thread->stop)) {
+      bool surplus = uns_pool_threads(pool) > pool->dispatch.target;
+      timed_out = uv_cond_timedwait(&thread->wake, &thread->lock, surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS);
+    }
+    atomic_store(&thread->asleep, false);
+    uv_mutex_unlock(&thread->lock);
+    job = atomic_load_explicit(&thread->given, memory_order_acquire);
+    if (job == NULL && (timed_out != 0 || atomic_load(&thread->stop)) &&
+        uns_dispatch_retire(&pool->dispatch, &thread->worker)) {
+      return NULL;
+    }
+  }
+  atomic_store_explicit(&thread->given, NULL, memory_order_relaxed);
+  return job;
+}
+
+static void *thread_main(void *argument) {
+  pool_thread *thread = argument;
+  uns_pool *pool = thread->pool;
+  uns_job *job = uns_dispatch_next(&pool->dispatch, &thread->worker);
+  for (;;) {
+    if (job == NULL && (job = wait_for_job(thread)) == NULL) break;
+    run_job(thread, job);
+    uns_job *next = uns_dispatch_next(&pool->dispatch, &thread->worker);
+    uns_job_post(job); /* last, so that whoever hears of it finds this thread free for the next call */
+    job = next;
+  }
+  close_state(thread, thread->runtime);
+  uv_mutex_lock(&pool->lock);
+  uns_list_remove(&thread->link);
+  uns_list_push_back(&pool->ended, &thread->link);
+  pool->count--;
+  uv_cond_broadcast(&pool->all_ended);
+  uv_mutex_unlock(&pool->lock);
+  return NULL;
+}
+
+/* ---- the pool ---- */
+
+static void thread_free(pool_thread *thread) {
+  uv_cond_destroy(&thread->wake);
+  uv_mutex_destroy(&thread->lock);
+  uns_free(thread);
+}
+
+/* Joins the threads that have ended by themselves. */
+static void reap(uns_pool *pool) {
+  for (;;) {
+    uv_mutex_lock(&pool->lock);
+    uns_link *link = uns_list_pop_front(&pool->ended);
+    uv_mutex_unlock(&pool->lock);
+    if (link == NULL) return;
+    pool_thread *thread = uns_container_of(link, pool_thread, link);
+    pthread_join(thread->thread, NULL);
+    thread_free(thread);
+  }
+}
+
+/* With all signals blocked: they are for the main thread. */
+static int create(pool_thread *thread) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int status = pthread_create(&thread->thread, NULL, thread_main, thread);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return status;
+}
+
+/* One more thread. 0 or an errno. */
+static int add_thread(uns_pool *pool) {
+  reap(pool);
+  pool_thread *thread = uns_calloc(1, sizeof *thread);
+  if (thread == NULL) return ENOMEM;
+  thread->pool = pool;
+  uns_list_init(&thread->worker.link);
+  if (uv_mutex_init(&thread->lock) != 0) {
+    uns_free(thread);
+    return ENOMEM;
+  }
+  if (uv_cond_init(&thread->wake) != 0) {
+    uv_mutex_destroy(&thread->lock);
+    uns_free(thread);
+    return ENOMEM;
+  }
+  uv_mutex_lock(&pool->lock);
+  int status = create(thread);
+  if (status == 0) {
+    uns_list_push_back(&pool->threads, &thread->link);
+    pool->count++;
+  }
+  uv_mutex_unlock(&pool->lock);
+  if (status != 0) thread_free(thread);
+  return status;
+}
+
+/* Takes a place for a new worker, if one is wanted. */
+static bool reserve(uns_pool *pool, bool beyond_target) {
+  uns_dispatch *dispatch = &pool->dispatch;
+  uv_mutex_lock(&dispatch->lock);
+  uint32_t running = dispatch->workers - dispatch->lending;
+  bool wanted = dispatch->queued > 0 && !dispatch->closed && (beyond_target || running < dispatch->target) &&
+                running < pool->executors->thread_max;
+  if (wanted) dispatch->workers++;
+  uv_mutex_unlock(&dispatch->lock);
+  return wanted;
+}
+
+/* No thread can be made and none is there to take the jobs some day: they fail, naming the reason. */
+static void fail_queue(uns_pool *pool, int number) {
+  uns_dispatch *dispatch = &pool->dispatch;
+  for (;;) {
+    uv_mutex_lock(&dispatch->lock);
+    uns_link *link = dispatch->workers == 0 ? uns_list_pop_front(&dispatch->queue) : NULL;
+    if (link != NULL) dispatch->queued--;
+    uv_mutex_unlock(&dispatch->lock);
+    if (link == NULL) return;
+    uns_job *job = uns_container_of(link, uns_job, link);
+    uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot start a thread for %s: %s",
+                 job->function->name, strerror(number));
+    uns_job_post(job);
+  }
+}
+
+static void grow_by_one(uns_pool *pool, bool beyond_target) {
+  if (!reserve(pool, beyond_target)) return;
+  int status = add_thread(pool);
+  if (status == 0) return;
+  uv_mutex_lock(&pool->dispatch.lock);
+  pool->dispatch.workers--;
+  uv_mutex_unlock(&pool->dispatch.lock);
+  fail_queue(pool, status);
+}
+
+static void arm_check(uns_pool *pool);
+
+static uint64_t cpu_ns(void) {
+  struct timespec used;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+/* On the supervisor's thread: a job still waits; are the threads blocked, or is the machine just busy? */
+static void check(void *argument) {
+  uns_pool *pool = argument;
+  uint64_t now = uns_clock_ns(), cpu = cpu_ns();
+  uv_mutex_lock(&pool->lock);
+  pool->check_armed = false;
+  bool closing = pool->closing;
+  uint64_t wall = now - pool->last_check_ns, used = cpu - pool->last_cpu_ns;
+  pool->last_check_ns = now;
+  pool->last_cpu_ns = cpu;
+  uv_mutex_unlock(&pool->lock);
+  if (closing) return;
+  bool busy = used * 10 >= wall * 9 * (uint64_t)pool->executors->cores;
+  uns_dispatch *dispatch = &pool->dispatch;
+  uv_mutex_lock(&dispatch->lock);
+  uint64_t waited = 0;
+  if (dispatch->queued > 0) waited = now - uns_container_of(dispatch->queue.next, uns_job, link)->submitted_ns;
+  bool more = dispatch->queued > 0;
+  uv_mutex_unlock(&dispatch->lock);
+  if (waited >= (busy ? GROW_BUSY_NS : GROW_AFTER_NS)) grow_by_one(pool, true);
+  if (more) arm_check(pool);
+}
+
+static void arm_check(uns_pool *pool) {
+  uv_mutex_lock(&pool->lock);
+  bool arm = !pool->check_armed && !pool->closing;
+  if (arm) pool->check_armed = true;
+  uv_mutex_unlock(&pool->lock);
+  if (!arm) return;
+  uns_supervisor *supervisor = uns_executors_supervisor(pool->executors);
+  if (supervisor != NULL && uns_supervisor_after(supervisor, GROW_AFTER_NS, check, pool) == 0) return;
+  uv_mutex_lock(&pool->lock);
+  pool->check_armed = false;
+  uv_mutex_unlock(&pool->lock);
+}
+
+static void grow(uns_dispatch *dispatch) {
+  uns_pool *pool = dispatch->owner;
+  grow_by_one(pool, false);
+  arm_check(pool);
+}
+
+static void give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
+  (void)dispatch;
+  pool_thread *thread = uns_container_of(worker, pool_thread, worker);
+  atomic_store(&thread->given, job);
+  if (atomic_load(&thread->asleep)) {
+    uv_mutex_lock(&thread->lock);
+    uv_cond_signal(&thread->wake);
+    uv_mutex_unlock(&thread->lock);
+  }
+}
+
+static const uns_dispatch_ops pool_ops = {give, grow};
+
+uns_pool *uns_pool_new(uns_executors *executors) {
+  uns_pool *pool = uns_calloc(1, sizeof *pool);
+  if (pool == NULL) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  pool->executors = executors;
+  pool->spin = executors->cores > 1;
+  uns_list_init(&pool->threads);
+  uns_list_init(&pool->ended);
+  if (uv_mutex_init(&pool->lock) != 0) goto no_lock;
+  if (uv_cond_init(&pool->all_ended) != 0) goto no_cond;
+  if (uns_dispatch_init(&pool->dispatch, &pool_ops, pool, executors->thread_target) != 0) goto no_dispatch;
+  pool->dispatch.waiting_max = UNS_THREADS_WAITING_MAX;
+  return pool;
+no_dispatch:
+  uv_cond_destroy(&pool->all_ended);
+no_cond:
+  uv_mutex_destroy(&pool->lock);
+no_lock:
+  uns_free(pool);
+  errno = ENOMEM;
+  return NULL;
+}
+
+void uns_pool_submit(uns_pool *pool, uns_job *job) { uns_dispatch_submit(&pool->dispatch, job); }
+
+bool uns_pool_withdraw(uns_pool *pool, uns_job *job) { return uns_dispatch_withdraw(&pool->dispatch, job); }
+
+uint32_t uns_pool_threads(uns_pool *pool) {
+  uv_mutex_lock(&pool->lock);
+  uint32_t count = pool->count;
+  uv_mutex_unlock(&pool->lock);
+  return count;
+}
+
+/* Tells every thread to end after what it runs. Under the pool's lock. */
+static void stop_all(uns_pool *pool) {
+  for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
+    pool_thread *thread = uns_container_of(link, pool_thread, link);
+    uv_mutex_lock(&thread->lock);
+    atomic_store(&thread->stop, true);
+    uv_cond_signal(&thread->wake);
+    uv_mutex_unlock(&thread->lock);
+  }
+}
+
+bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
+  if (pool == NULL) return true;
+  uns_dispatch_close(&pool->dispatch);
+  uint64_t end = uns_clock_ns() + grace_ns;
+  uv_mutex_lock(&pool->lock);
+  pool->closing = true;
+  stop_all(pool);
+  while (pool->count > 0) {
+    uint64_t now = uns_clock_ns();
+    if (now >= end) break;
+    uv_cond_timedwait(&pool->all_ended, &pool->lock, end - now);
+  }
+  bool stuck = pool->count > 0;
+  uv_mutex_unlock(&pool->lock);
+  reap(pool);
+  if (stuck) return false;
+  uns_dispatch_deinit(&pool->dispatch);
+  uv_cond_destroy(&pool->all_ended);
+  uv_mutex_destroy(&pool->lock);
+  uns_free(pool);
+  return true;
+}

@@ -1,0 +1,29 @@
+/*
+ * pool: worker threads. It starts as many as there are cores, adds one when a job has waited while all others block,
+ * and lets those end that have had nothing to do.
+ *
+ * Each thread has a Lua state with the whole library and a loop of its own, kept from job to job.
+ *   - A thread's state is touched by that thread alone.
+ *   - A thread that waits inside its job lends its place: another one may run meanwhile.
+ */
+#ifndef UNS_POOL_H
+#define UNS_POOL_H
+
+#include "exec/executors.h"
+
+enum { UNS_THREADS_WAITING_MAX = 512 }; /* calls that wait inside a thread at once; the next wait fails with `limit` */
+
+typedef struct uns_pool uns_pool;
+
+/* NULL with errno set. */
+uns_pool *uns_pool_new(uns_executors *executors);
+/* Any thread. */
+void uns_pool_submit(uns_pool *pool, uns_job *job);
+/* Takes a queued job out; false if it is not queued any more. Any thread. */
+bool uns_pool_withdraw(uns_pool *pool, uns_job *job);
+/* Takes no more jobs, waits for those that run; false if some did not end within the grace period. */
+bool uns_pool_free(uns_pool *pool, uint64_t grace_ns);
+/* Threads alive now. Any thread. */
+uint32_t uns_pool_threads(uns_pool *pool);
+
+#endif
