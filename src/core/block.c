@@ -1,8 +1,8 @@
 #include "core/block.h"
 
-#include <stdint.h>
-
 #include "base/base.h"
+
+static const size_t ROOM_MAX = (size_t)1 << (sizeof(size_t) > 4 ? 40 : 30); /* more than any string will have */
 
 static void block_free(uns_shared *object) {
   uns_block *block = uns_container_of(object, uns_block, base);
@@ -13,7 +13,7 @@ static void block_free(uns_shared *object) {
 static const uns_shared_class block_class = {UNS_SHARED_BLOCK, "block", block_free};
 
 static uns_block *make(size_t room_bytes, size_t size_bytes) {
-  if (room_bytes > SIZE_MAX / 2) return NULL;
+  if (room_bytes > ROOM_MAX) return NULL;
   uns_block *block = uns_malloc(sizeof *block + room_bytes);
   if (block == NULL) return NULL;
   uns_shared_init(&block->base, &block_class);

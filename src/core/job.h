@@ -60,7 +60,7 @@ typedef struct uns_job {
   /* A native task's progress: written by its threads, read by anybody. The doubles' bits. */
   _Atomic uint64_t progress_done, progress_total;
   atomic_uint progress_count; /* reports so far, written last (release); 0: none yet */
-  /* Called on the task's thread after a report, at most every 10 ms; NULL: nobody wants to know. Set before the start. */
+  /* Called on a thread of the task after a report, at most every 10 ms; NULL: nobody wants to know. Set before the start. */
   void (*progressed)(struct uns_job *job);
 
   uns_outcome outcome;

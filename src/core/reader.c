@@ -15,10 +15,10 @@ typedef enum { PLAIN, LIST, UPVALUES, PARTS } spot;
 typedef struct scan {
   uns_reader *reader;
   const uint8_t *start, *at, *end;
-  int depth; /* of the C stack. What is nested deeper than the codec nests was not written by it */
+  int depth; /* of the C stack. Objects that pack themselves, each nested as deep as may be, need half of the most */
 } scan;
 
-enum { DEPTH_MAX = 4 * UNS_INLINE_DEPTH };
+enum { DEPTH_MAX = 32 * UNS_INLINE_DEPTH };
 
 static int note(size_t **list, size_t *count, size_t *room, size_t offset) {
   if (*count == *room) {

@@ -108,9 +108,9 @@ static int api_failed(unsync_task *t) { return call_of(t)->failed; }
 
 /* ---- The way to a value, for error messages --------------------------------------------------------------------- */
 
-/* One table on the way: where its walk stands is the key that leads on. */
+/* A table that was met, and under which key of which other one. */
 typedef struct step {
-  uns_walk walk;
+  size_t table, from; /* its place; index of the step before */
   uns_item key;
 } step;
 
@@ -132,46 +132,55 @@ static void add_key(const call *c, uns_text *to, const uns_item *key) {
   }
 }
 
+/* Adds the keys that lead to `key` of the table of step `last`, the first first. */
+static void add_keys(const call *c, uns_text *to, const step *steps, size_t last, const uns_item *key) {
+  const uns_item *keys[WAY_SHOWN] = {key};
+  size_t count = 1, at = last;
+  for (; at != 0 && count < WAY_SHOWN; at = steps[at].from) keys[count++] = &steps[at].key;
+  if (at != 0) uns_text_add(to, "...");
+  while (count > 0) add_key(c, to, keys[--count]);
+}
+
 /*
- * Adds how `sought` is reached from `argument`: "rows[3].price". With `table` a table is sought, by its place, else a value by
- * its origin. Looks through the whole argument: this is for a call that has failed. Nothing where it is not in there.
+ * Adds the shortest way to `sought` from `argument`: "rows[3].price". With `table` a table is sought, by its place, else
+ * a value, by its origin. Looks through the whole argument: this is for a call that has failed. Nothing where it is not in
+ * there, or is the argument itself.
  */
 static void add_way(const call *c, int argument, bool table, size_t sought, uns_text *to) {
   const uns_reader *reader = &c->arguments;
   if (argument < 1 || (uint32_t)argument > reader->count) return;
-  uns_item item = uns_reader_value(reader, (uint32_t)argument - 1), value;
-  if (item.type != UNS_ITEM_TABLE || (table && item.as.place == sought)) return;
+  uns_item value = uns_reader_value(reader, (uint32_t)argument - 1), key;
+  if (value.type != UNS_ITEM_TABLE || (table ? value.as.place : value.origin) == sought) return;
   size_t count = 1, room = 16;
-  step *way = uns_malloc(room * sizeof *way);
+  step *steps = uns_malloc(room * sizeof *steps);
   bool *seen = uns_calloc(reader->shared_count + 1, sizeof *seen);
-  if (way == NULL || seen == NULL) goto done;
-  way[0] = (step){.walk = {.table = item.as.place}};
-  while (count > 0) {
-    step *last = &way[count - 1];
-    if (!uns_walk_next(reader, &last->walk, &last->key, &value)) {
-      count--;
-      continue;
+  if (steps == NULL || seen == NULL) goto done;
+  steps[0] = (step){.table = value.as.place};
+  ptrdiff_t shared = uns_reader_shared(reader, value.as.place);
+  if (shared >= 0) seen[shared] = true;
+  for (size_t i = 0; i < count; i++) {
+    uns_walk walk = {.table = steps[i].table};
+    while (uns_walk_next(reader, &walk, &key, &value)) {
+      if (table ? value.type == UNS_ITEM_TABLE && value.as.place == sought : value.origin == sought) {
+        add_keys(c, to, steps, i, &key);
+        goto done;
+      }
+      if (value.type != UNS_ITEM_TABLE) continue;
+      shared = uns_reader_shared(reader, value.as.place);
+      if (shared >= 0 && seen[shared]) continue;
+      if (shared >= 0) seen[shared] = true;
+      if (count == room) {
+        step *longer = uns_realloc(steps, room * 2 * sizeof *steps);
+        if (longer == NULL) goto done;
+        steps = longer;
+        room *= 2;
+      }
+      steps[count++] = (step){value.as.place, i, key};
     }
-    if (table ? value.type == UNS_ITEM_TABLE && value.as.place == sought : value.origin == sought) {
-      if (count > WAY_SHOWN) uns_text_add(to, "...");
-      for (size_t i = count > WAY_SHOWN ? count - WAY_SHOWN : 0; i < count; i++) add_key(c, to, &way[i].key);
-      break;
-    }
-    if (value.type != UNS_ITEM_TABLE) continue;
-    ptrdiff_t shared = uns_reader_shared(reader, value.as.place);
-    if (shared >= 0 && seen[shared]) continue;
-    if (shared >= 0) seen[shared] = true;
-    if (count == room) {
-      step *longer = uns_realloc(way, room * 2 * sizeof *way);
-      if (longer == NULL) break;
-      way = longer;
-      room *= 2;
-    }
-    way[count++] = (step){.walk = {.table = value.as.place}};
   }
 
 done:
-  uns_free(way);
+  uns_free(steps);
   uns_free(seen);
 }
 
@@ -191,8 +200,7 @@ static int fail_value(call *c, const unsync_value *value, const char *expected, 
     if (value->size == NO_ELEMENT) uns_text_add(&way, "[%lld]", (long long)value->as.integer);
     else uns_text_add(&way, "%s%s", way.size_bytes == 0 ? "" : ".", value->name);
   } else {
-    add_way(c, value->argument, value->type == UNSYNC_TABLE, value->type == UNSYNC_TABLE ? (size_t)value->as.place
-                                                                                    : (size_t)value->origin, &way);
+    add_way(c, value->argument, false, (size_t)value->origin, &way);
   }
   uns_text_add(&message, "bad argument #%d to '%s.%s' (", (int)value->argument, c->native->plugin->name, c->native->name);
   if (why != NULL) uns_text_add(&message, "%s", why);

@@ -113,6 +113,16 @@ static int sum_integers(unsync_task *t) {
   return unsync_put_integer(t, (int64_t)total);
 }
 
+/* sum_deep(tables) -> number: of all that lies in the tables, which must be numbers */
+static double add_up(unsync_task *t, unsync_value value) {
+  double total = 0;
+  if (value.type != UNSYNC_TABLE) return unsync_number(t, value);
+  for (unsync_cursor at = unsync_each(value); unsync_next(t, &at);) total += add_up(t, at.value);
+  return total;
+}
+
+static int sum_deep(unsync_task *t) { return unsync_put_number(t, add_up(t, unsync_arg(t, 1))); }
+
 /* path(table) -> integer: a.b[2].c of it, to see how errors name the way */
 static int path(unsync_task *t) {
   unsync_value b = unsync_field(t, unsync_field(t, unsync_arg(t, 1), "a"), "b");
@@ -284,6 +294,7 @@ static const unsync_task_def tasks[] = {
   {"optional", optional, NULL, 0},
   {"sum", sum, NULL, 0},
   {"sum_integers", sum_integers, NULL, 0},
+  {"sum_deep", sum_deep, NULL, 0},
   {"path", path, NULL, 0},
   {"bytes", bytes, NULL, 0},
   {"foreign", foreign, NULL, 0},
