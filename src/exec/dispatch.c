@@ -50,7 +50,7 @@ void uns_dispatch_submit(uns_dispatch *dispatch, uns_job *job) {
     worker->idle = false;
     pop_job(dispatch, worker);
   }
-  bool grow = worker == NULL;
+  bool grow = worker == NULL && (dispatch->queued == 1 || short_of_workers(dispatch));
   uv_mutex_unlock(&dispatch->lock);
   if (worker != NULL) dispatch->ops->give(dispatch, worker, job);
   else if (grow) dispatch->ops->grow(dispatch);

@@ -26,7 +26,7 @@ typedef struct uns_worker {
 typedef struct uns_dispatch_ops {
   /* Hands `job` to `worker`, which was idle. Any thread, no lock held. */
   void (*give)(uns_dispatch *dispatch, uns_worker *worker, uns_job *job);
-  /* A job was queued and fewer than `target` workers run: start one more, soon; may do nothing. No lock held. */
+  /* The queue has begun, or has a job while fewer than `target` workers run: start one more, or do nothing. No lock held. */
   void (*grow)(uns_dispatch *dispatch);
 } uns_dispatch_ops;
 

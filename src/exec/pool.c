@@ -1,11 +1,12 @@
 #include "exec/pool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -23,6 +24,7 @@ typedef struct pool_thread {
   uns_link link; /* in pool->threads or pool->ended; guarded by pool->lock */
   uns_pool *pool;
   pthread_t thread;
+  _Atomic pid_t thread_id; /* the kernel's */
   _Atomic(uns_job *) given; /* release by the giver, acquire by the thread */
   atomic_bool asleep;       /* pairs with `given` (seq_cst): whoever gives must wake */
   uv_mutex_t lock;          /* with `wake` */
@@ -39,7 +41,7 @@ struct uns_pool {
   uns_link threads, ended;
   uint32_t count; /* in `threads` */
   bool check_armed; /* the supervisor will look whether a job waits too long */
-  uint64_t last_check_ns, last_cpu_ns;
+  uint64_t last_growth_ns; /* the supervisor's */
   bool spin;
   bool closing;
 };
@@ -147,6 +149,7 @@ static uns_job *wait_for_job(pool_thread *thread) {
 static void *thread_main(void *argument) {
   pool_thread *thread = argument;
   uns_pool *pool = thread->pool;
+  thread->thread_id = gettid();
   uns_job *job = uns_dispatch_next(&pool->dispatch, &thread->worker);
   for (;;) {
     if (job == NULL && (job = wait_for_job(thread)) == NULL) break;
@@ -263,33 +266,55 @@ static void grow_by_one(uns_pool *pool, bool beyond_target) {
 
 static void arm_check(uns_pool *pool);
 
-static uint64_t cpu_ns(void) {
-  struct timespec used;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+/* True if the kernel has the thread running or ready to run; false where it sleeps, in a system call or for a lock. */
+static bool on_cpu(pid_t thread_id) {
+  char path[64], text[256];
+  snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread_id);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  ssize_t size = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (size <= 0) return false;
+  text[size] = '\0';
+  const char *state = strrchr(text, ')'); /* behind the program's name */
+  return state != NULL && state[1] == ' ' && state[2] == 'R';
 }
 
-/* On the supervisor's thread: a job still waits; are the threads blocked, or is the machine just busy? */
+/* How many threads are blocked; SIZE_MAX if as many as should do run, so that one more would help nobody. */
+static size_t count_blocked(uns_pool *pool) {
+  size_t running = 0, blocked = 0;
+  uv_mutex_lock(&pool->lock);
+  for (uns_link *link = pool->threads.next; link != &pool->threads && running < pool->dispatch.target; link = link->next) {
+    if (on_cpu(uns_container_of(link, pool_thread, link)->thread_id)) running++;
+    else blocked++;
+  }
+  uv_mutex_unlock(&pool->lock);
+  return running < pool->dispatch.target ? blocked : SIZE_MAX;
+}
+
+/* On the supervisor's thread: jobs still wait; are the threads blocked, or just busy? */
 static void check(void *argument) {
   uns_pool *pool = argument;
-  uint64_t now = uns_clock_ns(), cpu = cpu_ns();
   uv_mutex_lock(&pool->lock);
   pool->check_armed = false;
   bool closing = pool->closing;
-  uint64_t wall = now - pool->last_check_ns, used = cpu - pool->last_cpu_ns;
-  pool->last_check_ns = now;
-  pool->last_cpu_ns = cpu;
   uv_mutex_unlock(&pool->lock);
   if (closing) return;
-  bool busy = used * 10 >= wall * 9 * (uint64_t)pool->executors->cores;
   uns_dispatch *dispatch = &pool->dispatch;
   uv_mutex_lock(&dispatch->lock);
-  uint64_t waited = 0;
-  if (dispatch->queued > 0) waited = now - uns_container_of(dispatch->queue.next, uns_job, link)->submitted_ns;
-  bool more = dispatch->queued > 0;
+  uint64_t waited = 0, now = uns_clock_ns();
+  size_t queued = dispatch->queued;
+  if (queued > 0) waited = now - uns_container_of(dispatch->queue.next, uns_job, link)->submitted_ns;
   uv_mutex_unlock(&dispatch->lock);
-  if (waited >= (busy ? GROW_BUSY_NS : GROW_AFTER_NS)) grow_by_one(pool, true);
-  if (more) arm_check(pool);
+  if (queued == 0) return;
+  if (waited >= GROW_AFTER_NS) {
+    size_t blocked = count_blocked(pool);
+    bool stuck = waited >= GROW_BUSY_NS && now - pool->last_growth_ns >= GROW_BUSY_NS; /* computing without an end */
+    size_t wanted = blocked == SIZE_MAX ? (stuck ? 1 : 0) : 1 + blocked / 4;
+    for (size_t i = 0; i < wanted && i < queued; i++) grow_by_one(pool, true);
+    if (wanted > 0) pool->last_growth_ns = now;
+  }
+  arm_check(pool);
 }
 
 static void arm_check(uns_pool *pool) {
