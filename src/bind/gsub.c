@@ -20,6 +20,7 @@ enum {
 };
 
 typedef struct {
+  lua_CFunction find; /* string.find */
   size_t at;          /* the subject before it is dealt with */
   size_t from, to;    /* the match under way */
   size_t last;        /* where the last match ended; SIZE_MAX: none yet */
@@ -30,38 +31,52 @@ typedef struct {
   char small[TEXT_MIN];
 } substitution;
 
-static void append(lua_State *L, substitution *state, const char *bytes, size_t size) {
-  if (size == 0) return;
-  if (size > state->capacity - state->used) {
-    if (size > (SIZE_MAX / 2 - state->used) / 2) luaL_error(L, "buffer too large");
-    size_t capacity = state->capacity * 2;
-    while (capacity - state->used < size) capacity *= 2;
-    char *text = lua_newuserdatauv(L, capacity, 0);
-    memcpy(text, state->text, state->used);
-    lua_replace(L, SLOT_TEXT);
-    state->text = text;
-    state->capacity = capacity;
-  }
-  memcpy(state->text + state->used, bytes, size);
+static void grow(lua_State *L, substitution *state, size_t size) {
+  if (size > (SIZE_MAX / 2 - state->used) / 2) luaL_error(L, "buffer too large");
+  size_t capacity = state->capacity * 2;
+  while (capacity - state->used < size) capacity *= 2;
+  char *text = lua_newuserdatauv(L, capacity, 0);
+  memcpy(text, state->text, state->used);
+  lua_replace(L, SLOT_TEXT);
+  state->text = text;
+  state->capacity = capacity;
+}
+
+static inline void append(lua_State *L, substitution *state, const char *bytes, size_t size) {
+  if (size > state->capacity - state->used) grow(L, state, size);
+  if (size == 1) state->text[state->used] = *bytes;
+  else memcpy(state->text + state->used, bytes, size);
   state->used += size;
 }
 
-/* Finds the next match and puts its captures on the stack, above SLOT_TOP; their number, or -1: there is none. */
+/*
+ * Looks for a match from `at` on, with string.find. Leaves the function and its arguments on top and returns their number,
+ * or -1. The match lies from *from to *to.
+ */
+static inline int find_match(lua_State *L, lua_CFunction find, const char *subject, size_t at, size_t *from, size_t *to) {
+  lua_settop(L, SLOT_TOP);
+  lua_pushinteger(L, (lua_Integer)at + 1);
+  lua_copy(L, -1, SLOT_FROM);
+  lua_pushvalue(L, SLOT_FUNCTION);
+  int results = find(L);
+  if (results < 2) return -1;
+  *from = (size_t)lua_tointeger(L, SLOT_TOP + 3) - 1;
+  *to = (size_t)lua_tointeger(L, SLOT_TOP + 4);
+  if (results == 2) { /* no captures: the whole match is the argument */
+    lua_settop(L, SLOT_TOP + 2);
+    lua_pushlstring(L, subject + *from, *to - *from);
+    return 1;
+  }
+  lua_rotate(L, SLOT_TOP + 3, -2);
+  lua_settop(L, -3);
+  return results - 2;
+}
+
+/* The next match that counts, as find_match does. */
 static int next_match(lua_State *L, substitution *state, const char *subject, size_t length) {
-  lua_CFunction find = lua_tocfunction(L, lua_upvalueindex(3));
   while (state->count < state->most && !(state->anchored && state->last != SIZE_MAX)) {
-    lua_settop(L, SLOT_TOP);
-    lua_pushinteger(L, (lua_Integer)state->at + 1);
-    lua_replace(L, SLOT_FROM);
-    int results = find(L);
-    if (results < 2) return -1;
-    state->from = (size_t)lua_tointeger(L, -results) - 1;
-    state->to = (size_t)lua_tointeger(L, -results + 1);
-    if (state->to != state->last) {
-      if (results > 2) return results - 2;
-      lua_pushlstring(L, subject + state->from, state->to - state->from);
-      return 1;
-    }
+    int arguments = find_match(L, state->find, subject, state->at, &state->from, &state->to);
+    if (arguments < 0 || state->to != state->last) return arguments;
     /* An empty match right where the last one ended does not count. */
     if (state->at == length) return -1;
     append(L, state, subject + state->at, 1);
@@ -72,14 +87,15 @@ static int next_match(lua_State *L, substitution *state, const char *subject, si
 
 /* What the function made of the match lies on top. */
 static void replace_match(lua_State *L, substitution *state, const char *subject) {
-  const char *bytes = subject + state->from;
-  size_t size = state->to - state->from;
-  if (lua_toboolean(L, -1)) {
-    if (!lua_isstring(L, -1)) luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));
-    bytes = lua_tolstring(L, -1, &size);
+  if (!lua_toboolean(L, -1)) {
+    append(L, state, subject + state->from, state->to - state->from);
+  } else {
+    size_t size;
+    const char *bytes = lua_tolstring(L, -1, &size);
+    if (bytes == NULL) luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));
+    append(L, state, bytes, size);
     state->changed = true;
   }
-  append(L, state, bytes, size);
   state->at = state->last = state->to;
 }
 
@@ -96,18 +112,14 @@ static int finish(lua_State *L, substitution *state, const char *subject, size_t
 
 static int after_call(lua_State *L, int status, lua_KContext context);
 
-/* From match to match. */
-static int go_on(lua_State *L, substitution *state) {
-  size_t length;
-  const char *subject = lua_tolstring(L, SLOT_SUBJECT, &length);
-  int captures;
-  while ((captures = next_match(L, state, subject, length)) >= 0) {
-    append(L, state, subject + state->at, state->from - state->at);
+/* From match to match. The function of the first one, or of the next, is about to be called. */
+static int go_on(lua_State *L, substitution *state, const char *subject, size_t length, int arguments) {
+  while (arguments >= 0) {
+    if (state->from > state->at) append(L, state, subject + state->at, state->from - state->at);
     state->count++;
-    lua_pushvalue(L, SLOT_FUNCTION);
-    lua_insert(L, -captures - 1);
-    lua_callk(L, captures, 1, (lua_KContext)state, after_call);
+    lua_callk(L, arguments, 1, (lua_KContext)state, after_call);
     replace_match(L, state, subject);
+    arguments = next_match(L, state, subject, length);
   }
   return finish(L, state, subject, length);
 }
@@ -115,27 +127,38 @@ static int go_on(lua_State *L, substitution *state) {
 static int after_call(lua_State *L, int status, lua_KContext context) {
   (void)status;
   substitution *state = (substitution *)context;
-  replace_match(L, state, lua_tostring(L, SLOT_SUBJECT));
-  return go_on(L, state);
+  size_t length;
+  const char *subject = lua_tolstring(L, SLOT_SUBJECT, &length);
+  replace_match(L, state, subject);
+  return go_on(L, state, subject, length, next_match(L, state, subject, length));
 }
 
 /* gsub(subject, pattern, replacement [, most]) -> string, count */
 int uns_string_gsub(lua_State *L) {
   if (!lua_isfunction(L, 3) || !lua_isyieldable(L)) return uns_stdlib_stock(L);
-  size_t length;
-  luaL_checklstring(L, 1, &length);
+  size_t length, from = 0, to = 0;
+  const char *subject = luaL_checklstring(L, 1, &length);
   const char *pattern = luaL_checkstring(L, 2);
   lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)length + 1);
   luaL_checkstack(L, SLOT_TOP + CAPTURES_MAX + LUA_MINSTACK, "too many captures");
-  lua_settop(L, 3);
+  lua_settop(L, SLOT_TOP);
+  lua_copy(L, 3, SLOT_FUNCTION);
   lua_pushnil(L);
-  lua_insert(L, SLOT_FROM);
-  lua_pushnil(L);
-  lua_insert(L, SLOT_PLAIN);
+  lua_replace(L, SLOT_PLAIN);
+  lua_CFunction find = lua_tocfunction(L, lua_upvalueindex(3));
+  int arguments = most > 0 ? find_match(L, find, subject, 0, &from, &to) : -1;
+  if (arguments < 0) {
+    lua_pushvalue(L, SLOT_SUBJECT);
+    lua_pushinteger(L, 0);
+    return 2;
+  }
   substitution *state = lua_newuserdatauv(L, sizeof *state, 0);
-  uns_stdlib_enter_barrier(L, uns_upvalue_runtime(L), lua_upvalueindex(4));
-  lua_pushnil(L);
+  lua_replace(L, SLOT_STATE);
+  uns_stdlib_enter_barrier(L, uns_upvalue_runtime(L), SLOT_STATE, lua_upvalueindex(4));
+  state->find = find;
   state->at = 0;
+  state->from = from;
+  state->to = to;
   state->last = SIZE_MAX;
   state->count = 0;
   state->most = most;
@@ -144,7 +167,7 @@ int uns_string_gsub(lua_State *L) {
   state->text = state->small;
   state->used = 0;
   state->capacity = sizeof state->small;
-  return go_on(L, state);
+  return go_on(L, state, subject, length, arguments);
 }
 
 void uns_bind_gsub(lua_State *L, uns_runtime *runtime) {

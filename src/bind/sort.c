@@ -11,7 +11,7 @@
 
 #include "bind/stdlib.h"
 
-enum { SLOT_TABLE = 1, SLOT_COMPARATOR }; /* then the state, then what is compared */
+enum { SLOT_TABLE = 1, SLOT_COMPARATOR, SLOT_STATE }; /* then what is compared */
 
 enum {
   MEDIAN_ONLY_MAX = 100, /* larger ranges get another pivot, once one was badly unbalanced */
@@ -205,7 +205,7 @@ int uns_table_sort(lua_State *L) {
   size_t ranges = 1;
   for (lua_Integer rest = length; rest > 1; rest /= 2) ranges++;
   sorting *state = lua_newuserdatauv(L, sizeof *state + ranges * sizeof(range), 0);
-  uns_stdlib_enter_barrier(L, uns_upvalue_runtime(L), lua_upvalueindex(3));
+  uns_stdlib_enter_barrier(L, uns_upvalue_runtime(L), SLOT_STATE, lua_upvalueindex(3));
   state->now = (range){1, (unsigned)length, 0};
   state->later_count = 0;
   begin_range(L, state);

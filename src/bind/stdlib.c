@@ -60,10 +60,10 @@ void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime) {
   lua_setfield(L, -2, "__close");
 }
 
-void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int meta) {
+void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int block, int meta) {
   lua_pushvalue(L, meta);
-  lua_setmetatable(L, -2);
-  lua_toclose(L, -1);
+  lua_setmetatable(L, block);
+  lua_toclose(L, block);
   runtime->barriers++;
 }
 

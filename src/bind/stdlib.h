@@ -47,11 +47,12 @@ bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L);
  * script it must still be one. How many such frames there are is counted, so that a yield pays for a look at its stack
  * only while there are any.
  *
- * `meta` pushes, once per state, the metatable for the block of such a frame. `enter` makes the userdata on top that
- * block: it gets the metatable at `meta` and is to be closed, so the frame counts until it is left, however that happens.
+ * `meta` pushes, once per state, the metatable for the block of such a frame. `enter` makes the userdata at
+ * `block` that block: it gets the metatable at `meta` and is to be closed, so the frame counts until it is left, however
+ * that happens.
  */
 void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime);
-void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int meta);
+void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int block, int meta);
 /* True if a frame of L is such a barrier. */
 bool uns_stdlib_behind_barrier(lua_State *L, const uns_runtime *runtime);
 
