@@ -58,10 +58,7 @@ static inline bool uns_shared_try_ref(void *object) {
 static inline void uns_shared_unref(void *object) {
   uns_shared *shared = object;
   if (shared == NULL) return;
-  if (atomic_fetch_sub_explicit(&shared->count, 1, memory_order_release) == 1) {
-    atomic_thread_fence(memory_order_acquire);
-    shared->class->free(shared);
-  }
+  if (atomic_fetch_sub_explicit(&shared->count, 1, memory_order_acq_rel) == 1) shared->class->free(shared);
 }
 
 #endif

@@ -293,26 +293,29 @@ static void serve(worker *w) {
 
 /* ---- beginning and end ---- */
 
-static int give_up(const char *what) {
-  fprintf(stderr, "unsync: worker: cannot start: %s: %s\n", what, strerror(errno));
+/* What failed is said to the host, whose calls fail with it; where it cannot be reached, to whoever reads stderr. */
+static int give_up(const worker *w, const char *what) {
+  int number = errno;
+  if (w->parent != NULL) uns_parent_apologize(w->parent, what, number);
+  else fprintf(stderr, "unsync: worker: cannot start: %s: %s\n", what, strerror(number));
   return EXIT_BROKEN;
 }
 
 static int begin(worker *w) {
-  if (uns_wire_map(&w->wire, UNS_FD_MEMORY) != 0) return give_up("the shared memory");
+  if (uns_wire_map(&w->wire, UNS_FD_MEMORY) != 0) return give_up(w, "the shared memory");
   close(UNS_FD_MEMORY);
   w->parent = uns_parent_new(UNS_FD_CONTROL, w->wire.board, UNS_FD_SUPERVISOR);
-  if (w->parent == NULL) return give_up("the control socket");
+  if (w->parent == NULL) return give_up(w, "the control socket");
   if (uns_parent_set_up(w->parent, w->executors) != 0) return EXIT_BROKEN; /* the host is gone */
   uns_port_init(&w->in, &uns_parent_ops, w->parent);
   uns_port_init(&w->out, &uns_parent_ops, w->parent);
   w->executors->processes = uns_process_pool_of_parent(w->parent);
-  if (w->executors->processes == NULL) return give_up("memory");
+  if (w->executors->processes == NULL) return give_up(w, "memory");
   w->runtime = open_state(w);
-  if (w->runtime == NULL) return give_up("a Lua state");
+  if (w->runtime == NULL) return give_up(w, "a Lua state");
   w->executors->main_runtime = w->runtime;
   w->spin = w->executors->cores > 1;
-  if (uns_parent_greet(w->parent, w->runtime) != 0) return give_up("the thread that listens to the host");
+  if (uns_parent_greet(w->parent, w->runtime) != 0) return give_up(w, "the thread that listens to the host");
   return 0;
 }
 
@@ -344,7 +347,7 @@ int uns_child_main(int argc, char **argv, uns_runtime *(*new_state)(uns_executor
   }
   if (!uns_spawned((pid_t)strtol(argv[2], NULL, 10))) return 1;
   worker w = {.executors = uns_executors_new()};
-  if (w.executors == NULL) return give_up("memory");
+  if (w.executors == NULL) return give_up(&w, "memory");
   w.executors->new_state = new_state;
   w.executors->free_state = free_state;
   w.executors->is_child = true;

@@ -24,6 +24,7 @@ typedef enum {
   UNS_FRAME_UNREF,    /* child: gives back `count` references to cell `id` */
   UNS_FRAME_FORGET,   /* host: cell `id` is known no more */
   UNS_FRAME_HELLO,    /* child: I am up; texts: its build */
+  UNS_FRAME_SORRY,    /* child: I cannot start; texts: why; `error_code` */
   UNS_FRAME_SETUP,    /* host: the first frame; texts: the script's directory */
   UNS_FRAME_CANCEL,   /* child: the nested call `id` shall stop */
   UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
@@ -54,7 +55,7 @@ typedef struct uns_message {
     char error_code[24];
   } words;
   /* CALL: the function's name; the native task's, and its plugin's file; the search path; all but the first may be NULL.
-     RESULT, HELLO, SETUP: the first. Those of a message that was read are borrowed from the port until the next. */
+     RESULT, HELLO, SORRY, SETUP: the first. Those of a message that was read are borrowed from the port until the next. */
   const char *texts[UNS_TEXTS];
   uns_packet packet;
 } uns_message;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -588,11 +589,20 @@ static int send_hello(uns_parent *parent, int fd) {
 
 int uns_parent_greet(uns_parent *parent, uns_runtime *main) {
   parent->main = uns_mailbox_ref(main->mailbox);
-  int status = send_hello(parent, main->mailbox->fd);
-  if (status == 0) status = start_thread(parent);
+  int status = start_thread(parent);
+  if (status == 0) status = send_hello(parent, main->mailbox->fd);
   if (status == 0) return 0;
   errno = status;
   return -1;
+}
+
+void uns_parent_apologize(uns_parent *parent, const char *what, int number) {
+  uns_message message = {.words = {.kind = UNS_FRAME_SORRY}};
+  char text[160];
+  snprintf(text, sizeof text, "%s: %s", what, strerror(number));
+  message.texts[0] = text;
+  snprintf(message.words.error_code, sizeof message.words.error_code, "%s", uv_err_name(uv_translate_sys_error(number)));
+  send_message(parent, &message, NULL);
 }
 
 void uns_parent_closing(uns_parent *parent) { atomic_store(&parent->closing, true); }

@@ -24,6 +24,8 @@ uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd);
 int uns_parent_set_up(uns_parent *parent, uns_executors *executors);
 /* Tells the host that we are up and how `main`, which runs the calls, is woken. Starts the thread. 0, or -1 with errno. */
 int uns_parent_greet(uns_parent *parent, uns_runtime *main);
+/* Tells the host why there will be no greeting: `what` could not be had, for errno `number`. */
+void uns_parent_apologize(uns_parent *parent, const char *what, int number);
 /* The host has told us to end: from now on its silence is no reason to die. */
 void uns_parent_closing(uns_parent *parent);
 /* The last step: no cell may be alive any more. */

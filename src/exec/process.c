@@ -60,13 +60,22 @@ static const char no_memory_to_read[] = "there was not enough memory to read wha
 
 /* The lock held. */
 static void condemn(uns_child *child, const char *why) {
-  if (child->condemned[0] == '\0') snprintf(child->condemned, sizeof child->condemned, "%s", why);
+  if (child->condemned[0] == '\0') snprintf(child->condemned, sizeof child->condemned, "was killed, for %s", why);
   if (child->pid > 0) kill(child->pid, SIGKILL); /* not yet reaped, so the number is its own */
 }
 
 void uns_child_condemn(uns_child *child, const char *why) {
   uv_mutex_lock(&child->lock);
   condemn(child, why);
+  uv_mutex_unlock(&child->lock);
+}
+
+void uns_child_is_sorry(uns_child *child, const char *error_code, const char *why) {
+  uv_mutex_lock(&child->lock);
+  if (child->condemned[0] == '\0') {
+    snprintf(child->condemned, sizeof child->condemned, "cannot start: %s", why);
+    snprintf(child->error_code, sizeof child->error_code, "%s", error_code);
+  }
   uv_mutex_unlock(&child->lock);
 }
 
@@ -372,23 +381,19 @@ static bool loop_falls_asleep(uns_source *source, bool asleep) {
 
 /* ---- starting ---- */
 
-/* Where a child's start failed: no worker is left who could take them some day, so the calls fail with the reason. */
-static void fail_queue(uns_process_pool *pool, int number, const char *what) {
+/* No child could be started: if none runs that will come free some day, the calls that wait fail with the reason. Those
+   that lend their places do not count: what they wait for may be these very calls. */
+static void fail_queue(uns_process_pool *pool, const char *code, const char *why) {
   uns_dispatch *dispatch = &pool->dispatch;
   for (;;) {
     uv_mutex_lock(&dispatch->lock);
-    uns_link *link = dispatch->workers == 0 ? uns_list_pop_front(&dispatch->queue) : NULL;
+    uns_link *link = dispatch->workers == dispatch->lending ? uns_list_pop_front(&dispatch->queue) : NULL;
     if (link != NULL) dispatch->queued--;
     uv_mutex_unlock(&dispatch->lock);
     if (link == NULL) return;
     uns_job *job = uns_container_of(link, uns_job, link);
-    const char *program = pool->program != NULL ? pool->program : "unsync";
-    if (number != 0) {
-      uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot start a worker process for %s: %s%s%s: %s",
-                   job->function->name, what, *what != '\0' ? ": " : "", program, strerror(number));
-    } else {
-      uns_job_fail(job, "crashed", "crashed: no worker process for %s: %s %s", job->function->name, program, what);
-    }
+    uns_job_fail(job, code, "no worker process for %s: %s %s", job->function->name,
+                 pool->program != NULL ? pool->program : "unsync", why);
     abandon_job(pool, job);
   }
 }
@@ -454,14 +459,14 @@ static int start_child(uns_process_pool *pool, uns_child *child, const char **wh
   int sockets[2], memory, watch_fd = -1, status;
   *what = "";
   if (pool->program == NULL) return ENOENT;
-  *what = "its shared memory";
+  *what = "shared memory: ";
   memory = uns_wire_create();
   if (memory < 0) return errno;
   uv_mutex_lock(&child->read_lock); /* the script's loop may be looking at what the last one left */
   status = uns_wire_map(&child->wire, memory) == 0 ? 0 : errno;
   uv_mutex_unlock(&child->read_lock);
   if (status != 0) goto no_sockets;
-  *what = "its socket";
+  *what = "a socket: ";
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
     status = errno;
     goto no_sockets;
@@ -480,7 +485,7 @@ static int start_child(uns_process_pool *pool, uns_child *child, const char **wh
   uv_mutex_lock(&child->lock);
   child->state = UNS_CHILD_STARTING;
   child->pid = pid;
-  child->condemned[0] = '\0';
+  child->condemned[0] = child->error_code[0] = '\0';
   uns_port_init(&child->to_child, &uns_exports_ops, child);
   uv_mutex_unlock(&child->lock);
   atomic_store(&child->group, pid);
@@ -529,7 +534,7 @@ static void on_grow(uns_mail *mail, void *receiver) {
     if (wanted) dispatch->workers++;
     uv_mutex_unlock(&dispatch->lock);
     if (!wanted) return;
-    const char *what = "memory";
+    const char *what = "";
     uns_child *child = free_place(pool);
     int status = child != NULL ? start_child(pool, child, &what) : ENOMEM;
     if (status == 0) continue;
@@ -542,7 +547,9 @@ static void on_grow(uns_mail *mail, void *receiver) {
     uv_mutex_lock(&dispatch->lock);
     dispatch->workers--;
     uv_mutex_unlock(&dispatch->lock);
-    fail_queue(pool, status, what);
+    char why[160];
+    snprintf(why, sizeof why, "cannot be started: %s%s", what, strerror(status));
+    fail_queue(pool, uv_err_name(uv_translate_sys_error(status)), why);
     return;
   }
 }
@@ -572,10 +579,11 @@ static void arm_hello(uns_child *child) { uns_supervisor_after(child->pool->supe
 /* ---- ending ---- */
 
 static void describe_end(char *text, size_t size_bytes, const uns_child *child, uns_exit how, bool ready) {
-  if (child->condemned[0] != '\0') snprintf(text, size_bytes, "was killed, for %s", child->condemned);
+  const char *early = ready ? "" : " before it was ready";
+  if (child->condemned[0] != '\0') snprintf(text, size_bytes, "%s", child->condemned);
   else if (!ready && how.exit_code == UNS_EXIT_OTHER_BUILD) snprintf(text, size_bytes, "is of another build than this program");
-  else if (how.signal_number != 0) snprintf(text, size_bytes, "died of signal %d (%s)", how.signal_number, strsignal(how.signal_number));
-  else if (how.exit_code >= 0) snprintf(text, size_bytes, "ended with exit code %d", how.exit_code);
+  else if (how.signal_number != 0) snprintf(text, size_bytes, "died of signal %d (%s)%s", how.signal_number, strsignal(how.signal_number), early);
+  else if (how.exit_code >= 0) snprintf(text, size_bytes, "ended with exit code %d%s", how.exit_code, early);
   else snprintf(text, size_bytes, "ended, and somebody else was told how");
 }
 
@@ -586,7 +594,7 @@ static void lose_job(uns_child *child, uns_job *job, bool started, uns_exit how)
     uns_dispatch_put_back(&pool->dispatch, job);
     return;
   }
-  char text[160];
+  char text[200];
   describe_end(text, sizeof text, child, how, true);
   if (pool->closing) {
     uns_job_fail(job, "closed", "closed: the program is ending");
@@ -660,7 +668,7 @@ static void bury(uns_child *child, uns_child_state was, uns_exit how) {
   if (was == UNS_CHILD_STARTING && !pool->closing) {
     char text[200];
     describe_end(text, sizeof text, child, how, false);
-    fail_queue(pool, 0, text);
+    fail_queue(pool, child->error_code[0] != '\0' ? child->error_code : "crashed", text);
   }
   uv_mutex_lock(&child->lock);
   child->state = UNS_CHILD_NONE;

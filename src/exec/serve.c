@@ -478,8 +478,15 @@ static bool hello(uns_child *child, const uns_message *message) {
   return true;
 }
 
+static bool sorry(uns_child *child, const uns_message *message) {
+  if (message->texts[0] == NULL) return false;
+  uns_child_is_sorry(child, message->words.error_code, message->texts[0]);
+  return true;
+}
+
 static bool handle(uns_child *child, uns_message *message) {
   switch (message->words.kind) {
+    case UNS_FRAME_SORRY: return sorry(child, message);
     case UNS_FRAME_HELLO: return hello(child, message);
     case UNS_FRAME_SETTLE: return settle(child, message);
     case UNS_FRAME_UNREF: return give_back(child, &message->words);

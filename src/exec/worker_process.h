@@ -51,7 +51,8 @@ typedef struct uns_child {
   uns_child_state state;
   pid_t pid;       /* 0: reaped, or not started */
   int wake_fd;     /* the child's eventfd; -1: not known yet */
-  char condemned[128]; /* why it was killed by us, or "" */
+  char condemned[192]; /* why it was killed by us, or could not start; or "" */
+  char error_code[24]; /* the latter's */
   uns_job *jobs[UNS_CLAIMS];
   uint64_t sequences[UNS_CLAIMS], last_sequence;
   uns_port to_child;
@@ -83,6 +84,8 @@ typedef struct uns_child {
 void uns_child_condemn(uns_child *child, const char *why);
 /* It will end by itself; should it not, it is made to after a while. Supervisor. */
 void uns_child_expect_end(uns_child *child);
+/* It cannot start, and will end; the calls that wait for it fail with that. */
+void uns_child_is_sorry(uns_child *child, const char *error_code, const char *why);
 /* The child is up. `wake_fd` is taken over. Supervisor. */
 void uns_child_up(uns_child *child, int wake_fd);
 uns_supervisor *uns_process_pool_supervisor(uns_process_pool *pool);
