@@ -22,6 +22,9 @@ void uns_free(void *memory);
 /* For specs: the `countdown`-th allocation from now on (1 is the next) fails, once; 0 disarms. Any thread. */
 void uns_alloc_fail_after(long countdown);
 
+/* True if the allocation about to be made must fail: for allocators that do not go through uns_malloc. */
+bool uns_alloc_must_fail(void);
+
 /* Nanoseconds on CLOCK_MONOTONIC, never cached. Any thread. */
 uint64_t uns_clock_ns(void);
 

@@ -4,23 +4,13 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
+#include "base/arena.h"
 #include "bind/bind.h"
 #include "bind/coroutine.h"
 #include "bind/stdlib.h"
 #include "core/codec.h"
 #include "core/error.h"
 #include "host/modules.h"
-
-/* Lua's allocator, one for each state, so that a limit can be kept some day. */
-static void *allocate(void *unused, void *memory, size_t old_size, size_t new_size) {
-  (void)unused;
-  (void)old_size;
-  if (new_size == 0) {
-    uns_free(memory);
-    return NULL;
-  }
-  return uns_realloc(memory, new_size);
-}
 
 static int panic(lua_State *L) {
   lua_writestringerror("unsync: an error outside of any call: %s\n", luaL_tolstring(L, -1, NULL));
@@ -46,11 +36,12 @@ static int open_codec(lua_State *L) {
   return 0;
 }
 
-uns_runtime *uns_state_adopt(lua_State *L, uns_executors *executors) {
+/* Leaves Lua's message on the stack where it had one. */
+static uns_runtime *make_runtime(lua_State *L, uns_executors *executors, bool in_state) {
   lua_pushcfunction(L, open_codec);
   errno = ENOMEM;
   if (lua_pcall(L, 0, 0, 0) != LUA_OK) return NULL;
-  uns_runtime *runtime = uns_runtime_new(L, executors);
+  uns_runtime *runtime = uns_runtime_new(L, executors, in_state);
   if (runtime == NULL) return NULL;
   uns_codec_set_mailbox(L, runtime->mailbox);
   lua_pushcfunction(L, open_rooms);
@@ -62,6 +53,13 @@ uns_runtime *uns_state_adopt(lua_State *L, uns_executors *executors) {
   return NULL;
 }
 
+uns_runtime *uns_state_adopt(lua_State *L, uns_executors *executors) { return make_runtime(L, executors, true); }
+
+void uns_state_release(uns_runtime *runtime) {
+  uns_runtime_close(runtime);
+  uns_runtime_free(runtime);
+}
+
 static int open_libraries(lua_State *L) {
   luaL_openlibs(L);
   return 0;
@@ -69,15 +67,21 @@ static int open_libraries(lua_State *L) {
 
 uns_runtime *uns_state_new(uns_executors *executors) {
   errno = ENOMEM;
-  lua_State *L = lua_newstate(allocate, NULL);
-  if (L == NULL) return NULL;
+  uns_arena *arena = uns_arena_new();
+  if (arena == NULL) return NULL;
+  lua_State *L = lua_newstate(uns_arena_allocate, arena);
+  if (L == NULL) {
+    uns_arena_free(arena);
+    return NULL;
+  }
   lua_atpanic(L, panic);
   lua_gc(L, LUA_GCSTOP); /* nothing to collect while it is built */
   lua_pushcfunction(L, open_libraries);
-  uns_runtime *runtime = lua_pcall(L, 0, 0, 0) == LUA_OK ? uns_state_adopt(L, executors) : NULL;
+  uns_runtime *runtime = lua_pcall(L, 0, 0, 0) == LUA_OK ? make_runtime(L, executors, false) : NULL;
   if (runtime == NULL) {
     int saved = errno;
     lua_close(L);
+    uns_arena_free(arena);
     errno = saved;
     return NULL;
   }
@@ -88,7 +92,10 @@ uns_runtime *uns_state_new(uns_executors *executors) {
 
 void uns_state_free(uns_runtime *runtime) {
   lua_State *L = runtime->L;
+  void *arena;
+  lua_getallocf(L, &arena);
   uns_runtime_close(runtime);
   lua_close(L);
+  uns_arena_free(arena);
   uns_runtime_free(runtime);
 }
