@@ -11,7 +11,8 @@
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
   IDLE_MAX = 1024,        /* coroutines kept for the next tasks: about 1 KB each */
-  BUDGET = 1000           /* waits on what is settled already, before others get their turn */
+  BUDGET = 1000,          /* waits on what is settled already, before others get their turn */
+  TRACEBACK_MAX = 16384   /* bytes of one that is to be joined with where it was awaited */
 };
 
 const char uns_task_wait_mark = 0;
@@ -21,6 +22,38 @@ enum { SLOT_TASK = 1, SLOT_FUTURE, SLOT_HANDLER, SLOT_BODY };
 
 /* ---- the body ---- */
 
+static void forget_traceback(uns_runtime *runtime, uns_task *task) {
+  if (task->traceback != 0) uns_runtime_unpin(runtime, task->traceback);
+  task->traceback = 0;
+}
+
+/*
+ * Pops the traceback of an error that an await raised, and the one of where that was, on top: leaves both as one. Of a
+ * long chain the ends are kept: a text that grew with each await would cost the square of their number.
+ */
+static void join_tracebacks(lua_State *L) {
+  static const char between[] = "\nawaited in:\n", left_out[] = "\n\t...\n";
+  size_t size, rest_size;
+  const char *text = lua_tolstring(L, -2, &size), *rest = lua_tolstring(L, -1, &rest_size);
+  luaL_Buffer joined;
+  luaL_buffinit(L, &joined);
+  if (size <= TRACEBACK_MAX) {
+    luaL_addlstring(&joined, text, size);
+  } else {
+    const char *head_end = text + TRACEBACK_MAX / 2, *tail = text + size - TRACEBACK_MAX / 2;
+    while (head_end > text && *head_end != '\n') head_end--;
+    while (tail > head_end && tail[-1] != '\n') tail--;
+    luaL_addlstring(&joined, text, (size_t)(head_end - text));
+    luaL_addstring(&joined, left_out);
+    luaL_addlstring(&joined, tail, (size_t)(text + size - tail));
+  }
+  luaL_addstring(&joined, between);
+  luaL_addlstring(&joined, rest, rest_size);
+  luaL_pushresult(&joined);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+}
+
 /* Message handler at the base of a task: keeps the traceback for the future; the error itself stays as it is. */
 static int keep_traceback(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
@@ -28,12 +61,8 @@ static int keep_traceback(lua_State *L) {
   if (task == NULL) return 1;
   bool joined = uns_future_push_raised_traceback(L, 1);
   luaL_traceback(L, L, NULL, 1);
-  if (joined) {
-    lua_pushliteral(L, "\nawaited in:\n");
-    lua_insert(L, -2);
-    lua_concat(L, 3);
-  }
-  if (task->traceback != 0) uns_runtime_unpin(runtime, task->traceback);
+  if (joined) join_tracebacks(L);
+  forget_traceback(runtime, task);
   task->traceback = uns_runtime_pin(runtime, L);
   return 1;
 }
@@ -49,8 +78,7 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
   }
   if (task->traceback != 0) {
     uns_runtime_push_pin(runtime, co, task->traceback);
-    uns_runtime_unpin(runtime, task->traceback);
-    task->traceback = 0;
+    forget_traceback(runtime, task);
   } else {
     lua_pushnil(co);
   }
@@ -130,6 +158,7 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_list_remove(&task->ready_link);
   uns_list_remove(&task->waiter.link);
   uns_timer_disarm(runtime, &task->timer);
+  forget_traceback(runtime, task);
   if (!task->is_main) uns_runtime_unpin(runtime, task->anchor);
   uns_free(task);
 }
@@ -144,6 +173,7 @@ static void unlist(uns_runtime *runtime, uns_task *task) {
 /* Its coroutine has ended well: kept for the next, unless the script has seen it and may still look at it. */
 static void task_recycle(uns_runtime *runtime, uns_task *task) {
   unlist(runtime, task);
+  forget_traceback(runtime, task); /* of an error that C caught inside, as load does with its reader's */
   task->future = NULL;
   task->cancelled = false;
   if (task->cancel_reason != 0) {
