@@ -132,6 +132,7 @@ static char *search_path(uns_runtime *runtime, lua_State *L) {
 
 /* thread and cpu: a job. */
 static int send_call(lua_State *L, uns_runtime *runtime, const declaration *declared) {
+  if (runtime->closing) return uns_error_raise(L, "closed", "closed: the state is ending, no call can start");
   static const uns_codec_names lua_names = {"argument", 1, true}, native_names = {"argument", 1, false};
   uns_function *function = declared->function;
   int count = lua_gettop(L);

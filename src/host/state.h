@@ -12,9 +12,11 @@ uns_runtime *uns_state_new(uns_executors *executors);
 void uns_state_free(uns_runtime *runtime);
 
 /*
- * Makes an existing state (stock lua5.4, an embedder's) know tasks. L is its main thread. NULL with errno set, and an
- * error message on the stack where Lua had one.
+ * Makes an existing state (stock lua5.4, an embedder's) know tasks. L is its main thread. NULL with errno set; then L's
+ * stack may be higher than before.
  */
 uns_runtime *uns_state_adopt(lua_State *L, uns_executors *executors);
+/* Ends the runtime of such a state, which is about to be closed by its owner, or is being closed. */
+void uns_state_release(uns_runtime *runtime);
 
 #endif

@@ -48,7 +48,7 @@ static int error_text(lua_State *L) {
 }
 
 static void report(lua_State *L, int index, const failure *lost) {
-  luaL_checkstack(L, 6, NULL);
+  luaL_checkstack(L, 8, NULL);
   index = lua_absindex(L, index);
   lua_pushcfunction(L, error_text);
   lua_getiuservalue(L, index, 1);
@@ -56,11 +56,17 @@ static void report(lua_State *L, int index, const failure *lost) {
     lua_pop(L, 1);
     lua_pushliteral(L, "(an error object whose tostring failed)");
   }
-  bool traced = lua_getiuservalue(L, index, 2) == LUA_TSTRING;
-  fprintf(stderr, "unsync: a failure that nobody looked at, of %s%s%s: %s\n%s%s", kind_names[lost->kind],
-          lost->name != NULL ? " " : "", lost->name != NULL ? lost->name : "", lua_tostring(L, -2),
-          traced ? lua_tostring(L, -1) : "", traced ? "\n" : "");
-  lua_pop(L, 2);
+  if (lua_getiuservalue(L, index, 2) != LUA_TSTRING) {
+    lua_pop(L, 1);
+    lua_pushliteral(L, "");
+  }
+  const char *error = lua_tostring(L, -2), *traceback = lua_tostring(L, -1);
+  lua_pushfstring(L, "a failure that nobody looked at, of %s%s%s: %s%s%s", kind_names[lost->kind],
+                  lost->name != NULL ? " " : "", lost->name != NULL ? lost->name : "", error,
+                  *traceback != '\0' ? "\n" : "", traceback);
+  if (lost->runtime->report != NULL) lost->runtime->report(lost->runtime, lua_tostring(L, -1));
+  else fprintf(stderr, "unsync: %s\n", lua_tostring(L, -1));
+  lua_pop(L, 3);
 }
 
 static int failure_gc(lua_State *L) {
@@ -98,6 +104,10 @@ static int companion_gc(lua_State *L) {
   companion *mine = *slot;
   *slot = NULL;
   if (mine == NULL) return 0;
+  /* Where the whole state ends, the future may still be used: by a finalizer of the script's that comes later. */
+  lua_getiuservalue(L, 1, 1);
+  uns_future *future = lua_touserdata(L, -1);
+  if (future != NULL) future->cell = NULL;
   bool told = mine->watching && !uns_cell_unwatch(mine->cell, &mine->watcher);
   uns_shared_unref(mine->cell);
   mine->cell = NULL;
@@ -409,8 +419,10 @@ void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index
 /* Ties `cell` (one reference, taken over) to the future at `index`, from now on its companion's. */
 static companion *add_companion(uns_runtime *runtime, lua_State *L, int index, uns_cell *cell) {
   uns_future *future = lua_touserdata(L, index);
-  companion **slot = lua_newuserdatauv(L, sizeof *slot, 0);
+  companion **slot = lua_newuserdatauv(L, sizeof *slot, 1);
   *slot = NULL;
+  lua_pushvalue(L, index);
+  lua_setiuservalue(L, -2, 1);
   luaL_setmetatable(L, COMPANION_TYPE);
   companion *mine = uns_calloc(1, sizeof *mine);
   if (mine == NULL) {

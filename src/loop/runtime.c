@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <lauxlib.h>
+#include <limits.h>
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +12,7 @@
 #include "loop/task.h"
 
 /* Registry keys, by address. */
-static const char runtime_key = 0, pins_key = 0, names_key = 0;
+static const char runtime_key = 0, pins_key = 0, names_key = 0, memory_key = 0;
 
 enum {
   SPIN_NS = 30000 /* about what sleeping and being woken up costs here (20 µs measured, more on a halted core) */
@@ -47,8 +48,32 @@ static int open_registry(lua_State *L) {
   return 0;
 }
 
-uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors) {
-  uns_runtime *runtime = uns_calloc(1, sizeof *runtime);
+/* Pushes a userdata that has room for a runtime, anchored for as long as the state lives. */
+static int new_in_state(lua_State *L) {
+  lua_newuserdatauv(L, sizeof(uns_runtime), 0);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &memory_key);
+  return 1;
+}
+
+/* Zeroed memory for a runtime, or NULL. */
+static uns_runtime *allocate(lua_State *L, bool in_state) {
+  if (!in_state) return uns_calloc(1, sizeof(uns_runtime));
+  lua_pushcfunction(L, new_in_state);
+  uns_runtime *runtime = lua_pcall(L, 0, 1, 0) == LUA_OK ? lua_touserdata(L, -1) : NULL;
+  lua_pop(L, 1);
+  if (runtime == NULL) return NULL;
+  memset(runtime, 0, sizeof *runtime);
+  runtime->in_state = true;
+  return runtime;
+}
+
+static void give_back(uns_runtime *runtime) {
+  if (!runtime->in_state) uns_free(runtime);
+}
+
+uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool in_state) {
+  uns_runtime *runtime = allocate(L, in_state);
   if (runtime == NULL) {
     errno = ENOMEM;
     return NULL;
@@ -66,7 +91,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors) {
   uns_list_init(&runtime->failures);
   int status = uv_loop_init(&runtime->loop);
   if (status != 0) {
-    uns_free(runtime);
+    give_back(runtime);
     errno = -status;
     return NULL;
   }
@@ -75,7 +100,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors) {
   if (runtime->mailbox == NULL) {
     int saved = errno;
     uv_loop_close(&runtime->loop);
-    uns_free(runtime);
+    give_back(runtime);
     errno = saved;
     return NULL;
   }
@@ -126,8 +151,11 @@ void uns_runtime_free(uns_runtime *runtime) {
   uv_loop_close(&runtime->loop);
   uns_mailbox_close(runtime->mailbox);
   uns_mailbox_unref(runtime->mailbox);
+  runtime->mailbox = NULL;
   uns_free(runtime->timers);
-  uns_free(runtime);
+  runtime->timers = NULL;
+  runtime->timer_count = runtime->timer_capacity = 0;
+  give_back(runtime);
 }
 
 uns_runtime *uns_runtime_of(lua_State *L) {
@@ -254,7 +282,7 @@ static bool spin(uns_runtime *runtime) {
 }
 
 static bool hope(uns_runtime *runtime) {
-  return runtime->timer_count > 0 || runtime->pending > 0 || uv_loop_alive(&runtime->loop) || source_busy(runtime) ||
+  return runtime->timer_count > runtime->limit_timers || runtime->pending > 0 || uv_loop_alive(&runtime->loop) || source_busy(runtime) ||
          (runtime->busy != NULL && runtime->busy(runtime));
 }
 
@@ -291,6 +319,40 @@ static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   uns_mailbox_awake(runtime->mailbox);
   sources_fall_asleep(runtime, false);
   if (runtime->lend != NULL) runtime->lend(runtime, false);
+}
+
+static bool something_ready(uns_runtime *runtime) {
+  return !uns_list_empty(&runtime->ready) || !uns_list_empty(&runtime->callbacks) ||
+         uns_mailbox_has_mail(runtime->mailbox);
+}
+
+bool uns_runtime_hopeful(uns_runtime *runtime) { return something_ready(runtime) || hope(runtime); }
+
+int uns_runtime_fall_asleep(uns_runtime *runtime) {
+  if (something_ready(runtime)) return 0;
+  if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) return 0;
+  turn_uv(runtime, UV_RUN_NOWAIT); /* hands new descriptors to the kernel, too */
+  if (something_ready(runtime)) return 0;
+  uint64_t left_ns = uns_timers_left(runtime);
+  if (left_ns == 0) return 0;
+  if (!uns_mailbox_fall_asleep(runtime->mailbox) || !sources_fall_asleep(runtime, true)) {
+    uns_runtime_awake(runtime);
+    return 0;
+  }
+  uv_ref((uv_handle_t *)&runtime->mail_poll); /* libuv would not sleep for what it does not count */
+  int timeout_ms = uv_backend_timeout(&runtime->loop);
+  uv_unref((uv_handle_t *)&runtime->mail_poll);
+  if (left_ns != UINT64_MAX) {
+    uint64_t left_ms = (left_ns + 999999) / 1000000;
+    if (timeout_ms < 0 || left_ms < (uint64_t)timeout_ms) timeout_ms = left_ms < INT_MAX ? (int)left_ms : INT_MAX;
+  }
+  if (timeout_ms == 0) uns_runtime_awake(runtime);
+  return timeout_ms;
+}
+
+void uns_runtime_awake(uns_runtime *runtime) {
+  uns_mailbox_awake(runtime->mailbox);
+  sources_fall_asleep(runtime, false);
 }
 
 bool uns_runtime_turn(uns_runtime *runtime, bool wait) {

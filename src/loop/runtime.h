@@ -87,6 +87,7 @@ struct uns_runtime {
   uns_timer **timers;  /* a binary heap */
   size_t timer_count, timer_capacity;
   uint64_t timer_order;
+  size_t limit_timers; /* armed timers that are no hope for anybody: a limit on the whole run */
   uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
 
   uint64_t now_ns;     /* uns_clock_ns when this turn began */
@@ -98,6 +99,7 @@ struct uns_runtime {
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/future.c) */
   int unobserved;      /* how many of those were reported */
+  void (*report)(uns_runtime *runtime, const char *text); /* told of those, in lines; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
   struct uns_luv *luv;   /* bind/luv.c's, or NULL: never required */
@@ -113,14 +115,20 @@ struct uns_runtime {
   bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   unsigned turns;
   bool closing;
+  bool in_state; /* this struct lies in a userdata: nobody is there to free it after lua_close */
   bool spin;           /* another core is free for us: a short spin before sleeping pays */
 };
 
-/* Makes the loop of `L`, the state's main thread. NULL with errno set. Raises nothing. */
-uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors);
+/*
+ * Makes the loop of `L`, the state's main thread. NULL with errno set. Raises nothing.
+ *   in_state  the state is somebody else's, who closes it: the runtime's memory is the state's, and must be `free`d, as all
+ *             but that memory is, before lua_close has come to what is older; such finalizers may still call our functions
+ */
+uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool in_state);
 /* Before lua_close: forgets all tasks; those still alive never run again. Finalizers may still use futures. */
 void uns_runtime_close(uns_runtime *runtime);
-/* After lua_close (or where the state was never used): closes every uv handle and the mailbox. NULL is allowed. */
+/* After lua_close (or where the state was never used, or `in_state`): closes every uv handle and the mailbox. NULL is
+   allowed. */
 void uns_runtime_free(uns_runtime *runtime);
 /* The runtime of a state, or NULL. From any of its Lua threads; a registry look-up. */
 uns_runtime *uns_runtime_of(lua_State *L);
@@ -130,6 +138,16 @@ uns_runtime *uns_runtime_of(lua_State *L);
  * and nothing can ever happen (no ready task, timer, live handle, mail or message under way).
  */
 bool uns_runtime_turn(uns_runtime *runtime, bool wait);
+/* False if nothing is ready and nothing can ever happen: what a turn that waits would return. */
+bool uns_runtime_hopeful(uns_runtime *runtime);
+
+/*
+ * For a loop that is turned from outside, without waits: before its thread sleeps elsewhere. From here to `awake`, news
+ * makes uv_backend_fd of the loop readable. May run callbacks of nested loops. Returns for how many milliseconds it may
+ * sleep: 0 if a turn is due now (then there is nothing to undo), -1 without end.
+ */
+int uns_runtime_fall_asleep(uns_runtime *runtime);
+void uns_runtime_awake(uns_runtime *runtime);
 
 /*
  * There is something to do in the next turn. libuv runs timers before it sleeps, so one of its callbacks may find work
@@ -161,5 +179,7 @@ void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer);
 static inline bool uns_timer_armed(const uns_timer *timer) { return timer->place != SIZE_MAX; }
 /* loop/timer.c, for the turn: fires what is due; nanoseconds until the next, UINT64_MAX if none. */
 uint64_t uns_timers_run(uns_runtime *runtime);
+/* The same without firing any: 0 if one is due. */
+uint64_t uns_timers_left(const uns_runtime *runtime);
 
 #endif

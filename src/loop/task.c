@@ -194,14 +194,14 @@ static void task_recycle(uns_runtime *runtime, uns_task *task) {
 
 void uns_tasks_deinit(uns_runtime *runtime) {
   uns_link *link;
+  if (runtime->main != NULL) task_free(runtime, runtime->main); /* it may be among those that follow */
+  runtime->main = NULL;
   while ((link = uns_list_pop_front(&runtime->tasks)) != NULL) {
     task_free(runtime, uns_container_of(link, uns_task, live_link));
   }
   while ((link = uns_list_pop_front(&runtime->idle)) != NULL) {
     task_free(runtime, uns_container_of(link, uns_task, live_link));
   }
-  if (runtime->main != NULL) task_free(runtime, runtime->main);
-  runtime->main = NULL;
 }
 
 /* ---- running ---- */
@@ -264,6 +264,7 @@ static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
 }
 
 uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name) {
+  if (runtime->closing) uns_error_raise(L, "closed", "closed: the state is ending, no task can start");
   uns_task *task = task_take(runtime, L);
   lua_State *co = task->co;
   if (!lua_checkstack(co, count + SLOT_BODY + LUA_MINSTACK)) {
@@ -456,7 +457,10 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
     uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)", caller);
   }
   if (task->cancelled) uns_cancel_raise(runtime, L);
-  if (task->is_main && L == runtime->L) return task;
+  if (task->is_main && L == runtime->L) {
+    if (lua_gc(L, LUA_GCISRUNNING) >= 0) return task;
+    uns_error_raise(L, "unyieldable", "cannot wait in a finalizer (__gc)");
+  }
   if (L != runtime->running) {
     uns_error_raise(L, "unyieldable", "cannot wait in a coroutine that was resumed by code which knows no tasks");
   }

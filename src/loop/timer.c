@@ -69,6 +69,12 @@ void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer) {
   else sift_down(runtime, place, last);
 }
 
+uint64_t uns_timers_left(const uns_runtime *runtime) {
+  if (runtime->timer_count == 0) return UINT64_MAX;
+  uint64_t now = uns_clock_ns(), deadline = runtime->timers[0]->deadline_ns;
+  return deadline > now ? deadline - now : 0;
+}
+
 uint64_t uns_timers_run(uns_runtime *runtime) {
   if (runtime->timer_count == 0) return UINT64_MAX;
   uint64_t now = uns_clock_ns();
