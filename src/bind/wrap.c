@@ -23,6 +23,7 @@ typedef struct {
   uns_function *function; /* one reference, owned; NULL while half-built */
   const char *name;       /* interned */
   uns_kind kind;
+  uns_runtime *runtime;
 } declaration;
 
 static int declaration_gc(lua_State *L) {
@@ -163,12 +164,12 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
 
 /* What every wrapped function is. */
 static int wrapped_call(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
   const declaration *declared = lua_touserdata(L, lua_upvalueindex(UPVALUE_DECLARATION));
+  uns_runtime *runtime = declared->runtime;
   if (declared->kind != UNS_KIND_IO) return send_call(L, runtime, declared);
   int count = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
-  lua_insert(L, 1);
+  if (count > 0) lua_insert(L, 1);
   uns_task_start(runtime, L, count, declared->name);
   return 1;
 }
@@ -255,10 +256,11 @@ static void push_wrapped(lua_State *L, uns_runtime *runtime, int body, int decla
   lua_pushcclosure(L, wrapped_call, 3);
 }
 
-static declaration *push_declaration(lua_State *L) {
+static declaration *push_declaration(lua_State *L, uns_runtime *runtime) {
   declaration *declared = lua_newuserdatauv(L, sizeof *declared, 0);
   declared->function = NULL;
   declared->name = NULL;
+  declared->runtime = runtime;
   declared->kind = UNS_KIND_IO;
   luaL_setmetatable(L, DECLARATION_TYPE);
   return declared;
@@ -274,7 +276,7 @@ static int declare(lua_State *L, uns_kind kind) {
     return luaL_argerror(L, 1, "a C function that no loaded module holds cannot be named in a worker");
   }
   lua_settop(L, 2);
-  declaration *declared = push_declaration(L);
+  declaration *declared = push_declaration(L, runtime);
   const char *name = push_name(L);
   declared->function = uns_function_new(kind, name, native ? lua_tostring(L, 1) : NULL);
   if (declared->function == NULL) return luaL_error(L, "not enough memory");
@@ -330,7 +332,7 @@ static int cross_create(lua_State *L, uns_shared *shared) {
   (void)shared;
   uns_runtime *runtime = uns_runtime_of(L);
   lua_pushnil(L);
-  push_declaration(L);
+  push_declaration(L, runtime);
   push_wrapped(L, runtime, -2, -1);
   lua_replace(L, -3);
   lua_pop(L, 1);

@@ -229,12 +229,11 @@ static void tell_cell(uns_runtime *runtime, lua_State *L, int index) {
 }
 
 /* The outcome is in place: tells everybody. */
-static void settled(uns_runtime *runtime, lua_State *L, int index, uns_future_state state) {
-  uns_future *future = lua_touserdata(L, index);
+static void settled(uns_runtime *runtime, lua_State *L, int index, uns_future *future, uns_future_state state) {
   future->state = (uint8_t)state;
   future->task = NULL;
   future->job = NULL;
-  wake_waiters(runtime, future);
+  if (!uns_list_empty(&future->waiters)) wake_waiters(runtime, future);
   if (future->cell != NULL && !future->foreign) tell_cell(runtime, L, index);
 }
 
@@ -244,7 +243,7 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
     lua_pop(L, count);
     return false;
   }
-  index = lua_absindex(L, index);
+  if (index < 0) index = lua_absindex(L, index);
   if (count == 1) {
     lua_setiuservalue(L, index, 1);
     future->result_count = 1;
@@ -257,7 +256,7 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
     lua_setiuservalue(L, index, 1);
     future->result_count = UNS_FUTURE_PACKED;
   }
-  settled(runtime, L, index, UNS_FUTURE_DONE);
+  settled(runtime, L, index, future, UNS_FUTURE_DONE);
   return true;
 }
 
@@ -286,7 +285,7 @@ bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_s
     uns_list_push_back(&runtime->failures, &lost->link);
   }
   lua_setiuservalue(L, index, 1);
-  settled(runtime, L, index, state);
+  settled(runtime, L, index, future, state);
   return true;
 }
 
