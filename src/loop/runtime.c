@@ -296,9 +296,12 @@ static bool sources_fall_asleep(uns_runtime *runtime, bool asleep) {
   return may;
 }
 
+/* Where only unreferenced handles are left, which is the rule here, uv_run would do nothing at all. */
 static void turn_uv(uns_runtime *runtime, uv_run_mode mode) {
   runtime->in_uv = true;
+  uv_ref((uv_handle_t *)&runtime->mail_poll);
   uv_run(&runtime->loop, mode);
+  uv_unref((uv_handle_t *)&runtime->mail_poll);
   runtime->in_uv = false;
 }
 
@@ -311,10 +314,7 @@ static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   if (!uns_list_empty(&runtime->ready)) return; /* before_sleep woke somebody */
   if (runtime->lend != NULL) runtime->lend(runtime, true);
   if (uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
-    /* uv_run would return at once where only unreferenced handles are left; the mail is what we wait for. */
-    uv_ref((uv_handle_t *)&runtime->mail_poll);
     turn_uv(runtime, UV_RUN_ONCE);
-    uv_unref((uv_handle_t *)&runtime->mail_poll);
   }
   uns_mailbox_awake(runtime->mailbox);
   sources_fall_asleep(runtime, false);
