@@ -14,6 +14,8 @@
 #include "bind/luv.h"
 
 #include <lauxlib.h>
+#include <luv/lhandle.h>
+#include <luv/lreq.h>
 #include <luv/luv.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,7 +39,7 @@ typedef struct {
 
 typedef struct uns_luv {
   uns_closer closer;
-  uns_runtime *runtime; /* NULL once one of the two is closing */
+  uns_runtime *runtime; /* NULL once either is closing */
   luv_ctx_t *context;
   outside *outside; /* owned; frees itself once closed */
   uv_loop_t loop;
@@ -314,18 +316,7 @@ static bool before_sleep(uns_runtime *runtime) {
 
 static bool busy(uns_runtime *runtime) { return runtime->luv->usable && uv_loop_alive(&runtime->luv->loop); }
 
-/* ---- start and end ---- */
-
-/* Leaves the runtime's loop: it ends, or the state does. */
-static void detach(uns_closer *closer, uns_runtime *runtime) {
-  uns_luv *luv = uns_container_of(closer, uns_luv, closer);
-  runtime->luv = NULL;
-  runtime->busy = NULL;
-  runtime->before_sleep = NULL;
-  luv->runtime = NULL;
-  if (luv->outside != NULL) close_outside(luv->outside);
-  luv->outside = NULL;
-}
+/* ---- the end ---- */
 
 static void close_handle(uv_handle_t *handle, void *unused) {
   (void)unused;
@@ -333,22 +324,95 @@ static void close_handle(uv_handle_t *handle, void *unused) {
 }
 
 /*
- * The state ends. luv's handles are younger than this userdata, so Lua has finalized them before: they are closing, and
- * the passes below free them. No callback of the script's is called any more. Requests in libuv's thread pool cannot
- * be stopped: they are waited for, as luv does.
+ * Nothing of the script's is called any more: closes what it has open, and waits for the requests that libuv's thread
+ * pool has in hand, which nobody can stop. The loop stays, empty: finalizers may still call luv.
  */
+static void shut_down(uns_luv *luv) {
+  uns_runtime *runtime = luv->runtime;
+  if (runtime != NULL) {
+    luv->runtime = NULL;
+    uns_list_remove(&luv->closer.link);
+    runtime->luv = NULL;
+    runtime->busy = NULL;
+    runtime->before_sleep = NULL;
+    if (luv->outside != NULL) close_outside(luv->outside);
+    luv->outside = NULL;
+  }
+  if (!luv->usable) return;
+  uv_walk(&luv->loop, close_handle, NULL);
+  while (uv_run(&luv->loop, UV_RUN_DEFAULT) != 0) continue;
+}
+
+/* The runtime ends, before the state does. */
+static void on_runtime_close(uns_closer *closer, uns_runtime *runtime) {
+  (void)runtime;
+  shut_down(uns_container_of(closer, uns_luv, closer));
+}
+
+/* The state ends. luv's handles are younger than this userdata, so they have been finalized before. */
 static int luv_gc(lua_State *L) {
   uns_luv *luv = lua_touserdata(L, 1);
-  if (luv->runtime != NULL) {
-    uns_list_remove(&luv->closer.link);
-    detach(&luv->closer, luv->runtime);
-  }
-  if (!luv->usable) return 0;
+  shut_down(luv);
+  if (luv->usable) uv_loop_close(&luv->loop);
   luv->usable = false;
-  uv_walk(&luv->loop, close_handle, NULL);
-  while (uv_loop_close(&luv->loop) == UV_EBUSY) uv_run(&luv->loop, UV_RUN_DEFAULT);
   return 0;
 }
+
+/* ---- luv's own finalizers ---- */
+
+/*
+ * While a handle is open, or a request under way, luv holds it in the registry. One that is still there when it is
+ * finalized means that the state is closed without uns_runtime_close, as stock Lua does it; luv would then free what its
+ * loop still works on. So everything is closed first.
+ */
+static void check_state_closes(lua_State *L, int ref) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+  bool held = lua_rawequal(L, -1, 1);
+  lua_pop(L, 1);
+  if (held) shut_down(luv_of(L));
+}
+
+/* Calls the finalizer that luv has set, our upvalue. */
+static int finalize(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 0);
+  return 0;
+}
+
+static int handle_gc(lua_State *L) {
+  const uv_handle_t *handle = *(uv_handle_t **)lua_touserdata(L, 1);
+  if (handle != NULL && handle->data != NULL) check_state_closes(L, ((const luv_handle_t *)handle->data)->ref);
+  return finalize(L);
+}
+
+static int fs_gc(lua_State *L) {
+  const uv_fs_t *request = lua_touserdata(L, 1);
+  if (request->data == NULL) return 0;
+  check_state_closes(L, ((const luv_req_t *)request->data)->req_ref);
+  return finalize(L);
+}
+
+/* Puts `gc` around the finalizer in the metatable on top. */
+static void wrap_finalizer(lua_State *L, lua_CFunction gc) {
+  lua_getfield(L, -1, "__gc");
+  lua_pushcclosure(L, gc, 1);
+  lua_setfield(L, -2, "__gc");
+}
+
+static void wrap_finalizers(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "uv_handle"); /* the classes of handles, as keys */
+  for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+    lua_pushvalue(L, -2);
+    wrap_finalizer(L, handle_gc);
+    lua_pop(L, 1);
+  }
+  luaL_getmetatable(L, "uv_fs");
+  wrap_finalizer(L, fs_gc);
+  lua_pop(L, 2);
+}
+
+/* ---- the start ---- */
 
 /* Makes the nested loop and ties it to the runtime. Raises. */
 static uns_luv *luv_new(lua_State *L, uns_runtime *runtime) {
@@ -371,7 +435,7 @@ static uns_luv *luv_new(lua_State *L, uns_runtime *runtime) {
   }
   lua_rawsetp(L, LUA_REGISTRYINDEX, &luv_key);
   luv->runtime = runtime;
-  luv->closer.close = detach;
+  luv->closer.close = on_runtime_close;
   uns_list_push_back(&runtime->closers, &luv->closer.link);
   runtime->luv = luv;
   runtime->busy = busy;
@@ -382,7 +446,7 @@ static uns_luv *luv_new(lua_State *L, uns_runtime *runtime) {
 int uns_open_luv(lua_State *L) {
   static const luaL_Reg ours[] = {{"run", luv_run}, {"stop", luv_stop}, {"loop_close", luv_loop_close}, {NULL, NULL}};
   uns_runtime *runtime = uns_runtime_of(L);
-  if (runtime == NULL) return luaL_error(L, "luv: this state has no event loop");
+  if (runtime == NULL || runtime->closing) return luaL_error(L, "luv: this state has no event loop, or no more");
   uns_luv *luv = luv_of(L);
   if (luv == NULL) luv = luv_new(L, runtime);
   luv_set_loop(runtime->L, &luv->loop); /* callbacks run on the main thread, whoever requires luv */
@@ -390,6 +454,7 @@ int uns_open_luv(lua_State *L) {
   luv->context = luv_context(runtime->L);
   show_mode(luv);
   luaopen_luv(L);
+  wrap_finalizers(L);
   luaL_setfuncs(L, ours, 0);
   return 1;
 }
