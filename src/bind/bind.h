@@ -29,6 +29,7 @@ uns_future *uns_check_future(lua_State *L, int index);
 void uns_bind_future(lua_State *L, uns_runtime *runtime);
 void uns_bind_loop(lua_State *L, uns_runtime *runtime);
 void uns_bind_combine(lua_State *L, uns_runtime *runtime);
+void uns_bind_progress(lua_State *L, uns_runtime *runtime);
 void uns_bind_once(lua_State *L, uns_runtime *runtime);
 void uns_bind_wrap(lua_State *L, uns_runtime *runtime);
 

@@ -29,7 +29,7 @@ static bool is_current_task(const uns_runtime *runtime, const lua_State *L) {
 /* The coroutine at index 1. */
 static lua_State *check_coroutine(lua_State *L) {
   lua_State *co = lua_tothread(L, 1);
-  luaL_argexpected(L, co != NULL, 1, "coroutine");
+  luaL_argexpected(L, co != NULL, 1, "thread");
   return co;
 }
 

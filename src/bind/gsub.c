@@ -133,12 +133,25 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
   return go_on(L, state, subject, length, next_match(L, state, subject, length));
 }
 
+/*
+ * string.find takes a pattern without any of its special characters as plain text, and ')' by itself is none of them; the
+ * matcher takes it for a mistake. No match gets past it, so no replacement function is called either.
+ */
+static bool is_lone_bracket(const char *pattern, size_t length) {
+  if (memchr(pattern, ')', length) == NULL) return false;
+  for (size_t i = 0; i < length; i++) {
+    if (pattern[i] != '\0' && strchr("^$*+?.([%-", pattern[i]) != NULL) return false;
+  }
+  return true;
+}
+
 /* gsub(subject, pattern, replacement [, most]) -> string, count */
 int uns_string_gsub(lua_State *L) {
   if (!lua_isfunction(L, 3) || !lua_isyieldable(L)) return uns_stdlib_stock(L);
-  size_t length, from = 0, to = 0;
+  size_t length, pattern_length, from = 0, to = 0;
   const char *subject = luaL_checklstring(L, 1, &length);
-  const char *pattern = luaL_checkstring(L, 2);
+  const char *pattern = luaL_checklstring(L, 2, &pattern_length);
+  if (is_lone_bracket(pattern, pattern_length)) return uns_stdlib_stock(L);
   lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)length + 1);
   luaL_checkstack(L, SLOT_TOP + CAPTURES_MAX + LUA_MINSTACK, "too many captures");
   lua_settop(L, SLOT_TOP);

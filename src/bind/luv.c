@@ -32,8 +32,9 @@ static const char *const mode_names[] = {"default", "once", "nowait", NULL};
 
 /* Our handles in the runtime's loop. They end a turn of it later than what they stand for. */
 typedef struct {
-  uv_poll_t poll;
   uv_timer_t timer;
+  uv_check_t check; /* after each sleep: the nested loop's clock must not be older than the tasks' turn */
+  uv_poll_t poll;
   int open; /* handles that are not closed yet */
 } outside;
 
@@ -182,18 +183,18 @@ static void on_timer(uv_timer_t *timer) {
   uv_stop(timer->loop); /* timers come before the poll, which would then sleep although a pass is due */
 }
 
+static void on_awake(uv_check_t *check) { uv_update_time(&((uns_luv *)check->data)->loop); }
+
 static void on_outside_closed(uv_handle_t *handle) {
-  outside *out = handle->type == UV_POLL ? uns_container_of(handle, outside, poll) : uns_container_of(handle, outside, timer);
+  outside *out = handle->data;
   if (--out->open == 0) uns_free(out);
 }
 
 static void close_outside(outside *out) {
-  if (out->open == 0) {
-    uns_free(out);
-    return;
-  }
+  out->timer.data = out->check.data = out->poll.data = out;
   uv_close((uv_handle_t *)&out->timer, on_outside_closed);
-  if (out->open == 2) uv_close((uv_handle_t *)&out->poll, on_outside_closed);
+  uv_close((uv_handle_t *)&out->check, on_outside_closed);
+  if (out->open == 3) uv_close((uv_handle_t *)&out->poll, on_outside_closed);
 }
 
 /* Makes our handles in the runtime's loop; NULL with a libuv code in `status`. */
@@ -204,12 +205,15 @@ static outside *open_outside(uns_luv *luv, int *status) {
     return NULL;
   }
   uv_timer_init(&luv->runtime->loop, &out->timer);
-  out->timer.data = out->poll.data = luv;
-  out->open = 1;
+  uv_check_init(&luv->runtime->loop, &out->check);
+  out->timer.data = out->check.data = out->poll.data = luv;
+  out->open = 2;
   uv_unref((uv_handle_t *)&out->timer);
+  uv_unref((uv_handle_t *)&out->check);
+  uv_check_start(&out->check, on_awake);
   *status = uv_poll_init(&luv->runtime->loop, &out->poll, uv_backend_fd(&luv->loop));
   if (*status == 0) {
-    out->open = 2;
+    out->open = 3;
     uv_unref((uv_handle_t *)&out->poll);
     *status = uv_poll_start(&out->poll, UV_READABLE, on_readable);
   }

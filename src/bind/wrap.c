@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bind/bind.h"
+#include "bind/progress.h"
 #include "bind/wrap.h"
 #include "core/codec.h"
 #include "core/error.h"
@@ -67,6 +68,29 @@ static void explain_missing_global(lua_State *L) {
   lua_pop(L, 3);
 }
 
+/* ---- limits: kept at home, where calls come from and go back to ---- */
+
+static void send(uns_runtime *runtime, uns_job *job) {
+  uns_function *function = job->function;
+  if (function->limit > 0 && function->running >= function->limit) {
+    atomic_store_explicit(&job->state, UNS_JOB_HELD, memory_order_relaxed);
+    uns_list_push_back(&function->held, &job->link);
+    return;
+  }
+  function->running++;
+  atomic_store_explicit(&job->state, UNS_JOB_QUEUED, memory_order_relaxed);
+  uns_executors_submit(runtime->executors, job);
+}
+
+/* A call is back: the next one may go. One that was cancelled while it was held had not gone. */
+static void send_next(uns_runtime *runtime, uns_job *back) {
+  uns_function *function = back->function;
+  if (back->held) return;
+  function->running--;
+  uns_link *link = function->limit > 0 ? uns_list_pop_front(&function->held) : NULL;
+  if (link != NULL) send(runtime, uns_container_of(link, uns_job, link));
+}
+
 /* The completion is home: settles the future. */
 static void on_completion(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, mail);
@@ -83,6 +107,7 @@ static void on_completion(uns_mail *mail, void *receiver) {
   uns_future *future = lua_touserdata(L, top + 1);
   future->job = NULL;
   runtime->pending--;
+  uns_progress_keep(runtime, L, top + 1, job);
   if (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0) {
     lua_pushnil(L);
     uns_cancel_push_error(L, future, "queue");
@@ -111,6 +136,7 @@ static void on_completion(uns_mail *mail, void *receiver) {
     }
   }
   lua_settop(L, top);
+  send_next(runtime, job);
   uns_job_free(job);
 }
 
@@ -154,11 +180,12 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   uns_future *future = uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
   lua_pushvalue(L, -1);
   job->pin = uns_runtime_pin(runtime, L);
-  if (function->native == NULL) job->search_path = search_path(runtime, L);
+  if (function->native != NULL) uns_progress_attach(job);
+  else job->search_path = search_path(runtime, L);
   future->job = job;
   future->since_ns = job->submitted_ns;
   runtime->pending++;
-  uns_executors_submit(runtime->executors, job);
+  send(runtime, job);
   return 1;
 }
 

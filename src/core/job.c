@@ -18,6 +18,7 @@ uns_function *uns_function_new(uns_kind kind, const char *name, const char *nati
   uns_function *function = uns_calloc(1, sizeof *function + length + 1);
   if (function == NULL) return NULL;
   uns_shared_init(&function->base, &function_class);
+  uns_list_init(&function->held);
   function->kind = (uint8_t)kind;
   memcpy(function->name, name, length + 1);
   if (native != NULL) {

@@ -26,12 +26,15 @@ typedef struct uns_function {
   char *native;         /* "plugin.task", or NULL: a Lua function */
   const struct uns_native *task; /* exec/registry.h: what `native` names in this process, or NULL: not looked up yet */
   char *plugin;         /* the file that `native` is from, where only that is known; owned, or NULL */
+  uint32_t running;     /* home's: calls sent and not yet back, where there is a limit */
+  uns_link held;        /* home's: jobs that wait for one of those to end */
   char name[];          /* for traces and errors */
 } uns_function;
 
 typedef enum { UNS_KIND_IO, UNS_KIND_THREAD, UNS_KIND_CPU, UNS_KIND_PROMISE } uns_kind;
 
 typedef enum {
+  UNS_JOB_HELD,    /* at home: its function's limit is reached */
   UNS_JOB_QUEUED,
   UNS_JOB_GIVEN,   /* handed to a worker, which has not said that it started */
   UNS_JOB_STARTED,
@@ -62,6 +65,8 @@ typedef struct uns_job {
   atomic_uint progress_count; /* reports so far, written last (release); 0: none yet */
   /* Called on a thread of the task after a report, at most every 10 ms; NULL: nobody wants to know. Set before the start. */
   void (*progressed)(struct uns_job *job);
+  uns_mail progress_mail; /* tells home of a report, one at a time */
+  atomic_bool progress_posted;
 
   uns_outcome outcome;
   uns_packet result;
@@ -72,6 +77,7 @@ typedef struct uns_job {
   uns_mailbox *home; /* one reference; mail.deliver settles the future there and frees the job */
   int pin;           /* home's: the future in its registry */
   void *context;     /* home's too */
+  bool held;         /* it was cancelled while it was held: it never counted as running */
   void *worker;      /* dispatch's: who has it */
   uint8_t put_back;  /* how many workers died before they started it */
 } uns_job;

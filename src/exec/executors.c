@@ -96,6 +96,13 @@ static void refuse(uns_job *job, const char *what) {
 void uns_executors_cancel(uns_runtime *runtime, uns_job *job) {
   uns_executors *executors = runtime->executors;
   atomic_store(&job->cancel, 1);
+  if (atomic_load_explicit(&job->state, memory_order_relaxed) == UNS_JOB_HELD) {
+    uns_list_remove(&job->link);
+    job->held = true;
+    uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
+    uns_job_post(job);
+    return;
+  }
   bool queued = job->function->kind == UNS_KIND_CPU ? uns_process_pool_withdraw(executors->processes, job)
                                                     : uns_pool_withdraw(executors->pool, job);
   if (!queued) return;
