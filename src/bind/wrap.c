@@ -70,7 +70,7 @@ static void explain_missing_global(lua_State *L) {
 
 /* ---- limits: kept at home, where calls come from and go back to ---- */
 
-static void send(uns_runtime *runtime, uns_job *job) {
+static void submit(uns_runtime *runtime, uns_job *job) {
   uns_function *function = job->function;
   if (function->limit > 0 && function->running >= function->limit) {
     atomic_store_explicit(&job->state, UNS_JOB_HELD, memory_order_relaxed);
@@ -83,12 +83,12 @@ static void send(uns_runtime *runtime, uns_job *job) {
 }
 
 /* A call is back: the next one may go. One that was cancelled while it was held had not gone. */
-static void send_next(uns_runtime *runtime, uns_job *back) {
+static void submit_next(uns_runtime *runtime, uns_job *back) {
   uns_function *function = back->function;
   if (back->held) return;
   function->running--;
   uns_link *link = function->limit > 0 ? uns_list_pop_front(&function->held) : NULL;
-  if (link != NULL) send(runtime, uns_container_of(link, uns_job, link));
+  if (link != NULL) submit(runtime, uns_container_of(link, uns_job, link));
 }
 
 /* The completion is home: settles the future. */
@@ -136,7 +136,7 @@ static void on_completion(uns_mail *mail, void *receiver) {
     }
   }
   lua_settop(L, top);
-  send_next(runtime, job);
+  submit_next(runtime, job);
   uns_job_free(job);
 }
 
@@ -185,7 +185,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   future->job = job;
   future->since_ns = job->submitted_ns;
   runtime->pending++;
-  send(runtime, job);
+  submit(runtime, job);
   return 1;
 }
 
