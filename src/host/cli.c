@@ -10,6 +10,7 @@
 
 #include "base/base.h"
 #include "exec/child.h"
+#include "host/program.h"
 #include "host/script.h"
 #include "host/state.h"
 #include "host/version.h"
@@ -62,7 +63,7 @@ static int read_options(int argc, char **argv, options *read) {
       uns_step_kind kind = text[1] == 'e' ? UNS_STEP_CODE : UNS_STEP_REQUIRE;
       const char *value = value_of(argc, argv, &i);
       if (value == NULL) return misuse("'%s' needs an argument", text);
-      read->steps[read->step_count++] = (uns_step){kind, value};
+      read->steps[read->step_count++] = (uns_step){.kind = kind, .text = value};
     } else {
       return misuse("unrecognized option '%s'", text);
     }
@@ -70,7 +71,7 @@ static int read_options(int argc, char **argv, options *read) {
   read->script_index = i;
   if (i < argc) {
     const char *path = strcmp(argv[i], "-") == 0 ? NULL : argv[i];
-    read->steps[read->step_count++] = (uns_step){UNS_STEP_FILE, path};
+    read->steps[read->step_count++] = (uns_step){.kind = UNS_STEP_FILE, .text = path};
   }
   return 0;
 }
@@ -80,8 +81,8 @@ static bool init_step(uns_step *step) {
   const char *text = getenv("LUA_INIT_5_4");
   if (text == NULL) text = getenv("LUA_INIT");
   if (text == NULL) return false;
-  if (*text == '@') *step = (uns_step){UNS_STEP_FILE, text + 1};
-  else *step = (uns_step){UNS_STEP_CODE, text};
+  if (*text == '@') *step = (uns_step){.kind = UNS_STEP_FILE, .text = text + 1};
+  else *step = (uns_step){.kind = UNS_STEP_CODE, .text = text};
   return true;
 }
 
@@ -93,20 +94,6 @@ static void catch_sigpipe(void) {
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
   sigaction(SIGPIPE, &action, NULL);
-}
-
-static char *own_path(void) {
-  const char *named = getenv("UNSYNC_WORKER");
-  char path[4096];
-  if (named == NULL || *named == '\0') {
-    ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (size < 0) return NULL;
-    path[size] = '\0';
-    named = path;
-  }
-  char *copy = uns_malloc(strlen(named) + 1);
-  if (copy != NULL) memcpy(copy, named, strlen(named) + 1);
-  return copy;
 }
 
 static char *directory_of(const char *path) {
@@ -129,7 +116,7 @@ static int run(const uns_script *script, const char *script_path) {
   if (executors == NULL) return no_start("memory");
   executors->new_state = uns_state_new;
   executors->free_state = uns_state_free;
-  executors->program = own_path();
+  executors->program = uns_program_self();
   if (script_path != NULL) executors->script_directory = directory_of(script_path);
   uns_runtime *runtime = uns_state_new(executors);
   if (runtime == NULL) {
@@ -160,7 +147,7 @@ int uns_cli_main(int argc, char **argv) {
   }
   if (code == 0 && (read.step_count > first || !(read.help || read.version))) {
     if (read.step_count == first) { /* no terminal to talk to: the script comes from stdin */
-      read.steps[read.step_count++] = (uns_step){UNS_STEP_FILE, NULL};
+      read.steps[read.step_count++] = (uns_step){.kind = UNS_STEP_FILE};
     }
     catch_sigpipe();
     uns_script script = {read.steps, read.step_count, argc, argv, read.script_index < argc ? read.script_index : 0};

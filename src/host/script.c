@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "loop/task.h"
+#include "loop/cancel.h"
 
 /* ---- the root task ---- */
 
@@ -15,7 +15,10 @@ static int next_step(lua_State *L, int status, lua_KContext next);
 static void push_chunk(lua_State *L, const uns_step *step) {
   int status;
   switch (step->kind) {
-    case UNS_STEP_CODE: status = luaL_loadbuffer(L, step->text, strlen(step->text), "=(command line)"); break;
+    case UNS_STEP_CODE:
+      status = luaL_loadbuffer(L, step->text, step->size_bytes > 0 ? step->size_bytes : strlen(step->text),
+                               step->name != NULL ? step->name : "=(command line)");
+      break;
     case UNS_STEP_FILE: status = luaL_loadfile(L, step->text); break;
     default:
       lua_getglobal(L, "require");
@@ -52,7 +55,7 @@ static int next_step(lua_State *L, int status, lua_KContext next) {
       const char *equals = strchr(step->text, '=');
       lua_pushstring(L, equals != NULL ? equals + 1 : step->text);
       count = 1;
-    } else if (step->kind == UNS_STEP_FILE) {
+    } else if (step->kind == UNS_STEP_FILE || step->name != NULL) {
       count = script->argc - script->script_index - 1;
       if (count < 0) count = 0;
       luaL_checkstack(L, count, "too many arguments to script");
@@ -87,7 +90,7 @@ static int error_text(lua_State *L) {
   return 1;
 }
 
-/* Prints the failure of the future at `index` as lua.c would, with the traceback of where it failed. */
+/* Tells the failure of the future at `index` as lua.c would, with the traceback of where it failed. */
 static void report(uns_runtime *runtime, int index) {
   lua_State *L = runtime->L;
   lua_pushcfunction(L, error_text);
@@ -98,19 +101,10 @@ static void report(uns_runtime *runtime, int index) {
   }
   uns_future_push_traceback(runtime, L, index);
   const char *text = lua_tostring(L, -2), *traceback = lua_tostring(L, -1);
-  fflush(stdout);
-  fprintf(stderr, "unsync: %s\n%s%s", text != NULL ? text : "(error)", traceback != NULL ? traceback : "",
-          traceback != NULL ? "\n" : "");
-  lua_pop(L, 2);
-}
-
-/* Turns the loop until nothing is left that could go on; what can never go on is told so. */
-static void wait_for_rest(uns_runtime *runtime) {
-  for (;;) {
-    bool alive = uns_runtime_turn(runtime, true);
-    if (alive || uns_task_raise_deadlock(runtime)) continue;
-    return;
-  }
+  lua_pushfstring(L, "%s%s%s", text != NULL ? text : "(error)", traceback != NULL ? "\n" : "",
+                  traceback != NULL ? traceback : "");
+  uns_runtime_report(runtime, lua_tostring(L, -1));
+  lua_pop(L, 3);
 }
 
 static int start_root(lua_State *L) {
@@ -119,35 +113,91 @@ static int start_root(lua_State *L) {
   lua_pushcfunction(L, run_steps);
   lua_pushvalue(L, 2);
   uns_task_start(runtime, L, 1, "main");
+  lua_pushinteger(L, uns_runtime_pin(runtime, L));
   return 1;
 }
 
-int uns_script_run(uns_runtime *runtime, const uns_script *script) {
+void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *script) {
+  *run = (uns_run){.runtime = runtime, .script = script, .unobserved = runtime->unobserved};
   lua_State *L = runtime->L;
+  int top = lua_gettop(L);
   lua_pushcfunction(L, start_root);
   lua_pushlightuserdata(L, runtime);
   lua_pushlightuserdata(L, (void *)script);
-  if (lua_pcall(L, 2, 1, 0) != LUA_OK) {
-    fprintf(stderr, "unsync: %s\n", luaL_tolstring(L, -1, NULL));
-    return 1;
-  }
-  int root = lua_gettop(L);
-  uns_future *future = lua_touserdata(L, root);
-  while (!uns_future_settled(future)) {
-    if (!uns_runtime_turn(runtime, true) && !uns_task_raise_deadlock(runtime)) break;
-  }
-  int code = 0;
-  if (future->state != UNS_FUTURE_DONE) { /* what it started is not waited for: it cannot be wanted any more */
-    report(runtime, root);
-    code = 1;
+  if (lua_pcall(L, 2, 1, 0) == LUA_OK) {
+    run->root = (int)lua_tointeger(L, -1);
+    run->going = true;
   } else {
-    wait_for_rest(runtime);
+    uns_runtime_report(runtime, lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "cannot start the script");
+    run->code = 1;
   }
-  if (uns_future_report_unobserved(runtime) > 0) code = 1;
-  lua_settop(L, 0);
+  lua_settop(L, top);
+}
+
+/* The root task has ended: by failing; then what it started is not waited for: it cannot be wanted any more. */
+typedef enum { ROOT_GOES_ON, ROOT_DONE, ROOT_FAILED } root_state;
+
+static root_state look_at_root(uns_run *run) {
+  lua_State *L = run->runtime->L;
+  uns_runtime_push_pin(run->runtime, L, run->root);
+  const uns_future *future = lua_touserdata(L, -1);
+  root_state state = !uns_future_settled(future)              ? ROOT_GOES_ON
+                     : future->state == UNS_FUTURE_DONE ? ROOT_DONE
+                                                              : ROOT_FAILED;
+  lua_pop(L, 1);
+  return state;
+}
+
+static void end(uns_run *run, bool failed) {
+  uns_runtime *runtime = run->runtime;
+  lua_State *L = runtime->L;
+  run->going = false;
+  if (failed) {
+    uns_runtime_push_pin(runtime, L, run->root);
+    report(runtime, lua_gettop(L));
+    lua_pop(L, 1);
+    run->code = 1;
+  }
+  uns_runtime_unpin(runtime, run->root);
+  if (uns_future_report_unobserved(runtime) > run->unobserved) run->code = 1;
+}
+
+bool uns_script_turn(uns_run *run, bool wait) {
+  if (!run->going) return false;
+  uns_runtime *runtime = run->runtime;
+  root_state root = look_at_root(run);
+  if (root == ROOT_FAILED && (!run->cancelled || runtime->live_count == 0)) {
+    end(run, true);
+    return false;
+  }
+  bool alive = uns_runtime_turn(runtime, wait);
+  if (!wait) alive = uns_runtime_hopeful(runtime);
+  /* What can never go on is told so. */
+  if (alive || uns_task_raise_deadlock(runtime)) return true;
+  end(run, root == ROOT_FAILED);
+  return false;
+}
+
+void uns_script_cancel(uns_run *run) {
+  run->cancelled = true;
+  for (uns_link *link = run->runtime->tasks.next; link != &run->runtime->tasks; link = link->next) {
+    uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (task->future != NULL) uns_cancel_work(run->runtime, task->future);
+  }
+}
+
+void uns_script_drop(uns_run *run) {
+  if (run->going) uns_runtime_unpin(run->runtime, run->root);
+  run->going = false;
+}
+
+int uns_script_run(uns_runtime *runtime, const uns_script *script) {
+  uns_run run;
+  uns_script_start(&run, runtime, script);
+  while (uns_script_turn(&run, true)) continue;
   if (fflush(stdout) != 0 || ferror(stdout)) {
     fprintf(stderr, "unsync: cannot write to stdout: %s\n", strerror(errno));
-    if (code == 0) code = 1;
+    if (run.code == 0) run.code = 1;
   }
-  return code;
+  return run.code;
 }

@@ -8,10 +8,12 @@
 
 typedef enum { UNS_STEP_CODE, UNS_STEP_REQUIRE, UNS_STEP_FILE } uns_step_kind;
 
-/* One thing that the command line asks for, in its order. `text`: code, a module's name, a path (NULL: stdin). */
+/* One thing that the command line asks for, in its order. */
 typedef struct uns_step {
   uns_step_kind kind;
-  const char *text;
+  const char *text;  /* code, a module's name, a path (NULL: stdin) */
+  const char *name;  /* of code, as luaL_loadbuffer takes it; NULL: the command line */
+  size_t size_bytes; /* of code; 0: it ends with a zero */
 } uns_step;
 
 typedef struct uns_script {
@@ -22,9 +24,31 @@ typedef struct uns_script {
   int script_index; /* of the script in argv: arg[0] */
 } uns_script;
 
+/* A script on its way. */
+typedef struct uns_run {
+  uns_runtime *runtime;
+  const uns_script *script; /* borrowed until the run has ended; its texts and arguments until `start` has returned */
+  int root;                 /* pin of the root task's future, while the run goes on */
+  int unobserved;           /* what the runtime had counted before */
+  int code;                 /* the exit code */
+  bool going, cancelled;
+} uns_run;
+
 /*
- * Runs `script` in the runtime until it and all that it started have ended. Errors and failures nobody looked at
- * are printed to stderr. Returns the exit code.
+ * Starts `script`, which runs until it first waits, and then with each turn, until it and all that it started have
+ * ended. Errors and failures nobody looked at are told to the runtime's `report`.
+ *   turn    one turn, which sleeps if `wait` says so and nothing is ready; false when the run has ended
+ *   cancel  asks all its tasks to stop; then the run goes on until they have
+ *   drop    leaves the run as it is: what still lives never ends
+ */
+void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *script);
+bool uns_script_turn(uns_run *run, bool wait);
+void uns_script_cancel(uns_run *run);
+void uns_script_drop(uns_run *run);
+
+/*
+ * Runs `script` in the runtime until it and all that it started have ended, and sees to it that its output is out.
+ * Returns the exit code.
  */
 int uns_script_run(uns_runtime *runtime, const uns_script *script);
 

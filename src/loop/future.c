@@ -64,8 +64,7 @@ static void report(lua_State *L, int index, const failure *lost) {
   lua_pushfstring(L, "a failure that nobody looked at, of %s%s%s: %s%s%s", kind_names[lost->kind],
                   lost->name != NULL ? " " : "", lost->name != NULL ? lost->name : "", error,
                   *traceback != '\0' ? "\n" : "", traceback);
-  if (lost->runtime->report != NULL) lost->runtime->report(lost->runtime, lua_tostring(L, -1));
-  else fprintf(stderr, "unsync: %s\n", lua_tostring(L, -1));
+  uns_runtime_report(lost->runtime, lua_tostring(L, -1));
   lua_pop(L, 3);
 }
 

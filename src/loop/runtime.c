@@ -4,6 +4,7 @@
 #include <lauxlib.h>
 #include <limits.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -215,6 +216,15 @@ static bool deliver_mail(uns_runtime *runtime) {
     mail = next;
   }
   return true;
+}
+
+void uns_runtime_report(uns_runtime *runtime, const char *text) {
+  if (runtime->report != NULL) {
+    runtime->report(runtime, text);
+    return;
+  }
+  fflush(stdout);
+  fprintf(stderr, "unsync: %s\n", text);
 }
 
 void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback) {

@@ -99,7 +99,7 @@ struct uns_runtime {
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/future.c) */
   int unobserved;      /* how many of those were reported */
-  void (*report)(uns_runtime *runtime, const char *text); /* told of those, in lines; NULL: stderr */
+  void (*report)(uns_runtime *runtime, const char *text); /* told of errors nobody handles; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
   struct uns_luv *luv;   /* bind/luv.c's, or NULL: never required */
@@ -156,6 +156,9 @@ void uns_runtime_awake(uns_runtime *runtime);
 static inline void uns_runtime_stir(uns_runtime *runtime) {
   if (runtime->in_uv) uv_stop(&runtime->loop);
 }
+
+/* Tells what went wrong, a text in lines, to whoever wants to know, else to stderr. */
+void uns_runtime_report(uns_runtime *runtime, const char *text);
 
 /* Runs `callback` in the next turn, once, however often this is called before. */
 void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback);
