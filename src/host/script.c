@@ -1,4 +1,5 @@
 #include "host/script.h"
+#include "host/signals.h"
 
 #include <lauxlib.h>
 #include <errno.h>
@@ -134,7 +135,7 @@ void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *scri
   lua_settop(L, top);
 }
 
-/* The root task has ended: by failing; then what it started is not waited for: it cannot be wanted any more. */
+/* Where it failed, what it started cannot be wanted any more: it is cancelled, and its clean-up waited for. */
 typedef enum { ROOT_GOES_ON, ROOT_DONE, ROOT_FAILED } root_state;
 
 static root_state look_at_root(uns_run *run) {
@@ -156,19 +157,22 @@ static void end(uns_run *run, bool failed) {
     uns_runtime_push_pin(runtime, L, run->root);
     report(runtime, lua_gettop(L));
     lua_pop(L, 1);
-    run->code = 1;
+    if (run->code == 0) run->code = 1;
   }
   uns_runtime_unpin(runtime, run->root);
-  if (uns_future_report_unobserved(runtime) > run->unobserved) run->code = 1;
+  if (uns_future_report_unobserved(runtime) > run->unobserved && run->code == 0) run->code = 1;
 }
 
 bool uns_script_turn(uns_run *run, bool wait) {
   if (!run->going) return false;
   uns_runtime *runtime = run->runtime;
   root_state root = look_at_root(run);
-  if (root == ROOT_FAILED && (!run->cancelled || runtime->live_count == 0)) {
-    end(run, true);
-    return false;
+  if (root == ROOT_FAILED) {
+    if (!run->cancelled) uns_script_cancel(run);
+    if (runtime->live_count == 0 || uns_clock_ns() - run->cancelled_ns > runtime->executors->grace_ns) {
+      end(run, true);
+      return false;
+    }
   }
   bool alive = uns_runtime_turn(runtime, wait);
   if (!wait) alive = uns_runtime_hopeful(runtime);
@@ -180,6 +184,7 @@ bool uns_script_turn(uns_run *run, bool wait) {
 
 void uns_script_cancel(uns_run *run) {
   run->cancelled = true;
+  run->cancelled_ns = uns_clock_ns();
   for (uns_link *link = run->runtime->tasks.next; link != &run->runtime->tasks; link = link->next) {
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->future != NULL) uns_cancel_work(run->runtime, task->future);
@@ -191,10 +196,33 @@ void uns_script_drop(uns_run *run) {
   run->going = false;
 }
 
+bool uns_script_is_root(const uns_run *run) {
+  const uns_task *task = run->runtime->current;
+  lua_State *L = run->runtime->L;
+  if (task == NULL || !run->going) return run->root == 0;
+  uns_runtime_push_pin(run->runtime, L, run->root);
+  bool root = lua_touserdata(L, -1) == task->future;
+  lua_pop(L, 1);
+  return root;
+}
+
+void uns_script_interrupt(uns_run *run, int code) {
+  run->code = code;
+  lua_State *L = run->runtime->L;
+  uns_runtime_push_pin(run->runtime, L, run->root);
+  const uns_future *root = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  if (root->task != NULL) uns_task_interrupt(run->runtime, root->task);
+  else lua_pop(L, 1);
+  if (root->task == NULL) uns_script_cancel(run); /* it has ended: what is left of its work is asked to stop */
+}
+
 int uns_script_run(uns_runtime *runtime, const uns_script *script) {
-  uns_run run;
+  uns_run run = {.runtime = runtime};
+  uns_signals_take(&run);
   uns_script_start(&run, runtime, script);
-  while (uns_script_turn(&run, true)) continue;
+  while (uns_script_turn(&run, true)) uns_signals_look(&run);
+  uns_signals_release();
   if (fflush(stdout) != 0 || ferror(stdout)) {
     fprintf(stderr, "unsync: cannot write to stdout: %s\n", strerror(errno));
     if (run.code == 0) run.code = 1;

@@ -32,6 +32,7 @@ typedef struct uns_run {
   int unobserved;           /* what the runtime had counted before */
   int code;                 /* the exit code */
   bool going, cancelled;
+  uint64_t cancelled_ns;    /* when it was cancelled: clean-up has the grace period */
 } uns_run;
 
 /*
@@ -45,6 +46,11 @@ void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *scri
 bool uns_script_turn(uns_run *run, bool wait);
 void uns_script_cancel(uns_run *run);
 void uns_script_drop(uns_run *run);
+
+/* Raises the error on top of the main stack (popped) in the root task, at its wait; `code` becomes the exit code. */
+void uns_script_interrupt(uns_run *run, int code);
+/* True if the task that runs now is the root task. */
+bool uns_script_is_root(const uns_run *run);
 
 /*
  * Runs `script` in the runtime until it and all that it started have ended, and sees to it that its output is out.

@@ -581,8 +581,8 @@ static void push_deadlock(lua_State *L, uns_task *task) {
   lua_remove(L, -2);
 }
 
-/* Wakes `task` to raise the error on top of the runtime's main stack, which is popped. */
-static void interrupt(uns_runtime *runtime, uns_task *task) {
+void uns_task_interrupt(uns_runtime *runtime, uns_task *task) {
+  if (task->interrupt == UNS_INTERRUPT_ERROR) uns_runtime_unpin(runtime, task->interrupt_error);
   task->interrupt_error = uns_runtime_pin(runtime, runtime->L);
   task->interrupt = UNS_INTERRUPT_ERROR;
   uns_task_wake(runtime, task);
@@ -605,13 +605,13 @@ bool uns_task_raise_deadlock(uns_runtime *runtime) {
   uns_task *victim = youngest_parked(runtime, true);
   if (victim == NULL) return false;
   push_deadlock(runtime->L, victim);
-  interrupt(runtime, victim);
+  uns_task_interrupt(runtime, victim);
   return true;
 }
 
 void uns_task_interrupt_youngest(uns_runtime *runtime) {
   uns_task *victim = youngest_parked(runtime, false);
-  if (victim != NULL) interrupt(runtime, victim);
+  if (victim != NULL) uns_task_interrupt(runtime, victim);
   else lua_pop(runtime->L, 1);
 }
 

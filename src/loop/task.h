@@ -77,6 +77,8 @@ void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L);
  */
 bool uns_task_raise_deadlock(uns_runtime *runtime);
 
+/* Wakes `task` to raise the error on top of the runtime's main stack, which is popped; one that is ready raises it too. */
+void uns_task_interrupt(uns_runtime *runtime, uns_task *task);
 /* Wakes the youngest waiting task to raise the error on top of the runtime's main stack, which is popped. */
 void uns_task_interrupt_youngest(uns_runtime *runtime);
 

@@ -1,0 +1,74 @@
+#include "host/signals.h"
+
+#include <lauxlib.h>
+#include <signal.h>
+
+#include "core/error.h"
+#include "loop/task.h"
+
+static struct {
+  uns_run *run;
+  volatile sig_atomic_t number; /* of the signal that came, 0: none; taken by whoever raises it */
+  volatile sig_atomic_t count;
+  struct sigaction before_int, before_term;
+} taken;
+
+static const char *name_of(int number) { return number == SIGINT ? "interrupted" : "interrupted by SIGTERM"; }
+
+/* The script itself runs and may not come back for long: the error is raised at its next instruction. */
+static void on_instruction(lua_State *L, lua_Debug *frame) {
+  (void)frame;
+  lua_sethook(L, NULL, 0, 0);
+  int number = taken.number;
+  if (number == 0 || taken.run == NULL) return;
+  if (uns_script_is_root(taken.run)) {
+    taken.number = 0;
+    taken.run->code = 128 + number;
+  }
+  uns_error_raise(L, "interrupted", "%s", name_of(number));
+}
+
+static void on_signal(int number) {
+  if (++taken.count > 1 || taken.run == NULL) {
+    signal(number, SIG_DFL);
+    raise(number);
+    return;
+  }
+  taken.number = number;
+  uns_runtime *runtime = taken.run->runtime;
+  if (runtime->current != NULL && runtime->running != NULL) {
+    lua_sethook(runtime->running, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  }
+  uns_mailbox_wake(runtime->mailbox);
+}
+
+static void take(int number, struct sigaction *before) {
+  struct sigaction action = {.sa_handler = on_signal};
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(number, NULL, before);
+  if (before->sa_handler != SIG_IGN) sigaction(number, &action, NULL);
+}
+
+void uns_signals_take(uns_run *run) {
+  taken.run = run;
+  taken.number = taken.count = 0;
+  take(SIGINT, &taken.before_int);
+  take(SIGTERM, &taken.before_term);
+}
+
+void uns_signals_release(void) {
+  sigaction(SIGINT, &taken.before_int, NULL);
+  sigaction(SIGTERM, &taken.before_term, NULL);
+  taken.run = NULL;
+}
+
+void uns_signals_look(uns_run *run) {
+  int number = taken.number;
+  if (number == 0) return;
+  taken.number = 0;
+  lua_State *L = run->runtime->L;
+  luaL_checkstack(L, 8, NULL);
+  uns_error_push(L, "interrupted", "%s", name_of(number));
+  uns_script_interrupt(run, 128 + number);
+}
