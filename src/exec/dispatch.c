@@ -69,6 +69,18 @@ uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker) {
   return job;
 }
 
+uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker) {
+  uns_job *job = NULL;
+  uv_mutex_lock(&dispatch->lock);
+  if (uns_list_empty(&dispatch->idle) && !short_of_workers(dispatch)) {
+    uns_job *own = worker->job;
+    job = pop_job(dispatch, worker);
+    worker->job = own;
+  }
+  uv_mutex_unlock(&dispatch->lock);
+  return job;
+}
+
 static void take_out(uns_worker *worker) {
   if (!worker->idle) return;
   worker->idle = false;
@@ -101,6 +113,12 @@ bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker) {
 
 void uns_dispatch_put_back(uns_dispatch *dispatch, uns_job *job) {
   uv_mutex_lock(&dispatch->lock);
+  if (dispatch->closed) {
+    uv_mutex_unlock(&dispatch->lock);
+    uns_job_fail(job, "closed", "closed: the program is ending");
+    uns_job_post(job);
+    return;
+  }
   job->worker = NULL;
   atomic_store_explicit(&job->state, UNS_JOB_QUEUED, memory_order_relaxed);
   uns_list_push_front(&dispatch->queue, &job->link);

@@ -4,7 +4,7 @@
  *
  * Whoever submits hands the job straight to an idle worker; it is queued only where there is none.
  *   - `lock` guards the queue, the lists of workers and the counts. `give` and `grow` are called without it.
- *   - One worker never holds two calls. A worker that waits lends its place: another may take jobs meanwhile.
+ *   - One worker never runs two calls; what is given ahead can be taken back until it starts. A worker that waits lends its place: another may take jobs meanwhile.
  * Threads: pool.c. Processes: process.c.
  */
 #ifndef UNS_DISPATCH_H
@@ -50,11 +50,14 @@ void uns_dispatch_deinit(uns_dispatch *dispatch);
 void uns_dispatch_submit(uns_dispatch *dispatch, uns_job *job);
 /* A worker is free (new, or its job has ended): the next job, now its own, or NULL: it is in the idle list. */
 uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker);
+/* One more job for a worker that is not idle, to lie ready until its own has ended; NULL where there is none, or where
+   another worker could take it now. */
+uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker);
 /* The worker is gone. If it was idle it is taken out of the list. */
 void uns_dispatch_lost(uns_dispatch *dispatch, uns_worker *worker);
 /* Takes an idle worker out to end it; false if it was given a job meanwhile. */
 bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker);
-/* A job whose worker died before it started goes back in front. */
+/* A job whose worker died before it started, or was too slow to, goes back in front. */
 void uns_dispatch_put_back(uns_dispatch *dispatch, uns_job *job);
 /* Takes a queued job out (cancelled before it ran); false if it is no longer queued. */
 bool uns_dispatch_withdraw(uns_dispatch *dispatch, uns_job *job);

@@ -17,9 +17,13 @@
 
 static const uint64_t HELLO_NS = 30000000000;   /* a program that has not said hello by then never will */
 static const uint64_t LOOK_AGAIN_NS = 20000000; /* where the system tells nobody of a child's end */
+static const uint64_t AHEAD_NS = 200000;        /* work given ahead to a child, at most */
+static const uint64_t STUCK_NS = 3000000;       /* what was given ahead waits that long for one call, then another takes it:
+                                                   about the scheduler's slice, so that a child that has just lost its
+                                                   core is left alone */
 static const uint64_t SURPLUS_NS = 10000000000; /* idle for that long: a child beyond the target ends */
 
-enum { PUT_BACK_MAX = 3 }; /* a call that has not started in so many children that died is at fault itself */
+enum { PUT_BACK_MAX = 8 }; /* a call that was next in so many children that died is at fault itself */
 
 struct uns_process_pool {
   uns_dispatch dispatch;
@@ -42,6 +46,7 @@ struct uns_process_pool {
   uv_cond_t gone;
   bool closed; /* all children are gone for good; guarded by `lock` */
 
+  atomic_bool ahead_armed; /* the supervisor will look whether what was given ahead is stuck */
   bool closing; /* the supervisor's from here on */
   bool told_gone;
   bool surplus_armed;
@@ -117,6 +122,14 @@ static bool write_frame(uns_child *child) {
   return true;
 }
 
+/* The call in `slot` is no longer the child's. */
+static void vacate(uns_child *child, unsigned slot) {
+  if (child->jobs[slot]->home == child->pool->main_mailbox) atomic_fetch_sub(&child->main_jobs, 1);
+  child->jobs[slot] = NULL;
+  child->in_flight--;
+  if (child->in_flight == 0) child->arrived = false;
+}
+
 static int begin_frame(uns_child *child, unsigned slot) {
   uns_job *job = child->jobs[slot];
   uns_message message;
@@ -141,11 +154,11 @@ static uns_job *write_on(uns_child *child, int *status) {
     *status = begin_frame(child, slot);
     if (*status != UNS_OK) {
       uns_job *job = child->jobs[slot];
-      child->jobs[slot] = NULL;
-      atomic_store(&child->wire.board->claims[slot], UNS_CLAIM_FREE);
+      vacate(child, slot);
       return job;
     }
     child->writing = true;
+    child->writing_slot = slot;
   }
 }
 
@@ -153,6 +166,23 @@ static unsigned free_slot(const uns_child *child) {
   unsigned slot = 0;
   while (child->jobs[slot] != NULL) slot++; /* there is one: a child is given no more calls than places */
   return slot;
+}
+
+/* Puts the call into its ring. Returns like write_on. */
+static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
+  uns_process_pool *pool = child->pool;
+  uns_board *board = child->wire.board;
+  unsigned slot = free_slot(child);
+  child->jobs[slot] = job;
+  child->in_flight++;
+  child->sequences[slot] = ++child->last_sequence;
+  atomic_store(&board->claims[slot], child->last_sequence * 4 + UNS_CLAIM_GIVEN);
+  child->unsent[child->unsent_count++] = (uint8_t)slot;
+  if (job->home == pool->main_mailbox) {
+    atomic_fetch_add(&child->main_jobs, 1);
+    if (atomic_load(&pool->main_asleep)) atomic_store(&board->host_asleep, 1);
+  }
+  return write_on(child, status);
 }
 
 /* A job that was not run ends here; counted as it was when it was submitted. */
@@ -194,18 +224,8 @@ static void give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
     bool alive = child->state == UNS_CHILD_LIVE;
     uns_job *failed = NULL;
     if (alive) {
-      unsigned slot = free_slot(child);
-      uns_board *board = child->wire.board;
-      child->jobs[slot] = job;
-      child->sequences[slot] = ++child->last_sequence;
-      atomic_store(&board->claims[slot], child->last_sequence * 4 + UNS_CLAIM_GIVEN);
-      child->unsent[child->unsent_count++] = (uint8_t)slot;
-      if (job->home == pool->main_mailbox) {
-        atomic_fetch_add(&child->main_jobs, 1);
-        if (atomic_load(&pool->main_asleep)) atomic_store(&board->host_asleep, 1);
-      }
-      failed = write_on(child, &status);
-      if (failed != NULL && failed->home == pool->main_mailbox) atomic_fetch_sub(&child->main_jobs, 1);
+      child->arrived = true;
+      failed = take_in(child, job, &status);
     }
     uv_mutex_unlock(&child->lock);
     if (!alive) {
@@ -220,7 +240,10 @@ static void give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
 
 static void grow(uns_dispatch *dispatch) {
   uns_process_pool *pool = dispatch->owner;
-  if (!atomic_exchange(&pool->growing, true)) {
+  uv_mutex_lock(&dispatch->lock);
+  bool wanted = dispatch->queued > 0 && dispatch->workers - dispatch->lending < dispatch->target;
+  uv_mutex_unlock(&dispatch->lock);
+  if (wanted && !atomic_exchange(&pool->growing, true)) {
     uns_mailbox_post(uns_supervisor_mailbox(pool->supervisor), &pool->grow_mail);
   }
 }
@@ -230,21 +253,134 @@ static const uns_dispatch_ops process_ops = {give, grow};
 /* ---- reading ---- */
 
 /* The job that a frame ends, taken out of the child; NULL if it makes no sense. */
-static uns_job *take_job(uns_child *child, const uns_message *message) {
+static uns_job *take_job(uns_child *child, const uns_message *message, uint32_t *left) {
   unsigned slot = message->words.slot;
   if (message->words.kind != UNS_FRAME_RESULT || slot >= UNS_CLAIMS) return NULL;
   uv_mutex_lock(&child->lock);
   uns_job *job = child->jobs[slot];
   if (job != NULL && job->id == message->words.id) {
-    child->jobs[slot] = NULL;
-    atomic_store(&child->wire.board->claims[slot], UNS_CLAIM_FREE);
-    if (job->home == child->pool->main_mailbox) atomic_fetch_sub(&child->main_jobs, 1);
+    vacate(child, slot);
   } else {
     job = NULL;
   }
+  *left = child->in_flight;
   uv_mutex_unlock(&child->lock);
   return job;
 }
+
+/* ---- giving ahead ----
+ * A child that runs short calls is given some of those that wait, so that it need not be idle until its last end has
+ * been read. They can be taken back until it has claimed them.
+ */
+
+static void look_at_ahead(void *argument);
+
+/* How many calls may lie in a child whose calls take so long. */
+static uint32_t ahead_limit(uint64_t average_ns) {
+  if (average_ns == 0) return 1;
+  uint64_t limit = 1 + AHEAD_NS / average_ns;
+  return limit < UNS_CLAIMS ? (uint32_t)limit : UNS_CLAIMS;
+}
+
+/* The read_lock held, and no call is in it. How many are now. */
+static uint32_t give_next(uns_child *child) {
+  uns_dispatch *dispatch = &child->pool->dispatch;
+  uns_job *next = uns_dispatch_next(dispatch, &child->worker);
+  if (next != NULL) give(dispatch, &child->worker, next);
+  return next != NULL;
+}
+
+/* The read_lock held: `left` calls are in it. */
+static void give_ahead(uns_child *child, uint32_t left) {
+  uns_process_pool *pool = child->pool;
+  uint32_t limit = ahead_limit(child->average_ns);
+  while (left > 0 && left < limit) {
+    uns_job *job = uns_dispatch_ahead(&pool->dispatch, &child->worker);
+    if (job == NULL) return;
+    int status = UNS_OK;
+    uv_mutex_lock(&child->lock);
+    bool alive = child->state == UNS_CHILD_LIVE;
+    uns_job *failed = alive ? take_in(child, job, &status) : NULL;
+    left = alive ? child->in_flight : limit;
+    uv_mutex_unlock(&child->lock);
+    if (!alive) uns_dispatch_put_back(&pool->dispatch, job);
+    if (failed == NULL) continue;
+    if (left == 0) give_next(child);
+    fail_unsent(pool, failed, status);
+    return;
+  }
+  if (left > 1 && !atomic_load_explicit(&pool->ahead_armed, memory_order_relaxed) &&
+      !atomic_exchange(&pool->ahead_armed, true)) {
+    if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0) atomic_store(&pool->ahead_armed, false);
+  }
+}
+
+static int oldest_slot(const uns_child *child) {
+  int oldest = -1;
+  for (int i = 0; i < UNS_CLAIMS; i++) {
+    if (child->jobs[i] != NULL && (oldest < 0 || child->sequences[i] < child->sequences[oldest])) oldest = i;
+  }
+  return oldest;
+}
+
+static void forget_unsent(uns_child *child, unsigned slot) {
+  unsigned kept = 0;
+  for (unsigned i = 0; i < child->unsent_count; i++) {
+    if (child->unsent[i] != slot) child->unsent[kept++] = child->unsent[i];
+  }
+  child->unsent_count = (uint8_t)kept;
+}
+
+/* Takes back what the child has not claimed; others may run it. */
+static void take_back(uns_child *child) {
+  uns_job *jobs[UNS_CLAIMS];
+  uint64_t sequences[UNS_CLAIMS];
+  unsigned count = 0;
+  uv_mutex_lock(&child->lock);
+  int oldest = oldest_slot(child);
+  for (unsigned slot = 0; slot < UNS_CLAIMS; slot++) {
+    if (child->jobs[slot] == NULL || (int)slot == oldest || (child->writing && child->writing_slot == slot)) continue;
+    uint64_t given = child->sequences[slot] * 4 + UNS_CLAIM_GIVEN;
+    if (!atomic_compare_exchange_strong(&child->wire.board->claims[slot], &given,
+                                        child->sequences[slot] * 4 + UNS_CLAIM_REVOKED)) {
+      continue;
+    }
+    unsigned place = count++; /* the latest first: each goes in front of the last */
+    for (; place > 0 && sequences[place - 1] < child->sequences[slot]; place--) {
+      jobs[place] = jobs[place - 1];
+      sequences[place] = sequences[place - 1];
+    }
+    jobs[place] = child->jobs[slot];
+    sequences[place] = child->sequences[slot];
+    forget_unsent(child, slot);
+    vacate(child, slot);
+  }
+  uv_mutex_unlock(&child->lock);
+  for (unsigned i = 0; i < count; i++) uns_dispatch_put_back(&child->pool->dispatch, jobs[i]);
+}
+
+/* On the supervisor's thread, as long as something was given ahead. */
+static void look_at_ahead(void *argument) {
+  uns_process_pool *pool = argument;
+  bool more = false;
+  atomic_store(&pool->ahead_armed, false);
+  uint32_t count = atomic_load_explicit(&pool->count, memory_order_relaxed);
+  for (uint32_t i = 0; i < count; i++) {
+    uns_child *child = pool->children[i];
+    uv_mutex_lock(&child->lock);
+    bool ahead = child->state == UNS_CHILD_LIVE && child->in_flight > 1;
+    uint64_t running = ahead ? child->sequences[oldest_slot(child)] : 0;
+    uv_mutex_unlock(&child->lock);
+    if (ahead && running == child->seen_running) take_back(child);
+    else more |= ahead;
+    child->seen_running = running;
+  }
+  if (more && !pool->closing && !atomic_exchange(&pool->ahead_armed, true)) {
+    if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0) atomic_store(&pool->ahead_armed, false);
+  }
+}
+
+/* ---- reading, further ---- */
 
 /* The end of `job` has been read: tells whoever waits. Where that is us, it is told at once, and may read from the ring. */
 static void deliver(uns_process_pool *pool, uns_job *job, uns_runtime *runtime) {
@@ -271,7 +407,8 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
     uns_child_condemn(child, status == UNS_ENOMEM ? no_memory_to_read : garbage);
     return false;
   }
-  uns_job *job = take_job(child, &message);
+  uint32_t left = 0;
+  uns_job *job = take_job(child, &message, &left);
   if (job == NULL || uns_message_end_job(&message, job) != UNS_OK) {
     if (job != NULL) {
       uns_job_fail(job, "crashed", "crashed: the worker process of %s wrote garbage on its channel", job->function->name);
@@ -282,8 +419,10 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
     return false;
   }
   uns_message_deinit(&message);
-  uns_job *next = uns_dispatch_next(&pool->dispatch, &child->worker);
-  if (next != NULL) give(&pool->dispatch, &child->worker, next);
+  uint64_t took_ns = job->ended_ns > job->started_ns ? job->ended_ns - job->started_ns : 0;
+  child->average_ns = child->average_ns == 0 ? took_ns | 1 : (child->average_ns * 3 + took_ns) / 4 | 1;
+  if (left == 0) left = give_next(child);
+  give_ahead(child, left);
   deliver(pool, job, runtime);
   return true;
 }
@@ -492,6 +631,7 @@ static int start_child(uns_process_pool *pool, uns_child *child, const char **wh
   uv_mutex_lock(&child->read_lock);
   uns_port_init(&child->from_child, &uns_exports_ops, child);
   child->readable = true;
+  child->average_ns = 0;
   uv_mutex_unlock(&child->read_lock);
   child->started_ns = uns_clock_ns();
   child->waiting = 0;
@@ -588,9 +728,10 @@ static void describe_end(char *text, size_t size_bytes, const uns_child *child, 
 }
 
 /* What becomes of a call in a child that died. */
-static void lose_job(uns_child *child, uns_job *job, bool started, uns_exit how) {
+static void lose_job(uns_child *child, uns_job *job, bool started, bool next, uns_exit how) {
   uns_process_pool *pool = child->pool;
-  if (!started && !pool->closing && ++job->put_back < PUT_BACK_MAX) {
+  if (next) job->put_back++;
+  if (!started && !pool->closing && job->put_back < PUT_BACK_MAX) {
     uns_dispatch_put_back(&pool->dispatch, job);
     return;
   }
@@ -622,6 +763,7 @@ static void clear_child(uns_child *child, uns_job **jobs, bool *started, unsigne
   if (child->writing) uns_frame_abandon(&child->frame);
   child->writing = false;
   child->unsent_count = 0;
+  child->in_flight = 0;
   if (child->wake_fd >= 0) close(child->wake_fd);
   child->wake_fd = -1;
 }
@@ -656,15 +798,15 @@ static void bury(uns_child *child, uns_child_state was, uns_exit how) {
   uns_port_deinit(&child->to_child);
   atomic_store(&child->main_jobs, 0);
   uv_mutex_lock(&dispatch->lock);
-  bool known = child->worker.job == NULL;
-  for (unsigned i = 0; i < count; i++) known |= jobs[i] == child->worker.job;
-  child->expects_give = !known; /* chosen while it died: its giver will find it dead and put the job back */
+  /* Chosen while it died: whoever gives it the job will find it dead and put it back. */
+  child->expects_give = child->worker.job != NULL && !child->arrived;
+  child->arrived = false;
   child->worker.job = NULL;
   uv_mutex_unlock(&dispatch->lock);
   uv_mutex_unlock(&child->lock);
   uns_service_close(child);
 
-  for (unsigned i = 0; i < count; i++) lose_job(child, jobs[i], started[i], how);
+  for (unsigned i = 0; i < count; i++) lose_job(child, jobs[i], started[i], i + 1 == count && !started[i], how);
   if (was == UNS_CHILD_STARTING && !pool->closing) {
     char text[200];
     describe_end(text, sizeof text, child, how, false);
@@ -765,8 +907,28 @@ static void look_at_waiting(uns_child *child) {
   if (waiting == child->waiting) return;
   child->waiting = waiting;
   bool waits = waiting % 2 == 1;
+  if (waits) take_back(child); /* it may take long */
   if (!uns_dispatch_lend(dispatch, &child->worker, waits)) uns_service_limit(child, waiting);
   if (!waits) arm_surplus(child->pool);
+}
+
+/* There is room again for what did not fit into its ring. */
+static void write_rest(uns_child *child) {
+  int status = UNS_OK;
+  uns_job *failed;
+  do {
+    uv_mutex_lock(&child->lock);
+    failed = child->state == UNS_CHILD_LIVE && child->writing ? write_on(child, &status) : NULL;
+    uv_mutex_unlock(&child->lock);
+    if (failed == NULL) return;
+    uv_mutex_lock(&child->read_lock);
+    uv_mutex_lock(&child->lock);
+    bool idle = child->state == UNS_CHILD_LIVE && child->in_flight == 0;
+    uv_mutex_unlock(&child->lock);
+    if (idle) give_next(child);
+    uv_mutex_unlock(&child->read_lock);
+    fail_unsent(child->pool, failed, status);
+  } while (true);
 }
 
 static void sweep(uns_sweep *swept) {
@@ -774,16 +936,7 @@ static void sweep(uns_sweep *swept) {
   uint32_t count = atomic_load_explicit(&pool->count, memory_order_relaxed);
   for (uint32_t i = 0; i < count; i++) {
     uns_child *child = pool->children[i];
-    int status = UNS_OK;
-    uns_job *failed;
-    do {
-      uv_mutex_lock(&child->lock);
-      bool alive = child->state == UNS_CHILD_LIVE;
-      failed = alive && child->writing ? write_on(child, &status) : NULL;
-      uv_mutex_unlock(&child->lock);
-      if (!alive) break;
-      if (failed != NULL) fail_unsent(pool, failed, status);
-    } while (failed != NULL);
+    write_rest(child);
     if (uv_mutex_trylock(&child->read_lock) != 0) continue; /* the script's loop reads it */
     if (child->readable && uns_ring_has_news(&child->wire.to_host)) read_child(child, NULL);
     bool there = child->readable;

@@ -53,17 +53,21 @@ typedef struct uns_child {
   int wake_fd;     /* the child's eventfd; -1: not known yet */
   char condemned[192]; /* why it was killed by us, or could not start; or "" */
   char error_code[24]; /* the latter's */
-  uns_job *jobs[UNS_CLAIMS];
+  uns_job *jobs[UNS_CLAIMS]; /* the one with the lowest number runs, or is about to; the others were given ahead */
   uint64_t sequences[UNS_CLAIMS], last_sequence;
+  uint32_t in_flight; /* of `jobs` */
+  bool arrived;       /* what the dispatch chose it for has come */
   uns_port to_child;
   uns_frame frame; /* the one that is being written, where it did not fit */
   size_t frame_written;
   bool writing;
+  unsigned writing_slot; /* its call's place */
   uint8_t unsent[UNS_CLAIMS], unsent_count; /* places of calls whose frames come after it */
   bool expects_give; /* the dispatch has chosen the worker for a job that has not come yet, and it died meanwhile */
 
   uv_mutex_t read_lock; /* guards what follows */
   bool readable; /* it is not buried yet */
+  uint64_t average_ns; /* of its last calls; 0: none yet */
   uns_port from_child;
   uint8_t *large; /* a frame that does not fit into the ring, as far as it has come; owned */
   uint64_t large_bytes, large_have;
@@ -76,6 +80,7 @@ typedef struct uns_child {
   uns_watch ended;   /* on the descriptor that tells its end */
   uns_service service;
   uint64_t started_ns;
+  uint64_t seen_running; /* the number of the call that ran when it was last looked at */
   uint32_t waiting;  /* what the board said last of its place */
   uns_exports exports;
 } uns_child;
