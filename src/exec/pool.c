@@ -127,11 +127,11 @@ static uns_job *wait_for_job(pool_thread *thread) {
   uns_pool *pool = thread->pool;
   uns_job *job = spin_for_job(thread);
   while (job == NULL) {
+    bool surplus = uns_pool_threads(pool) > pool->dispatch.target; /* not under `lock`: stop_all takes it second */
     uv_mutex_lock(&thread->lock);
     atomic_store(&thread->asleep, true);
     int timed_out = 0;
     if (atomic_load(&thread->given) == NULL && !atomic_load(&thread->stop)) {
-      bool surplus = uns_pool_threads(pool) > pool->dispatch.target;
       timed_out = uv_cond_timedwait(&thread->wake, &thread->lock, surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS);
     }
     atomic_store(&thread->asleep, false);
