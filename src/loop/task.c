@@ -406,25 +406,27 @@ static bool lets_waits_through(const char *name) {
   return false;
 }
 
-/* Pushes the name that a module of package.loaded has for the function on top (popped), or nil. */
+/*
+ * Pushes the name that a module of package.loaded has for the function on top (popped), or nil. Of several the shortest:
+ * "load" rather than what some module keeps it as.
+ */
 static void push_global_name(lua_State *L) {
-  int function = lua_gettop(L);
+  int function = lua_gettop(L), best = function + 1;
   luaL_checkstack(L, 8, NULL);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  for (lua_pushnil(L); lua_next(L, function + 1); lua_pop(L, 1)) {
+  for (lua_pushnil(L); lua_next(L, best + 1); lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1)) continue;
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
       if (lua_type(L, -2) != LUA_TSTRING || !lua_rawequal(L, -1, function)) continue;
       const char *module = lua_tostring(L, -4), *field = lua_tostring(L, -2);
-      if (strcmp(module, "_G") == 0) lua_pushstring(L, field);
+      if (strcmp(module, LUA_GNAME) == 0) lua_pushstring(L, field);
       else lua_pushfstring(L, "%s.%s", module, field);
-      lua_replace(L, function);
-      lua_settop(L, function);
-      return;
+      if (lua_isnil(L, best) || lua_rawlen(L, -1) < lua_rawlen(L, best)) lua_copy(L, -1, best);
+      lua_pop(L, 1);
     }
   }
-  lua_settop(L, function - 1);
-  lua_pushnil(L);
+  lua_settop(L, best);
+  lua_remove(L, function);
 }
 
 /* Pushes the name of the C function that keeps L from yielding. */
