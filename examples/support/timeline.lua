@@ -17,8 +17,7 @@ end
 
 --- A bar from `first` to `last`, of which the part before `started` was spent in line.
 local function bar(first, started, last, per_column)
-  local from = first // per_column | 0
-  local run = math.max(from, (started / per_column + 0.5) // 1 | 0)
+  local from, run = (first / per_column + 0.5) // 1 | 0, (started / per_column + 0.5) // 1 | 0
   local eights = math.max(1, (last / per_column * 8 + 0.5) // 1 - run * 8 | 0)
   return (" "):rep(from) .. ("·"):rep(run - from), ("█"):rep(eights // 8) .. (eighths[eights % 8] or "")
 end
