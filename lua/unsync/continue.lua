@@ -20,7 +20,10 @@ local function followed(...)
   return follow(...)
 end
 
-local function check(name, fn)
+local function check(name, self, fn)
+  if not is_future(self) then
+    error(("bad argument #1 to '%s' (unsync.Future expected, got %s)"):format(name, type(self)), 3)
+  end
   local meta = getmetatable(fn)
   if type(fn) ~= "function" and not (type(meta) == "table" and meta.__call) then
     error(("bad argument #1 to '%s' (function expected, got %s)"):format(name, type(fn)), 3)
@@ -31,7 +34,7 @@ end
 ---@param fn fun(...: any): any  any function, a wrapped one included; a future it returns is followed
 ---@return unsync.Future
 function Future:and_then(fn)
-  check("and_then", fn)
+  check("and_then", self, fn)
   return spawn(function()
     return followed(fn(self:await()))
   end)
@@ -48,7 +51,7 @@ end
 ---@param fn fun(err: any): any
 ---@return unsync.Future
 function Future:catch(fn)
-  check("catch", fn)
+  check("catch", self, fn)
   return spawn(function()
     return caught(fn, pcall(self.await, self))
   end)
@@ -63,7 +66,7 @@ end
 ---@param fn fun(): any  called without arguments
 ---@return unsync.Future
 function Future:finally(fn)
-  check("finally", fn)
+  check("finally", self, fn)
   return spawn(function()
     pcall(self.await, self)
     return finished(fn, self)
