@@ -6,7 +6,7 @@
 #     file is read: those variables are filled at their first use in a recipe.
 #   - One tree of rules is made for each kind of build (plain, asan, tsan) by `build` below.
 
-VERSION = $(shell sed -n 's/.*UNSYNC_VERSION "\(.*\)"/\1/p' src/host/version.h)
+VERSION = $(shell sed -n 's/.*UNSYNC_VERSION "\(.*\)"/\1/p' include/unsync.h)
 ABI := 0
 
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
@@ -185,7 +185,7 @@ build/libunsync.so.$(ABI): $(build/objects) build/objects.list
 build/libunsync.so: build/libunsync.so.$(ABI)
 	@ln -sf $(<F) $@
 
-build/unsync.pc: build/prefix build/flags src/host/version.h
+build/unsync.pc: build/prefix build/flags include/unsync.h
 	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' 'plugindir=$(PLUGIN_DIR)' '' \
 	  'Name: unsync' 'Description: a Lua host in which any function can be awaited' 'Version: $(VERSION)' \
 	  'Requires.private: lua5.4 lua5.4-luv libuv' 'Libs: -L$${libdir} -lunsync' 'Libs.private: -lpthread -ldl -lm' \

@@ -26,6 +26,7 @@ typedef struct uns_executors {
   uns_runtime *(*new_state)(struct uns_executors *executors);
   void (*free_state)(uns_runtime *runtime);
   uns_runtime *main_runtime; /* of the script's own state */
+  void *owner; /* whoever made them: new_state may want to know */
   bool is_child; /* this process is a worker process */
 } uns_executors;
 

@@ -13,7 +13,7 @@
 #include "host/program.h"
 #include "host/script.h"
 #include "host/state.h"
-#include "host/version.h"
+#include "unsync.h"
 
 static const char usage_text[] =
     "usage: unsync [options] [script [args]]\n"
