@@ -33,6 +33,7 @@ int uns_open_core(lua_State *L, uns_runtime *runtime) {
   lua_newtable(L);
   uns_bind_future(L, runtime);
   uns_bind_progress(L, runtime);
+  uns_bind_cancel(L, runtime);
   uns_bind_loop(L, runtime);
   uns_bind_combine(L, runtime);
   uns_bind_once(L, runtime);

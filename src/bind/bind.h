@@ -30,6 +30,7 @@ void uns_bind_future(lua_State *L, uns_runtime *runtime);
 void uns_bind_loop(lua_State *L, uns_runtime *runtime);
 void uns_bind_combine(lua_State *L, uns_runtime *runtime);
 void uns_bind_progress(lua_State *L, uns_runtime *runtime);
+void uns_bind_cancel(lua_State *L, uns_runtime *runtime);
 void uns_bind_once(lua_State *L, uns_runtime *runtime);
 void uns_bind_wrap(lua_State *L, uns_runtime *runtime);
 

@@ -24,6 +24,7 @@ typedef struct {
   uns_function *function; /* one reference, owned; NULL while half-built */
   const char *name;       /* interned */
   uns_kind kind;
+  uint64_t timeout_ns; /* the nearer of the two timeouts; 0: none */
   uns_runtime *runtime;
 } declaration;
 
@@ -197,7 +198,11 @@ static int wrapped_call(lua_State *L) {
   int count = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
   if (count > 0) lua_insert(L, 1);
-  uns_task_start(runtime, L, count, declared->name);
+  uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_clock_ns() : 0;
+  uns_future *future = uns_task_start(runtime, L, count, declared->name);
+  if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
+    return luaL_error(L, "not enough memory");
+  }
   return 1;
 }
 
@@ -283,11 +288,18 @@ static void push_wrapped(lua_State *L, uns_runtime *runtime, int body, int decla
   lua_pushcclosure(L, wrapped_call, 3);
 }
 
+/* Of an io function, which starts at its call, both timeouts begin at once. */
+static uint64_t nearer(const uns_function *function) {
+  uint64_t a = function->timeout_ns, b = function->run_timeout_ns;
+  return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
 static declaration *push_declaration(lua_State *L, uns_runtime *runtime) {
   declaration *declared = lua_newuserdatauv(L, sizeof *declared, 0);
   declared->function = NULL;
   declared->name = NULL;
   declared->runtime = runtime;
+  declared->timeout_ns = 0;
   declared->kind = UNS_KIND_IO;
   luaL_setmetatable(L, DECLARATION_TYPE);
   return declared;
@@ -310,6 +322,7 @@ static int declare(lua_State *L, uns_kind kind) {
   declared->name = uns_runtime_intern(runtime, L, name);
   declared->kind = kind;
   read_options(L, declared->function);
+  declared->timeout_ns = nearer(declared->function);
   if (native) check_native(L, runtime, declared->function);
   push_wrapped(L, runtime, 1, 3);
   return 1;
@@ -387,6 +400,7 @@ static int cross_fill(lua_State *L, int object, int count) {
   function->grace_ns = (uint64_t)lua_tointeger(L, part + 4);
   function->limit = (uint32_t)lua_tointeger(L, part + 5);
   function->fresh = lua_toboolean(L, part + 6);
+  declared->timeout_ns = nearer(function);
   lua_setupvalue(L, object, UPVALUE_BODY); /* pops the last part */
   lua_settop(L, part - 1);
   return 0;

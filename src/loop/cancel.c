@@ -1,8 +1,9 @@
 /*
- * cancel: the request that a task stop, and how it reaches the task: as an error at the wait in which it stands, and at
- * every further wait, so that a pcall cannot swallow it for good.
- *
+ *   - Level-triggered: the error is raised at the wait in which the task stands and at every further one, so that a pcall
+ *     cannot swallow it for good.
  *   - One rule for races: what a wait was given is delivered; a cancellation of the same moment shows at the next wait.
+ *   - Deadlines too: inside, every wait raises `cancelled` with the reason `timeout`; the one who owns the deadline alone
+ *     turns it into `timeout`.
  *   - What a cancelled task awaits is cancelled with it, unless somebody else awaits that too.
  */
 #include "loop/cancel.h"
@@ -10,19 +11,25 @@
 #include <lauxlib.h>
 
 #include "core/error.h"
+#include "core/packet.h"
 
-static void push_name(lua_State *L, const uns_future *future) {
-  if (future != NULL && future->name != NULL) lua_pushstring(L, future->name);
-  else lua_pushfstring(L, "%s", future != NULL ? uns_future_kind_name(future) : "task");
+/* ---- errors ---- */
+
+static const char *name_of(const uns_future *future) {
+  if (future == NULL) return "the main script";
+  return future->name != NULL ? future->name : uns_future_kind_name(future);
 }
 
 void uns_cancel_push_error(lua_State *L, const uns_future *future, const char *stopped_by) {
   int reason = lua_gettop(L);
   luaL_checkstack(L, 6, NULL);
-  push_name(L, future);
-  const char *text = lua_type(L, reason) == LUA_TSTRING ? lua_tostring(L, reason) : NULL;
-  uns_error_push(L, "cancelled", text != NULL ? "%s was cancelled: %s" : "%s was cancelled", lua_tostring(L, -1), text);
-  lua_insert(L, -2);
+  const char *name = name_of(future);
+  if (lua_type(L, reason) == LUA_TSTRING) {
+    uns_error_push(L, "cancelled", "%s was cancelled: %s", name, lua_tostring(L, reason));
+  } else {
+    uns_error_push(L, "cancelled", "%s was cancelled", name);
+  }
+  lua_pushstring(L, name);
   lua_setfield(L, -2, "task");
   lua_pushvalue(L, reason);
   lua_setfield(L, -2, "reason");
@@ -31,13 +38,30 @@ void uns_cancel_push_error(lua_State *L, const uns_future *future, const char *s
   lua_replace(L, reason);
 }
 
+void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *task, const uns_cancel_scope *scope,
+                                 const char *stopped_by) {
+  luaL_checkstack(L, 6, NULL);
+  if (scope->timed_out) lua_pushliteral(L, "timeout");
+  else if (scope->reason != 0) uns_runtime_push_pin(runtime, L, scope->reason);
+  else lua_pushnil(L);
+  uns_cancel_push_error(L, task->future, stopped_by);
+}
+
 int uns_cancel_raise(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
-  if (task->cancel_reason != 0) uns_runtime_push_pin(runtime, L, task->cancel_reason);
-  else lua_pushnil(L);
-  uns_cancel_push_error(L, task->future, "await");
+  const uns_cancel_scope *scope = uns_cancel_reaching(task);
+  uns_cancel_push_scope_error(runtime, L, task, scope != NULL ? scope : &task->base, "await");
   return lua_error(L);
 }
+
+void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped_by) {
+  if (name != NULL) uns_error_push(L, "timeout", "timeout: %s did not end in time", name);
+  else uns_error_push(L, "timeout", "timeout: the block did not end in time");
+  lua_pushstring(L, stopped_by);
+  lua_setfield(L, -2, "stopped_by");
+}
+
+/* ---- scopes ---- */
 
 /* What a parked task waits for goes with it, if nobody else waits for that. A promise is its holder's. */
 static void cancel_awaited(uns_runtime *runtime, uns_task *task) {
@@ -47,13 +71,59 @@ static void cancel_awaited(uns_runtime *runtime, uns_task *task) {
   if (alone) uns_cancel_work(runtime, awaited);
 }
 
-static void cancel_task(uns_runtime *runtime, uns_task *task) {
-  if (task->cancelled) return;
-  task->cancelled = true; /* every wait to come sees it; one that has not begun never does */
-  if (task->state != UNS_TASK_PARKED) return;
+/* Wakes the task from its wait, if it stands in one that is reached. */
+static void reach(uns_runtime *runtime, uns_task *task) {
+  if (task->state != UNS_TASK_PARKED || uns_cancel_reaching(task) == NULL) return;
   cancel_awaited(runtime, task);
+  if (task->state != UNS_TASK_PARKED) return;
   task->interrupt = UNS_INTERRUPT_CANCEL;
   uns_task_wake(runtime, task);
+}
+
+static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
+  uns_cancel_scope *scope = uns_container_of(timer, uns_cancel_scope, deadline);
+  if (!scope->cancelled) scope->timed_out = true;
+  uns_cancel_scope_cancel(runtime, scope);
+}
+
+void uns_cancel_scope_init(uns_cancel_scope *scope) {
+  *scope = (uns_cancel_scope){.outer = NULL};
+  uns_timer_init(&scope->deadline, on_deadline);
+}
+
+int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64_t deadline_ns) {
+  uns_task *task = runtime->current;
+  if (deadline_ns != 0 && uns_timer_arm(runtime, &scope->deadline, deadline_ns) != UNS_OK) return UNS_ENOMEM;
+  scope->task = task;
+  scope->outer = task->scope;
+  task->scope = scope;
+  return UNS_OK;
+}
+
+void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope) {
+  if (uns_timer_armed(&scope->deadline)) uns_timer_disarm(runtime, &scope->deadline);
+  uns_task *task = scope->task;
+  if (task == NULL) return;
+  scope->task = NULL;
+  for (uns_cancel_scope **at = &task->scope; *at != NULL; at = &(*at)->outer) {
+    if (*at != scope) continue;
+    *at = scope->outer; /* a generator may have left it out of order */
+    return;
+  }
+}
+
+void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope) {
+  scope->cancelled = true;
+  if (scope->task != NULL) reach(runtime, scope->task);
+}
+
+/* ---- futures ---- */
+
+static void cancel_task(uns_runtime *runtime, uns_task *task) {
+  if (task->base.cancelled) return;
+  task->base.cancelled = true; /* every wait to come sees it; one that has not begun never does */
+  reach(runtime, task);
+  if (task->held) uns_task_release(runtime, task);
 }
 
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
@@ -76,14 +146,19 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
     return false;
   }
   uns_task *task = future->task;
-  if (task != NULL && !task->cancelled && !lua_isnil(L, -1)) task->cancel_reason = uns_runtime_pin(runtime, L);
-  else if (future->task != NULL || future->job != NULL) lua_pop(L, 1);
-  if (future->task != NULL || future->job != NULL) return uns_cancel_work(runtime, future);
-  if (future->foreign) { /* its owner alone can */
+  if (task != NULL && !task->base.cancelled && !lua_isnil(L, -1)) {
+    task->base.reason = uns_runtime_pin(runtime, L);
+    return uns_cancel_work(runtime, future);
+  }
+  if (task != NULL || future->job != NULL || future->foreign) { /* of another state's future only its owner disposes */
     lua_pop(L, 1);
-    return false;
+    return uns_cancel_work(runtime, future);
   }
   uns_cancel_push_error(L, future, "await");
   lua_pushnil(L);
   return uns_future_fail(runtime, L, index, UNS_FUTURE_CANCELLED);
+}
+
+int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t deadline_ns) {
+  return future->task != NULL ? uns_timer_arm(runtime, &future->task->base.deadline, deadline_ns) : UNS_OK;
 }

@@ -1,10 +1,31 @@
 /*
- * cancel: see cancel.c. The request; the outcome is the task's own doing.
+ * cancel: the request that a task stop, its reach, and its deadlines. The outcome is the task's own doing.
+ *
+ * A task stands in cancel scopes, one inside the other: the outermost is the task itself, `unsync.timeout` and
+ * `unsync.shield` add their own. A wait raises `cancelled` if a scope around it is cancelled, up to the nearest shield.
  */
 #ifndef UNS_CANCEL_H
 #define UNS_CANCEL_H
 
 #include "loop/task.h"
+
+/* A scope outside of everything, not cancelled. */
+void uns_cancel_scope_init(uns_cancel_scope *scope);
+/* Puts the running task into `scope`, with a deadline or 0. UNS_OK, or UNS_ENOMEM and it is not in it. */
+int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64_t deadline_ns);
+/* Out of it again, and out of what was entered inside and never left. Harmless where it was left already. */
+void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope);
+/* Cancels it, and wakes its task from a wait that it reaches. */
+void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope);
+
+/* The cancelled scope that reaches where `task` stands, or NULL. */
+static inline uns_cancel_scope *uns_cancel_reaching(const uns_task *task) {
+  for (uns_cancel_scope *scope = task->scope; scope != NULL; scope = scope->outer) {
+    if (scope->cancelled) return scope;
+    if (scope->shield) return NULL;
+  }
+  return NULL;
+}
 
 /*
  * Asks the work behind the future at `index` to stop, for the reason on top of L (popped; nil: none). True if it had not
@@ -13,10 +34,18 @@
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index);
 /* The same for a task or a job, without a reason. False if there is neither. */
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future);
+/* The deadline of the future's task, if it is one and still lives: from then on as above, and it fails with `timeout`. */
+int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t deadline_ns);
 
 /* Replaces the reason on top of L by the error `cancelled`, which names `future`'s task. */
 void uns_cancel_push_error(lua_State *L, const uns_future *future, const char *stopped_by);
-/* Raises `cancelled` in the running task. */
+/* Pushes the error of the task's scope, for `never ran` ("queue") or a wait ("await"). */
+void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *task, const uns_cancel_scope *scope,
+                                 const char *stopped_by);
+/* Raises `cancelled` in the running task, for the scope that reaches it. */
 int uns_cancel_raise(uns_runtime *runtime, lua_State *L);
+
+/* Pushes the error `timeout` of a task or call named `name`, or of a block (NULL). */
+void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped_by);
 
 #endif

@@ -352,6 +352,20 @@ void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index) {
   lua_remove(L, -2);
 }
 
+int uns_future_keep_traceback(lua_State *L) {
+  bool joined = uns_future_push_raised_traceback(L, 1);
+  if (!joined) luaL_traceback(L, L, NULL, 1);
+  failure *raised = lua_newuserdatauv(L, sizeof *raised, 2); /* without the class: nobody need look at it */
+  *raised = (failure){.runtime = NULL};
+  lua_insert(L, -2);
+  lua_setiuservalue(L, -2, 2);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, -2, 1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &raised_key);
+  lua_settop(L, 1);
+  return 1;
+}
+
 bool uns_future_push_raised_traceback(lua_State *L, int error) {
   error = lua_absindex(L, error);
   luaL_checkstack(L, 4, NULL);

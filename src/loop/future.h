@@ -92,6 +92,11 @@ uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index
 const char *uns_future_kind_name(const uns_future *future);
 const char *uns_future_state_name(const uns_future *future);
 
+/*
+ * A message handler (lua_CFunction): keeps the traceback of an error that is caught only to be raised again, so that it is
+ * joined with the one taken further out.
+ */
+int uns_future_keep_traceback(lua_State *L);
 /* Where the error at `error` is the one that an await raised last: pushes its traceback and forgets it; else false. */
 bool uns_future_push_raised_traceback(lua_State *L, int error);
 

@@ -82,7 +82,12 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
   } else {
     lua_pushnil(co);
   }
-  bool cancelled = task->cancelled && uns_error_is(co, -2, "cancelled");
+  bool cancelled = task->base.cancelled && uns_error_is(co, -2, "cancelled");
+  if (cancelled && task->base.timed_out) { /* its own deadline: the outcome is a timeout */
+    uns_cancel_push_timeout(co, task->future->name, "await");
+    lua_replace(co, -3);
+    cancelled = false;
+  }
   uns_future_fail(runtime, co, SLOT_FUTURE, cancelled ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
   return 0;
 }
@@ -90,17 +95,17 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
 /* It was cancelled while it stood in line. */
 static int never_run(lua_State *co, uns_task *task) {
   uns_runtime *runtime = task->runtime;
-  if (task->cancel_reason != 0) uns_runtime_push_pin(runtime, co, task->cancel_reason);
-  else lua_pushnil(co);
-  uns_cancel_push_error(co, task->future, "queue");
+  bool timed_out = task->base.timed_out;
+  if (timed_out) uns_cancel_push_timeout(co, task->future->name, "queue");
+  else uns_cancel_push_scope_error(runtime, co, task, &task->base, "queue");
   lua_pushnil(co);
-  uns_future_fail(runtime, co, SLOT_FUTURE, UNS_FUTURE_CANCELLED);
+  uns_future_fail(runtime, co, SLOT_FUTURE, timed_out ? UNS_FUTURE_FAILED : UNS_FUTURE_CANCELLED);
   return 0;
 }
 
 static int run_body(lua_State *co) {
   uns_task *task = lua_touserdata(co, SLOT_TASK);
-  if (task->cancelled) return never_run(co, task);
+  if (task->base.cancelled) return never_run(co, task);
   int count = lua_gettop(co) - SLOT_BODY;
   int status = lua_pcallk(co, count, LUA_MULTRET, SLOT_HANDLER, (lua_KContext)task, end_body);
   return end_body(co, status, (lua_KContext)task);
@@ -130,6 +135,9 @@ static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_list_init(&task->waiter.link);
   task->waiter.wake = on_settled;
   uns_timer_init(&task->timer, on_deadline);
+  uns_cancel_scope_init(&task->base);
+  task->base.task = task;
+  task->scope = &task->base;
   return task;
 }
 
@@ -153,7 +161,18 @@ static uns_task *task_take(uns_runtime *runtime, lua_State *L) {
   return task;
 }
 
+/* Nothing of one task's cancellation is left to the next. */
+static void reset_base(uns_runtime *runtime, uns_task *task) {
+  uns_cancel_scope *base = &task->base;
+  if (uns_timer_armed(&base->deadline)) uns_timer_disarm(runtime, &base->deadline);
+  if (base->reason != 0) uns_runtime_unpin(runtime, base->reason);
+  base->reason = 0;
+  base->cancelled = base->timed_out = false;
+  task->scope = base;
+}
+
 static void task_free(uns_runtime *runtime, uns_task *task) {
+  reset_base(runtime, task);
   uns_list_remove(&task->live_link);
   uns_list_remove(&task->ready_link);
   uns_list_remove(&task->waiter.link);
@@ -175,11 +194,7 @@ static void task_recycle(uns_runtime *runtime, uns_task *task) {
   unlist(runtime, task);
   forget_traceback(runtime, task); /* of an error that C caught inside, as load does with its reader's */
   task->future = NULL;
-  task->cancelled = false;
-  if (task->cancel_reason != 0) {
-    uns_runtime_unpin(runtime, task->cancel_reason);
-    task->cancel_reason = 0;
-  }
+  reset_base(runtime, task);
   if (task->seen || runtime->idle_count >= IDLE_MAX) {
     task_free(runtime, task);
     return;
@@ -284,7 +299,7 @@ uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const 
   task->id = ++runtime->last_task_id;
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
-  if (lua_gethook(L) != NULL && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
+  if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
   if (runtime->nested_starts >= NESTED_STARTS_MAX) {
     future->state = UNS_FUTURE_PENDING;
     task->first_arguments = count;
@@ -347,6 +362,12 @@ void uns_task_ready(uns_runtime *runtime, uns_task *task) {
   task->state = UNS_TASK_READY;
   uns_runtime_stir(runtime);
   uns_list_push_back(&runtime->ready, &task->ready_link);
+}
+
+void uns_task_release(uns_runtime *runtime, uns_task *task) {
+  task->held = false;
+  uns_list_remove(&task->ready_link);
+  uns_task_ready(runtime, task);
 }
 
 void uns_task_wake(uns_runtime *runtime, uns_task *task) {
@@ -413,6 +434,7 @@ static bool lets_waits_through(const char *name) {
 static void push_global_name(lua_State *L) {
   int function = lua_gettop(L), best = function + 1;
   luaL_checkstack(L, 8, NULL);
+  lua_pushnil(L);
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   for (lua_pushnil(L); lua_next(L, best + 1); lua_pop(L, 1)) {
     if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1)) continue;
@@ -458,7 +480,7 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
     const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
     uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)", caller);
   }
-  if (task->cancelled) uns_cancel_raise(runtime, L);
+  if (uns_cancel_reaching(task) != NULL) uns_cancel_raise(runtime, L);
   if (task->is_main && L == runtime->L) {
     if (lua_gc(L, LUA_GCISRUNNING) >= 0) return task;
     uns_error_raise(L, "unyieldable", "cannot wait in a finalizer (__gc)");

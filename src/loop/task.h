@@ -16,6 +16,15 @@ typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE 
 
 typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_ERROR, UNS_INTERRUPT_CANCEL } uns_interrupt;
 
+/* Where a cancellation reaches: see loop/cancel.h. */
+typedef struct uns_cancel_scope {
+  struct uns_cancel_scope *outer;
+  uns_task *task; /* that stands in it; NULL: left */
+  uns_timer deadline;
+  bool cancelled, timed_out, shield;
+  int reason; /* pin of the reason given, or 0 */
+} uns_cancel_scope;
+
 struct uns_task {
   uns_link ready_link; /* in runtime->ready */
   uns_link live_link;  /* in runtime->tasks, or ->idle */
@@ -28,8 +37,9 @@ struct uns_task {
   bool is_main;        /* the state's main thread: waits by turning the loop */
   bool timed_out;      /* the wait ended by `timer` */
   bool listed;         /* in runtime->tasks */
-  bool cancelled;      /* asked to stop: every wait raises */
-  int cancel_reason;   /* pin of the reason given, or 0 */
+  uns_cancel_scope base; /* the task itself */
+  uns_cancel_scope *scope; /* the innermost */
+  bool held;           /* queued behind its function's limit, in uns_function.held */
   bool hopeful;        /* its wait counts in runtime->pending: somebody elsewhere may end it */
   int interrupt_error; /* pin of the error to raise */
   uint8_t interrupt;   /* uns_interrupt: what the wait it is woken from must raise */
@@ -84,6 +94,9 @@ void uns_task_interrupt_youngest(uns_runtime *runtime);
 
 /* Makes the task that stands for the state's main thread, where the host does not run scripts as tasks. */
 int uns_task_adopt_main(uns_runtime *runtime);
+
+/* A task that was held goes into the ready queue. */
+void uns_task_release(uns_runtime *runtime, uns_task *task);
 
 /* Puts the running task (about to park) at the end of the ready queue. */
 void uns_task_ready(uns_runtime *runtime, uns_task *task);

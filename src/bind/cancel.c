@@ -1,0 +1,71 @@
+/*
+ * cancel: timeout and shield: a function called here, in a cancel scope of its own.
+ *
+ * The scope is a to-be-closed userdata, so that it is left on every way out, the closing of a generator included.
+ */
+#include "bind/bind.h"
+#include "core/error.h"
+#include "core/packet.h"
+#include "loop/cancel.h"
+
+#define SCOPE_TYPE "unsync.CancelScope"
+
+static int scope_leave(lua_State *L) {
+  uns_cancel_scope_leave(uns_upvalue_runtime(L), lua_touserdata(L, 1));
+  return 0;
+}
+
+/* Stack: the scope, then what the function returned or raised. */
+static int after_call(lua_State *L, int status, lua_KContext context) {
+  uns_runtime *runtime = (uns_runtime *)context;
+  uns_cancel_scope *scope = lua_touserdata(L, 1);
+  uns_cancel_scope_leave(runtime, scope);
+  if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 2;
+  if (scope->timed_out && uns_error_is(L, -1, "cancelled")) uns_cancel_push_timeout(L, NULL, "await");
+  return lua_error(L);
+}
+
+/* Calls the function at 2 (its arguments above) in the scope at 1. */
+static int call_in_scope(lua_State *L, uns_runtime *runtime, uint64_t deadline_ns) {
+  uns_cancel_scope *scope = lua_touserdata(L, 1);
+  if (runtime->current == NULL) uns_task_check_can_wait(runtime, L);
+  if (uns_cancel_scope_enter(runtime, scope, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
+  lua_toclose(L, 1);
+  lua_pushcfunction(L, uns_future_keep_traceback);
+  lua_insert(L, 2);
+  int status = lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 2, (lua_KContext)runtime, after_call);
+  return after_call(L, status, (lua_KContext)runtime);
+}
+
+static uns_cancel_scope *push_scope(lua_State *L) {
+  uns_cancel_scope *scope = lua_newuserdatauv(L, sizeof *scope, 0);
+  uns_cancel_scope_init(scope);
+  luaL_setmetatable(L, SCOPE_TYPE);
+  return scope;
+}
+
+/* timeout(seconds, fn, ...) -> what fn returns; raises `timeout` */
+static int core_timeout(lua_State *L) {
+  uint64_t duration_ns = uns_check_seconds(L, 1);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  push_scope(L);
+  lua_replace(L, 1);
+  return call_in_scope(L, uns_upvalue_runtime(L), uns_clock_ns() + duration_ns);
+}
+
+/* shield(fn, ...) -> what fn returns: no cancellation from outside reaches the waits inside */
+static int core_shield(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  push_scope(L)->shield = true;
+  lua_insert(L, 1);
+  return call_in_scope(L, uns_upvalue_runtime(L), 0);
+}
+
+static const luaL_Reg functions[] = {{"timeout", core_timeout}, {"shield", core_shield}, {NULL, NULL}};
+static const luaL_Reg metamethods[] = {{"__close", scope_leave}, {"__gc", scope_leave}, {NULL, NULL}};
+
+void uns_bind_cancel(lua_State *L, uns_runtime *runtime) {
+  if (luaL_newmetatable(L, SCOPE_TYPE)) uns_bind_functions(L, runtime, metamethods);
+  lua_pop(L, 1);
+  uns_bind_functions(L, runtime, functions);
+}
