@@ -83,9 +83,12 @@ static inline int enter(lua_State *L, uns_runtime *runtime, lua_State *co, int c
   return FAILED;
 }
 
-static int finish_resume(lua_State *L, uns_runtime *runtime, int results) {
+static int finish_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int results) {
   bool fine = results >= 0;
-  if (!fine && runtime->caught != NULL) runtime->caught(runtime, L);
+  if (!fine) {
+    if (runtime->barriers > 0 && lua_status(co) > LUA_YIELD) uns_stdlib_leave_dead(L, runtime, co);
+    if (runtime->caught != NULL) runtime->caught(runtime, L);
+  }
   int count = fine ? results : 1;
   lua_pushboolean(L, fine);
   lua_insert(L, -(count + 1));
@@ -101,7 +104,7 @@ static int go_on_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int r
     uns_task_pass_on(runtime, L, 0, stay);
     results = transfer_again(L, runtime, co);
   }
-  return finish_resume(L, runtime, results);
+  return finish_resume(L, runtime, co, results);
 }
 
 static int after_resume_wait(lua_State *L, int status, lua_KContext context) {

@@ -12,7 +12,7 @@
 #include "bind/stdlib.h"
 
 /* The frame: string.find reads the first four and takes no notice of the rest. */
-enum { SLOT_SUBJECT = 1, SLOT_PATTERN, SLOT_FROM, SLOT_PLAIN, SLOT_FUNCTION, SLOT_STATE, SLOT_TEXT, SLOT_TOP = SLOT_TEXT };
+enum { SLOT_SUBJECT = 1, SLOT_PATTERN, SLOT_FROM, SLOT_PLAIN, SLOT_FUNCTION, SLOT_STATE = UNS_GSUB_BLOCK, SLOT_TEXT, SLOT_TOP = SLOT_TEXT };
 
 enum {
   TEXT_MIN = 240,
@@ -20,6 +20,7 @@ enum {
 };
 
 typedef struct {
+  uns_barrier barrier;
   lua_CFunction find; /* string.find */
   size_t at;          /* the subject before it is dealt with */
   size_t from, to;    /* the match under way */

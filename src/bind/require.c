@@ -11,49 +11,61 @@
  */
 #include "bind/stdlib.h"
 
-#define GUARD_TYPE "unsync.ModuleGuard"
-
 /* Upvalues of require, after the runtime. */
 #define PACKAGE lua_upvalueindex(2)
-#define UNDER_WAY lua_upvalueindex(3) /* name -> guard */
+#define UNDER_WAY lua_upvalueindex(3) /* name -> guard, weak values */
+#define GUARD_META lua_upvalueindex(4)
 
 /* require's frame. */
-enum { SLOT_NAME = 1, SLOT_LOADED, SLOT_GUARD, SLOT_SEARCHERS, SLOT_TRIED, SLOT_DATA = SLOT_TRIED };
+enum { SLOT_NAME = 1, SLOT_LOADED, SLOT_GUARD = UNS_REQUIRE_BLOCK, SLOT_SEARCHERS, SLOT_TRIED, SLOT_DATA = SLOT_TRIED };
 
 /* User values: the name, the table of modules under way, the future that others wait for, if there are any. */
 enum { GUARD_NAME = 1, GUARD_TABLE, GUARD_FUTURE, GUARD_VALUES = GUARD_FUTURE };
 
 typedef struct {
+  uns_barrier barrier;
   uns_runtime *runtime; /* not touched once nobody waits: the state may outlive it */
   const uns_task *owner; /* only compared */
   bool gone;
 } guard;
 
-/* The module is no longer under way, however that ended. */
-static void release(lua_State *L, guard *mine) {
+/* The module whose guard is at `index` is no longer under way, however that ended. */
+static void release(lua_State *L, int index) {
+  guard *mine = lua_touserdata(L, index);
   if (mine->gone) return;
   mine->gone = true;
-  if (lua_getiuservalue(L, 1, GUARD_TABLE) == LUA_TTABLE) {
-    lua_getiuservalue(L, 1, GUARD_NAME);
-    lua_pushnil(L);
-    lua_rawset(L, -3);
+  int top = lua_gettop(L);
+  if (lua_getiuservalue(L, index, GUARD_TABLE) == LUA_TTABLE) {
+    lua_getiuservalue(L, index, GUARD_NAME);
+    lua_pushvalue(L, -1);
+    lua_rawget(L, -3);
+    if (lua_rawequal(L, -1, index)) {
+      lua_pop(L, 1);
+      lua_pushnil(L);
+      lua_rawset(L, -3);
+    }
   }
-  if (lua_getiuservalue(L, 1, GUARD_FUTURE) == LUA_TUSERDATA) {
+  if (lua_getiuservalue(L, index, GUARD_FUTURE) == LUA_TUSERDATA) {
     const uns_future *future = lua_touserdata(L, -1);
     if (!uns_list_empty(&future->waiters)) uns_future_resolve(mine->runtime, L, lua_gettop(L), 0);
   }
+  lua_settop(L, top);
+}
+
+void uns_require_leave(lua_State *L, int index) {
+  guard *mine = lua_touserdata(L, index);
+  uns_stdlib_leave_barrier(mine->runtime, &mine->barrier);
+  release(L, index);
 }
 
 static int guard_close(lua_State *L) {
-  guard *mine = lua_touserdata(L, 1);
-  mine->runtime->barriers--;
-  release(L, mine);
+  uns_require_leave(L, 1);
   return 0;
 }
 
 /* Its coroutine was collected in the middle. */
 static int guard_gc(lua_State *L) {
-  release(L, lua_touserdata(L, 1));
+  release(L, 1);
   return 0;
 }
 
@@ -62,19 +74,18 @@ static void put_guard(lua_State *L, uns_runtime *runtime, bool first) {
   guard *mine = lua_newuserdatauv(L, sizeof *mine, GUARD_VALUES);
   mine->runtime = runtime;
   mine->owner = runtime->current;
-  mine->gone = false;
-  lua_pushvalue(L, SLOT_NAME);
-  lua_setiuservalue(L, -2, GUARD_NAME);
-  luaL_setmetatable(L, GUARD_TYPE);
+  mine->gone = true;
   lua_replace(L, SLOT_GUARD);
-  lua_toclose(L, SLOT_GUARD);
-  runtime->barriers++;
+  uns_stdlib_enter_barrier(L, runtime, SLOT_GUARD, GUARD_META);
   if (!first) return;
+  lua_pushvalue(L, SLOT_NAME);
+  lua_setiuservalue(L, SLOT_GUARD, GUARD_NAME);
+  lua_pushvalue(L, UNDER_WAY);
+  lua_setiuservalue(L, SLOT_GUARD, GUARD_TABLE);
   lua_pushvalue(L, SLOT_NAME);
   lua_pushvalue(L, SLOT_GUARD);
   lua_rawset(L, UNDER_WAY);
-  lua_pushvalue(L, UNDER_WAY);
-  lua_setiuservalue(L, SLOT_GUARD, GUARD_TABLE);
+  mine->gone = false;
 }
 
 /* Called by require, so that it can go on when the wait is over. */
@@ -181,13 +192,16 @@ void uns_bind_require(lua_State *L, uns_runtime *runtime) {
   int top = lua_gettop(L);
   lua_getfield(L, top, "require");
   if (lua_tocfunction(L, -1) != NULL && lua_getupvalue(L, -1, 1) != NULL && lua_istable(L, -1)) {
-    luaL_newmetatable(L, GUARD_TYPE);
-    luaL_setfuncs(L, guard_meta, 0);
-    lua_pop(L, 1);
     lua_pushlightuserdata(L, runtime);
     lua_insert(L, -2);
     lua_newtable(L);
-    lua_pushcclosure(L, uns_require, 3);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_createtable(L, 0, 2);
+    luaL_setfuncs(L, guard_meta, 0);
+    lua_pushcclosure(L, uns_require, 4);
     lua_setfield(L, top, "require");
   }
   lua_settop(L, top - 1);

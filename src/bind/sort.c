@@ -11,7 +11,7 @@
 
 #include "bind/stdlib.h"
 
-enum { SLOT_TABLE = 1, SLOT_COMPARATOR, SLOT_STATE }; /* then what is compared */
+enum { SLOT_TABLE = 1, SLOT_COMPARATOR, SLOT_STATE = UNS_SORT_BLOCK }; /* then what is compared */
 
 enum {
   MEDIAN_ONLY_MAX = 100, /* larger ranges get another pivot, once one was badly unbalanced */
@@ -27,6 +27,7 @@ typedef struct {
 } range;
 
 typedef struct {
+  uns_barrier barrier;
   range now;
   purpose asked;
   unsigned middle;  /* the pivot's place, before the partition */

@@ -48,41 +48,76 @@ bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L) {
 
 /* ---- barriers ---- */
 
-static int leave_barrier(lua_State *L) {
-  uns_upvalue_runtime(L)->barriers--;
+const char uns_barrier_tag = 0;
+
+void uns_stdlib_leave_barrier(uns_runtime *runtime, uns_barrier *block) {
+  if (block->left) return;
+  block->left = true;
+  runtime->barriers--;
+}
+
+static int barrier_close(lua_State *L) {
+  uns_stdlib_leave_barrier(uns_upvalue_runtime(L), lua_touserdata(L, 1));
   return 0;
 }
 
 void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime) {
   lua_createtable(L, 0, 1);
   lua_pushlightuserdata(L, runtime);
-  lua_pushcclosure(L, leave_barrier, 1);
+  lua_pushcclosure(L, barrier_close, 1);
   lua_setfield(L, -2, "__close");
 }
 
 void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int block, int meta) {
+  uns_barrier *barrier = lua_touserdata(L, block);
+  barrier->tag = &uns_barrier_tag;
+  barrier->left = true; /* until it counts */
   lua_pushvalue(L, meta);
   lua_setmetatable(L, block);
   lua_toclose(L, block);
+  barrier->left = false;
   runtime->barriers++;
 }
 
-static bool is_barrier(lua_CFunction function) {
-  return function == uns_table_sort || function == uns_string_gsub || function == uns_require ||
-         function == uns_run_closers;
+static bool is_block(lua_State *L, int index) {
+  return lua_type(L, index) == LUA_TUSERDATA && lua_rawlen(L, index) >= sizeof(uns_barrier) &&
+         ((const uns_barrier *)lua_touserdata(L, index))->tag == &uns_barrier_tag;
+}
+
+/* The function of the frame, if it is a barrier, else NULL. */
+static lua_CFunction barrier_of(lua_State *L, lua_Debug *frame) {
+  lua_getinfo(L, "f", frame);
+  lua_CFunction function = lua_tocfunction(L, -1);
+  lua_pop(L, 1);
+  bool found = function == uns_table_sort || function == uns_string_gsub || function == uns_require ||
+               function == uns_run_closers;
+  return found ? function : NULL;
 }
 
 bool uns_stdlib_behind_barrier(lua_State *L, const uns_runtime *runtime) {
-  if (runtime->barriers == 0) return false;
-  luaL_checkstack(L, 1, NULL);
+  if (runtime->barriers == 0 || !lua_checkstack(L, 1)) return false;
   lua_Debug frame;
-  for (int level = 1; lua_getstack(L, level, &frame); level++) {
-    lua_getinfo(L, "f", &frame);
-    bool found = is_barrier(lua_tocfunction(L, -1));
-    lua_pop(L, 1);
-    if (found) return true;
+  for (int level = 0; lua_getstack(L, level, &frame); level++) {
+    if (barrier_of(L, &frame) != NULL) return true;
   }
   return false;
+}
+
+void uns_stdlib_leave_dead(lua_State *L, uns_runtime *runtime, lua_State *co) {
+  if (runtime->barriers == 0 || !lua_checkstack(co, 1) || !lua_checkstack(L, LUA_MINSTACK)) return;
+  lua_Debug frame;
+  for (int level = 0; lua_getstack(co, level, &frame); level++) {
+    lua_CFunction function = barrier_of(co, &frame);
+    if (function == NULL || function == uns_run_closers) continue;
+    int slot = function == uns_string_gsub ? UNS_GSUB_BLOCK : function == uns_table_sort ? UNS_SORT_BLOCK : UNS_REQUIRE_BLOCK;
+    if (lua_getlocal(co, &frame, slot) == NULL) continue; /* it failed before it had a block, or the stock one did */
+    lua_xmove(co, L, 1);
+    if (is_block(L, -1)) {
+      if (function == uns_require) uns_require_leave(L, lua_gettop(L));
+      else uns_stdlib_leave_barrier(runtime, lua_touserdata(L, -1));
+    }
+    lua_pop(L, 1);
+  }
 }
 
 /* ---- os: what belongs to the whole process ---- */

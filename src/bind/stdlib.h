@@ -44,17 +44,33 @@ bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L);
 
 /*
  * Barriers: functions of ours that let a wait through where stock Lua has a C boundary. To a coroutine.yield of the
- * script it must still be one. How many such frames there are is counted, so that a yield pays for a look at its stack
- * only while there are any.
+ * script it must still be one. How many such frames there are is counted, in runtime->barriers, so that a yield pays for a
+ * look at its stack only while there are any.
  *
- * `meta` pushes, once per state, the metatable for the block of such a frame. `enter` makes the userdata at
- * `block` that block: it gets the metatable at `meta` and is to be closed, so the frame counts until it is left, however
- * that happens.
+ * Each has a block, a userdata whose first member is this, in a slot of its frame.
  */
+typedef struct uns_barrier {
+  const void *tag; /* &uns_barrier_tag: tells a block from what else may lie in the slot */
+  bool left;       /* the frame does not count any more */
+} uns_barrier;
+
+extern const char uns_barrier_tag;
+
+/* Pushes, once per state, a metatable for blocks. */
 void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime);
+/* The userdata at `block` gets the metatable at `meta` and is to be closed: so the frame is left, however that happens. */
 void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int block, int meta);
+/* What closing a block does; once is enough. */
+void uns_stdlib_leave_barrier(uns_runtime *runtime, uns_barrier *block);
 /* True if a frame of L is such a barrier. */
 bool uns_stdlib_behind_barrier(lua_State *L, const uns_runtime *runtime);
+/* `co` has failed. Its frames stand until somebody closes it, which may be never: leaves its barriers now. Raises nothing. */
+void uns_stdlib_leave_dead(lua_State *L, uns_runtime *runtime, lua_State *co);
+
+/* The slots of the blocks. */
+enum { UNS_SORT_BLOCK = 3, UNS_GSUB_BLOCK = 6, UNS_REQUIRE_BLOCK = 3 };
+/* bind/require.c: a module is no longer under way; its block is at `index`. Raises nothing. */
+void uns_require_leave(lua_State *L, int index);
 
 /* The barriers themselves. */
 int uns_table_sort(lua_State *L);
