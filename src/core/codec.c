@@ -27,9 +27,7 @@ _Noreturn void uns_codec_no_memory(lua_State *L, uns_codec *codec) {
 static int codec_gc(lua_State *L) {
   uns_codec *codec = lua_touserdata(L, 1);
   codec->closed = true;
-  uns_free(codec->memo.entries);
-  uns_free(codec->memo.strings);
-  memset(&codec->memo, 0, sizeof codec->memo);
+  uns_memo_deinit(&codec->memo);
   uns_codec_forget_makers(codec);
   uns_free(codec->classes);
   codec->classes = NULL;
@@ -70,9 +68,10 @@ void uns_codec_open(lua_State *L) {
   push_weak(L, "k");
   push_weak(L, "v");
   lua_newtable(L);
+  uns_codec_push_code_metatable(L);
   for (int i = 0; i < UNS_UP_COUNT; i++) lua_pushvalue(L, top + 2 + i);
   lua_pushcclosure(L, uns_codec_encoder, UNS_UP_COUNT);
-  codec->encoder = luaL_ref(L, LUA_REGISTRYINDEX);
+  codec->encoder = luaL_ref(L, LUA_REGISTRYINDEX); /* the same values lie below for the other */
   lua_pushcclosure(L, uns_codec_decoder, UNS_UP_COUNT);
   codec->decoder = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_pushliteral(L, "not enough memory");

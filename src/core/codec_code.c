@@ -18,106 +18,14 @@
 #error "the format of dumps below is that of Lua 5.4"
 #endif
 
-/* ---- here: dumps ---- */
+/* ---- the format of dumps ---- */
 
-/* A Lua value that holds a reference to code. */
-typedef struct code_box {
-  uns_code *code;
-  int upvalue_count;
-} code_box;
-
-static int code_box_gc(lua_State *L) {
-  code_box *box = lua_touserdata(L, 1);
-  uns_shared_unref(box->code);
-  box->code = NULL;
-  return 0;
-}
-
-#define CODE_TYPE "unsync.Code"
-
-/* Grows by doubling; `bytes` is freed by whoever called lua_dump. */
-typedef struct dump {
-  uint8_t *bytes;
-  size_t size_bytes, capacity_bytes;
-} dump;
-
-static int dump_write(lua_State *L, const void *piece, size_t size_bytes, void *to) {
-  (void)L;
-  dump *dumped = to;
-  if (size_bytes > dumped->capacity_bytes - dumped->size_bytes) {
-    size_t capacity = dumped->capacity_bytes * 2;
-    while (capacity - dumped->size_bytes < size_bytes) capacity *= 2;
-    uint8_t *bytes = uns_realloc(dumped->bytes, capacity);
-    if (bytes == NULL) return 1;
-    dumped->bytes = bytes;
-    dumped->capacity_bytes = capacity;
-  }
-  memcpy(dumped->bytes + dumped->size_bytes, piece, size_bytes);
-  dumped->size_bytes += size_bytes;
-  return 0;
-}
-
-/* Dumps the function at `index`; NULL without memory. Raises nothing. */
-static uns_code *dump_function(lua_State *L, int index) {
-  dump dumped = {uns_malloc(512), 0, 512};
-  if (dumped.bytes == NULL) return NULL;
-  lua_pushvalue(L, index);
-  uns_code *code = NULL;
-  if (lua_dump(L, dump_write, &dumped, 0) == 0) code = uns_code_new(dumped.bytes, dumped.size_bytes);
-  lua_pop(L, 1);
-  uns_free(dumped.bytes);
-  return code;
-}
-
-static int count_upvalues(lua_State *L, int index) {
-  int count = 0;
-  while (lua_upvalueid(L, index, count + 1) != NULL) count++;
-  return count;
-}
-
-uns_code *uns_codec_code(lua_State *L, uns_codec *codec, int index, int *upvalue_count) {
-  luaL_checkstack(L, 10, NULL);
-  int top = lua_gettop(L);
-  lua_pushvalue(L, index);
-  lua_rawget(L, lua_upvalueindex(UNS_UP_CODES));
-  code_box *box = lua_touserdata(L, -1);
-  if (box == NULL && lua_isnil(L, -1)) {
-    lua_pop(L, 1);
-    if (uns_codec_is_own(L, index)) {
-      lua_pushboolean(L, true);
-    } else {
-      box = lua_newuserdatauv(L, sizeof *box, 0);
-      box->code = NULL;
-      if (luaL_newmetatable(L, CODE_TYPE)) {
-        lua_pushcfunction(L, code_box_gc);
-        lua_setfield(L, -2, "__gc");
-      }
-      lua_setmetatable(L, -2);
-      box->upvalue_count = count_upvalues(L, index);
-      box->code = dump_function(L, index);
-      if (box->code == NULL) uns_codec_no_memory(L, codec);
-      /* Closures made in a loop have the same dump: it is kept once. */
-      lua_pushlstring(L, (const char *)box->code->hash, sizeof box->code->hash);
-      lua_pushvalue(L, -1);
-      if (lua_rawget(L, lua_upvalueindex(UNS_UP_BY_HASH)) == LUA_TUSERDATA) {
-        box = lua_touserdata(L, -1); /* ours is garbage now */
-      } else {
-        lua_pop(L, 1);
-        lua_pushvalue(L, -2);
-        lua_rawset(L, lua_upvalueindex(UNS_UP_BY_HASH));
-      }
-    }
-    lua_pushvalue(L, index);
-    lua_pushvalue(L, -2);
-    lua_rawset(L, lua_upvalueindex(UNS_UP_CODES));
-  }
-  lua_settop(L, top);
-  if (box == NULL) return NULL;
-  *upvalue_count = box->upvalue_count;
-  return box->code;
-}
-
-/* ---- there: makers ---- */
+enum {
+  DUMP_HEADER_BYTES = 4 + 2 + 6 + 3 + sizeof(lua_Integer) + sizeof(lua_Number), /* signature, version, check, sizes */
+  MAKER_UPVALUES = 250, /* a maker's parameters and its function lie in registers, of which there are 255 */
+  OP_CLOSURE = 79,
+  OP_RETURN = 70
+};
 
 typedef struct reader {
   const uint8_t *at, *end;
@@ -173,12 +81,142 @@ static void skip_constant(reader *from) {
   }
 }
 
-enum {
-  DUMP_HEADER_BYTES = 4 + 2 + 6 + 3 + sizeof(lua_Integer) + sizeof(lua_Number), /* signature, version, check, sizes */
-  MAKER_UPVALUES = 250, /* its parameters and the function lie in registers, of which there are 255 */
-  OP_CLOSURE_5_4 = 79,
-  OP_RETURN_5_4 = 70
-};
+/* Where the upvalues' descriptions, 3 bytes each, lie in the main function of a dump, and how many there are. */
+static bool find_upvalues(const uint8_t *bytes, size_t size_bytes, size_t *descriptions, size_t *count) {
+  reader from = {bytes, bytes + size_bytes, false};
+  skip(&from, DUMP_HEADER_BYTES);
+  read_byte(&from); /* number of upvalues once more */
+  skip_string(&from); /* source */
+  read_size(&from); /* first line */
+  read_size(&from); /* last line */
+  skip(&from, 3); /* parameters, vararg, stack */
+  skip_many(&from, read_size(&from), 4); /* instructions */
+  for (size_t i = read_size(&from); i > 0 && !from.bad; i--) skip_constant(&from);
+  *count = read_size(&from);
+  *descriptions = (size_t)(from.at - bytes);
+  skip_many(&from, *count, 3);
+  return !from.bad;
+}
+
+/* Says of each upvalue that it is the parameter of that number of the function around: what a maker declares. */
+static void describe(const uint8_t *old, size_t count, uint8_t *to) {
+  for (size_t i = 0; i < count; i++) {
+    to[3 * i] = 1;
+    to[3 * i + 1] = (uint8_t)i;
+    to[3 * i + 2] = old[3 * i + 2]; /* its kind */
+  }
+}
+
+/* ---- here: dumps ---- */
+
+/* A Lua value that holds a reference to code. */
+typedef struct code_box {
+  uns_code *code;
+  int upvalue_count;
+} code_box;
+
+static int code_box_gc(lua_State *L) {
+  code_box *box = lua_touserdata(L, 1);
+  uns_shared_unref(box->code);
+  box->code = NULL;
+  return 0;
+}
+
+void uns_codec_push_code_metatable(lua_State *L) {
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, code_box_gc);
+  lua_setfield(L, -2, "__gc");
+}
+
+/* Grows by doubling; `bytes` is freed by whoever called lua_dump. */
+typedef struct dump {
+  uint8_t *bytes;
+  size_t size_bytes, capacity_bytes;
+} dump;
+
+static int dump_write(lua_State *L, const void *piece, size_t size_bytes, void *to) {
+  (void)L;
+  dump *dumped = to;
+  if (size_bytes > dumped->capacity_bytes - dumped->size_bytes) {
+    size_t capacity = dumped->capacity_bytes * 2;
+    while (capacity - dumped->size_bytes < size_bytes) capacity *= 2;
+    uint8_t *bytes = uns_realloc(dumped->bytes, capacity);
+    if (bytes == NULL) return 1;
+    dumped->bytes = bytes;
+    dumped->capacity_bytes = capacity;
+  }
+  memcpy(dumped->bytes + dumped->size_bytes, piece, size_bytes);
+  dumped->size_bytes += size_bytes;
+  return 0;
+}
+
+/*
+ * Dumps the function at `index`; NULL without memory. Raises nothing. Where its upvalues came from in the function around
+ * it is not kept: so what was made of a dump has the same dump again.
+ */
+static uns_code *dump_function(lua_State *L, int index) {
+  dump dumped = {uns_malloc(512), 0, 512};
+  if (dumped.bytes == NULL) return NULL;
+  lua_pushvalue(L, index);
+  uns_code *code = NULL;
+  if (lua_dump(L, dump_write, &dumped, 0) == 0) {
+    size_t at, count;
+    if (find_upvalues(dumped.bytes, dumped.size_bytes, &at, &count) && count <= MAKER_UPVALUES) {
+      describe(dumped.bytes + at, count, dumped.bytes + at);
+    }
+    code = uns_code_new(dumped.bytes, dumped.size_bytes);
+  }
+  lua_pop(L, 1);
+  uns_free(dumped.bytes);
+  return code;
+}
+
+static int count_upvalues(lua_State *L, int index) {
+  int count = 0;
+  while (lua_upvalueid(L, index, count + 1) != NULL) count++;
+  return count;
+}
+
+uns_code *uns_codec_code(lua_State *L, uns_codec *codec, int index, int *upvalue_count) {
+  luaL_checkstack(L, 10, NULL);
+  int top = lua_gettop(L);
+  lua_pushvalue(L, index);
+  lua_rawget(L, lua_upvalueindex(UNS_UP_CODES));
+  code_box *box = lua_touserdata(L, -1);
+  if (box == NULL && lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    if (uns_codec_is_own(L, index)) {
+      lua_pushboolean(L, true);
+    } else {
+      box = lua_newuserdatauv(L, sizeof *box, 0);
+      box->code = NULL;
+      lua_pushvalue(L, lua_upvalueindex(UNS_UP_CODE_META));
+      lua_setmetatable(L, -2);
+      box->upvalue_count = count_upvalues(L, index);
+      box->code = dump_function(L, index);
+      if (box->code == NULL) uns_codec_no_memory(L, codec);
+      /* Closures made in a loop have the same dump: it is kept once. */
+      lua_pushlstring(L, (const char *)box->code->hash, sizeof box->code->hash);
+      lua_pushvalue(L, -1);
+      if (lua_rawget(L, lua_upvalueindex(UNS_UP_BY_HASH)) == LUA_TUSERDATA) {
+        box = lua_touserdata(L, -1); /* ours is garbage now */
+      } else {
+        lua_pop(L, 1);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, lua_upvalueindex(UNS_UP_BY_HASH));
+      }
+    }
+    lua_pushvalue(L, index);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, lua_upvalueindex(UNS_UP_CODES));
+  }
+  lua_settop(L, top);
+  if (box == NULL) return NULL;
+  *upvalue_count = box->upvalue_count;
+  return box->code;
+}
+
+/* ---- there: makers ---- */
 
 /* The pieces of a maker's dump, and how far lua_load has come. */
 typedef struct pieces {
@@ -192,38 +230,21 @@ typedef struct pieces {
 static const char *read_piece(lua_State *L, void *from, size_t *size_bytes) {
   (void)L;
   pieces *all = from;
+  while (all->next < 5 && all->list[all->next].size_bytes == 0) all->next++; /* an empty one would be the end */
   if (all->next == 5) return NULL;
   struct piece *piece = &all->list[all->next++];
   *size_bytes = piece->size_bytes;
   return piece->bytes;
 }
 
-/* Where the upvalues' descriptions lie in the main function of a dump: how many, the first. */
-static bool find_upvalues(const uns_code *code, const uint8_t **descriptions, size_t *count) {
-  reader from = {code->bytes, code->bytes + code->size_bytes, false};
-  skip(&from, DUMP_HEADER_BYTES);
-  read_byte(&from); /* number of upvalues once more */
-  skip_string(&from); /* source */
-  read_size(&from); /* first line */
-  read_size(&from); /* last line */
-  skip(&from, 3); /* parameters, vararg, stack */
-  skip_many(&from, read_size(&from), 4); /* instructions */
-  for (size_t i = read_size(&from); i > 0 && !from.bad; i--) skip_constant(&from);
-  *count = read_size(&from);
-  *descriptions = from.at;
-  skip_many(&from, *count, 3);
-  return !from.bad;
-}
-
 /* Pushes the maker of `code` and returns true; false, and nothing pushed: its dump is not as expected. Raises. */
 static bool push_maker(lua_State *L, const uns_code *code) {
-  const uint8_t *descriptions;
-  size_t count;
-  if (!find_upvalues(code, &descriptions, &count) || count > MAKER_UPVALUES) return false;
+  size_t at, count;
+  if (!find_upvalues(code->bytes, code->size_bytes, &at, &count) || count > MAKER_UPVALUES) return false;
 
   /* A function without a name or constants, with `count` parameters: closure of its inner function, return it. */
-  const uint32_t instructions[2] = {OP_CLOSURE_5_4 | (uint32_t)count << 7,
-                                    OP_RETURN_5_4 | (uint32_t)count << 7 | 1u << 15 | 2u << 16};
+  const uint32_t instructions[2] = {OP_CLOSURE | (uint32_t)count << 7,
+                                    OP_RETURN | (uint32_t)count << 7 | 1u << 15 | 2u << 16};
   uint8_t head[] = {0,    /* upvalues */
                     0x80, /* source */
                     0x80, 0x80, (uint8_t)count, 0, (uint8_t)(count + 2),
@@ -232,14 +253,10 @@ static bool push_maker(lua_State *L, const uns_code *code) {
   memcpy(head + 8, instructions, sizeof instructions);
   static const uint8_t tail[] = {0x80, 0x80, 0x80, 0x80}; /* nothing for the debugger */
 
-  /* The inner function's upvalues are the maker's parameters. */
   uint8_t upvalues[3 * MAKER_UPVALUES];
-  for (size_t i = 0; i < count; i++) {
-    upvalues[3 * i] = 1;
-    upvalues[3 * i + 1] = (uint8_t)i;
-    upvalues[3 * i + 2] = descriptions[3 * i + 2];
-  }
-  const uint8_t *inner = code->bytes + DUMP_HEADER_BYTES + 1, *rest = descriptions + 3 * count;
+  describe(code->bytes + at, count, upvalues);
+  const uint8_t *inner = code->bytes + DUMP_HEADER_BYTES + 1, *descriptions = code->bytes + at;
+  const uint8_t *rest = descriptions + 3 * count;
   uint8_t before[sizeof head + DUMP_HEADER_BYTES];
   memcpy(before, code->bytes, DUMP_HEADER_BYTES);
   memcpy(before + DUMP_HEADER_BYTES, head, sizeof head);

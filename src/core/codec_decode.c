@@ -10,6 +10,7 @@
 #include <lauxlib.h>
 #include <limits.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +33,13 @@ typedef struct item {
   const uns_codec_class *class;
 } item;
 
+/* What is called so, in the packet's bytes. */
+typedef struct name {
+  const char *module, *field;
+  size_t module_size, field_size;
+  bool met; /* before: from the second time on it is kept in SLOT_NAMED */
+} name;
+
 typedef struct decoder {
   lua_State *L;
   uns_codec *codec;
@@ -43,11 +51,10 @@ typedef struct decoder {
   lua_Integer string_count;
   item *items; /* owned */
   size_t item_count, item_capacity;
-  struct name {
-    size_t module, module_size, field, field_size; /* offsets */
-  } *names; /* owned; NULL: not read yet */
+  name *names; /* NULL: not read yet; owned, where it is not `few_names` */
   size_t name_count;
-  int code;
+  int code; /* what uns_codec_decode returns for the error that is raised */
+  name few_names[4]; /* last, as it is not zeroed */
 } decoder;
 
 static _Noreturn void corrupt(decoder *d, const char *what) {
@@ -143,15 +150,17 @@ static void read_names(decoder *d) {
   uint64_t count;
   if (at == end || !uns_read_varint(&at, end, &count)) corrupt(d, "no names");
   if (count > (size_t)(end - at) / 2 || count == 0) corrupt(d, "too many names");
-  d->names = uns_malloc((size_t)count * sizeof *d->names);
-  if (d->names == NULL) raise_no_memory(d);
+  size_t few = sizeof d->few_names / sizeof d->few_names[0];
+  name *names = count <= few ? d->few_names : uns_malloc((size_t)count * sizeof *names);
+  if (names == NULL) raise_no_memory(d);
+  d->names = names;
   for (size_t i = 0; i < count; i++) {
     uint64_t module_size, field_size;
     if (!uns_read_varint(&at, end, &module_size) || module_size > (size_t)(end - at)) corrupt(d, "bad name");
-    size_t module = (size_t)(at - d->packet->bytes);
+    const char *module = (const char *)at;
     at += module_size;
     if (!uns_read_varint(&at, end, &field_size) || field_size > (size_t)(end - at)) corrupt(d, "bad name");
-    d->names[i] = (struct name){module, (size_t)module_size, (size_t)(at - d->packet->bytes), (size_t)field_size};
+    names[i] = (name){module, (const char *)at, (size_t)module_size, (size_t)field_size, false};
     at += field_size;
   }
   d->name_count = (size_t)count;
@@ -163,16 +172,17 @@ static void push_named(decoder *d) {
   if (d->names == NULL) read_names(d);
   if (index >= d->name_count) corrupt(d, "bad name");
   luaL_checkstack(L, 10, NULL);
-  push_slot(d, SLOT_NAMED);
-  if (lua_rawgeti(L, -1, (lua_Integer)index + 1) == LUA_TNIL) {
+  name *one = &d->names[index];
+  if (one->met && !lua_isnil(L, SLOT_NAMED) && lua_rawgeti(L, SLOT_NAMED, (lua_Integer)index + 1) != LUA_TNIL) return;
+  if (one->met && !lua_isnil(L, SLOT_NAMED)) lua_pop(L, 1);
+  uns_codec_push_named(L, one->module, one->module_size, one->field, one->field_size);
+  if (one->met) {
+    push_slot(d, SLOT_NAMED);
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -2, (lua_Integer)index + 1);
     lua_pop(L, 1);
-    const char *bytes = (const char *)d->packet->bytes;
-    struct name name = d->names[index];
-    uns_codec_push_named(L, bytes + name.module, name.module_size, bytes + name.field, name.field_size);
-    lua_pushvalue(L, -1);
-    lua_rawseti(L, -3, (lua_Integer)index + 1);
   }
-  lua_remove(L, -2);
+  one->met = true;
 }
 
 /* ---- putting off ---- */
@@ -391,8 +401,8 @@ static void push_object(decoder *d, unsigned tag) {
   lua_State *L = d->L;
   const uint8_t *from = d->at - 1;
   size_t size = *take(d, 1);
-  const char *name = (const char *)take(d, size);
-  const uns_codec_class *class = uns_codec_class_named(d->codec, name, size);
+  const char *class_name = (const char *)take(d, size);
+  const uns_codec_class *class = uns_codec_class_named(d->codec, class_name, size);
   if (class == NULL) corrupt(d, "unknown class");
   int count = *take(d, 1);
   uint64_t first_own = take_varint(d);
@@ -566,7 +576,10 @@ int uns_codec_decode(lua_State *L, const uns_packet *packet) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, codec->no_memory);
     return codec->closed ? UNS_ECLOSED : UNS_ENOMEM;
   }
-  decoder d = {.codec = codec, .packet = packet};
+  decoder d;
+  memset(&d, 0, offsetof(decoder, few_names));
+  d.codec = codec;
+  d.packet = packet;
   /* What is read becomes live data: a collector that goes over it meanwhile finds nothing to free. */
   bool rests = packet->size_bytes >= COLLECTOR_RESTS_BYTES && lua_gc(L, LUA_GCISRUNNING);
   if (rests) lua_gc(L, LUA_GCSTOP);
@@ -578,7 +591,7 @@ int uns_codec_decode(lua_State *L, const uns_packet *packet) {
   codec->running--;
   if (rests) lua_gc(L, LUA_GCRESTART);
   uns_free(d.items);
-  uns_free(d.names);
+  if (d.names != d.few_names) uns_free(d.names);
   int code = status == LUA_OK ? (int)d.count : d.code < 0 ? d.code : status == LUA_ERRMEM ? UNS_ENOMEM : UNS_ESYSTEM;
   if (T != L) {
     int results = lua_gettop(T) - bottom;

@@ -17,13 +17,29 @@ typedef struct named {
   const char *module, *field; /* field NULL: the module itself */
 } named;
 
+static bool is_one_of(const char *name, const char *const *list) {
+  for (; *list != NULL; list++) {
+    if (strcmp(name, *list) == 0) return true;
+  }
+  return false;
+}
+
+enum { STANDARD, OTHER, GLOBALS };
+
 static int rank_of(const char *module) {
   static const char *const standard[] = {"string",    "table", "math",  "io",      "os",
                                          "coroutine", "utf8",  "debug", "package", NULL};
-  for (int i = 0; standard[i] != NULL; i++) {
-    if (strcmp(module, standard[i]) == 0) return 0;
-  }
-  return strcmp(module, LUA_GNAME) == 0 ? 2 : 1;
+  if (is_one_of(module, standard)) return STANDARD;
+  return strcmp(module, LUA_GNAME) == 0 ? GLOBALS : OTHER;
+}
+
+/* Other globals than these are the script's: no worker has them. */
+static bool is_base_function(const char *name) {
+  static const char *const base[] = {
+      "assert", "collectgarbage", "dofile",   "error",    "getmetatable", "ipairs",       "load",     "loadfile", "next",
+      "pairs",  "pcall",          "print",    "rawequal", "rawget",       "rawlen",       "rawset",   "require",  "select",
+      "tostring", "tonumber",     "setmetatable", "type", "warn",         "xpcall",       NULL};
+  return is_one_of(name, base);
 }
 
 static int order(const char *a, size_t a_size, const char *b, size_t b_size) {
@@ -60,8 +76,7 @@ static bool search(lua_State *L, int loaded, int index) {
     named candidate = {.field = NULL};
     if (lua_type(L, names + 2) != LUA_TSTRING) continue;
     candidate.module = lua_tolstring(L, names + 2, &candidate.module_size);
-    /* The form in which a name is kept ends it with a zero. */
-    if (candidate.module_size == 0 || strlen(candidate.module) != candidate.module_size) continue;
+    if (candidate.module_size == 0) continue;
     candidate.rank = rank_of(candidate.module);
     if (lua_type(L, -1) == type && lua_topointer(L, -1) == sought && better(&candidate, &best)) {
       best = candidate;
@@ -70,11 +85,13 @@ static bool search(lua_State *L, int loaded, int index) {
       lua_replace(L, names + 1);
     }
     if (lua_type(L, -1) != LUA_TTABLE) continue;
+    if (type == LUA_TTABLE && candidate.rank != OTHER) continue; /* the classes in there are the script's own */
     lua_pushnil(L);
     for (; lua_next(L, names + 3); lua_pop(L, 1)) {
       if (lua_type(L, -1) != type || lua_topointer(L, -1) != sought || lua_type(L, -2) != LUA_TSTRING) continue;
       candidate.field = lua_tolstring(L, -2, &candidate.field_size);
       if (candidate.field_size == 0 || !better(&candidate, &best)) continue;
+      if (candidate.rank == GLOBALS && !is_base_function(candidate.field)) continue;
       best = candidate;
       lua_copy(L, names + 2, names);
       lua_copy(L, -2, names + 1);
@@ -90,56 +107,62 @@ bool uns_codec_find_name(lua_State *L, int loaded, int index) {
   return found;
 }
 
-/* True if the name on top of the stack still leads to the object at `index`. */
-static bool still_valid(lua_State *L, int index) {
-  size_t size;
-  const char *name = lua_tolstring(L, -1, &size);
-  size_t module_size = strlen(name);
-  lua_pushlstring(L, name, module_size);
-  lua_rawget(L, lua_upvalueindex(UNS_UP_LOADED));
-  if (module_size + 1 < size) {
-    if (lua_type(L, -1) != LUA_TTABLE) {
-      lua_pop(L, 1);
-      return false;
-    }
-    lua_pushlstring(L, name + module_size + 1, size - module_size - 1);
+/* The kept name {module, field or false} is on top of the stack: replaced by both, if they still lead to the object. */
+static bool unpack_valid(lua_State *L, int index) {
+  int kept = lua_gettop(L);
+  lua_rawgeti(L, kept, 1);
+  bool is_module = lua_rawgeti(L, kept, 2) == LUA_TBOOLEAN;
+  lua_pushvalue(L, kept + 1);
+  int type = lua_rawget(L, lua_upvalueindex(UNS_UP_LOADED));
+  if (!is_module && type == LUA_TTABLE) {
+    lua_pushvalue(L, kept + 2);
     lua_rawget(L, -2);
     lua_remove(L, -2);
   }
-  bool same = lua_rawequal(L, -1, index);
-  lua_pop(L, 1);
-  return same;
+  bool valid = (is_module || type == LUA_TTABLE) && lua_rawequal(L, -1, index);
+  lua_settop(L, kept + 2);
+  lua_remove(L, kept);
+  if (!valid) {
+    lua_pop(L, 2);
+  } else if (is_module) {
+    lua_pushnil(L);
+    lua_replace(L, -2);
+  }
+  return valid;
 }
 
-bool uns_codec_push_name(lua_State *L, int index) {
-  luaL_checkstack(L, 10, NULL);
+/* The address of a kept name; another one than what may be in the memo for the table itself. */
+static const void *address_of(lua_State *L, int kept) { return (const char *)lua_topointer(L, kept) + 2; }
+
+const void *uns_codec_push_name(lua_State *L, int index) {
+  luaL_checkstack(L, 12, NULL);
   lua_pushvalue(L, index);
-  if (lua_rawget(L, lua_upvalueindex(UNS_UP_NAMES)) == LUA_TSTRING && still_valid(L, index)) return true;
-  lua_pop(L, 1);
-  lua_pushvalue(L, lua_upvalueindex(UNS_UP_LOADED));
-  int loaded = lua_gettop(L);
-  if (!search(L, loaded, index)) {
-    lua_pop(L, 1);
-    return false;
-  }
-  size_t size;
-  const char *module = lua_tolstring(L, loaded + 1, &size);
-  lua_pushlstring(L, module, size + 1); /* with its zero */
-  if (lua_isnil(L, loaded + 2)) {
-    lua_replace(L, loaded);
+  if (lua_rawget(L, lua_upvalueindex(UNS_UP_NAMES)) == LUA_TTABLE) {
+    const void *address = address_of(L, lua_gettop(L));
+    if (unpack_valid(L, index)) return address;
   } else {
-    lua_pushvalue(L, loaded + 2);
-    lua_concat(L, 2);
-    lua_replace(L, loaded);
+    lua_pop(L, 1);
   }
-  lua_settop(L, loaded);
+  lua_pushvalue(L, lua_upvalueindex(UNS_UP_LOADED));
+  int module = lua_gettop(L);
+  if (!search(L, module, index)) {
+    lua_pop(L, 1);
+    return NULL;
+  }
+  lua_remove(L, module);
   lua_pushvalue(L, index);
-  lua_pushvalue(L, loaded);
+  lua_createtable(L, 2, 0);
+  lua_pushvalue(L, module);
+  lua_rawseti(L, -2, 1);
+  if (lua_isnil(L, module + 1)) lua_pushboolean(L, false);
+  else lua_pushvalue(L, module + 1);
+  lua_rawseti(L, -2, 2);
+  const void *address = address_of(L, lua_gettop(L));
   lua_rawset(L, lua_upvalueindex(UNS_UP_NAMES));
-  return true;
+  return address;
 }
 
-bool uns_codec_push_registered(lua_State *L, int index) {
+const void *uns_codec_push_registered(lua_State *L, int index) {
   lua_pushliteral(L, "__name");
   if (lua_rawget(L, index) == LUA_TSTRING) {
     lua_pushvalue(L, -1);
@@ -147,14 +170,13 @@ bool uns_codec_push_registered(lua_State *L, int index) {
     bool same = lua_rawequal(L, -1, index);
     lua_pop(L, 1);
     if (same) {
-      lua_pushlstring(L, "", 1);
+      lua_pushliteral(L, "");
       lua_insert(L, -2);
-      lua_concat(L, 2);
-      return true;
+      return (const char *)lua_topointer(L, index) + 2;
     }
   }
   lua_pop(L, 1);
-  return false;
+  return NULL;
 }
 
 bool uns_codec_is_own(lua_State *L, int index) {
@@ -162,10 +184,10 @@ bool uns_codec_is_own(lua_State *L, int index) {
   lua_pushvalue(L, index);
   lua_getinfo(L, ">S", &info);
   if ((info.source[0] != '@' && info.source[0] != '=') || strstr(info.source, "unsync") == NULL) return false;
-  if (!uns_codec_push_name(L, index)) return false;
-  const char *module = lua_tostring(L, -1);
+  if (uns_codec_push_name(L, index) == NULL) return false;
+  const char *module = lua_tostring(L, -2);
   bool own = strncmp(module, "unsync", 6) == 0 && (module[6] == '\0' || module[6] == '.');
-  lua_pop(L, 1);
+  lua_pop(L, 2);
   return own;
 }
 

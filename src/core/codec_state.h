@@ -15,36 +15,19 @@
 
 #include "core/code.h"
 #include "core/codec.h"
+#include "core/codec_memo.h"
 #include "core/mailbox.h"
 
 /* Upvalues of uns_codec_encoder and uns_codec_decoder. */
 enum {
   UNS_UP_LOADED = 1, /* package.loaded */
-  UNS_UP_NAMES,      /* object -> "module\0field"; weak keys; checked at each use */
+  UNS_UP_NAMES,      /* object -> {module, field or false}; weak keys; checked at each use */
   UNS_UP_CODES,      /* Lua function -> code box, or `true`: one of unsync's own, which crosses by name; weak keys */
   UNS_UP_BY_HASH,    /* hash -> code box; weak values */
   UNS_UP_MAKERS,     /* slot -> maker, see codec_code.c */
-  UNS_UP_COUNT = UNS_UP_MAKERS
+  UNS_UP_CODE_META,  /* the metatable of code boxes */
+  UNS_UP_COUNT = UNS_UP_CODE_META
 };
-
-/* Where each object of a packet was written, by its address. Kept from packet to packet, emptied by a new epoch. */
-typedef struct uns_memo {
-  struct uns_memo_entry {
-    uintptr_t key;
-    uint64_t word; /* epoch, kind, what belongs to it: codec_encode.c */
-  } *entries;
-  size_t mask, used;
-  unsigned epoch; /* 1 .. UNS_MEMO_EPOCHS - 1 */
-  /* Short strings are interned: the same bytes, the same address. A small cache that forgets is enough for them. */
-  struct uns_memo_string {
-    const char *bytes;
-    uint16_t epoch;
-    bool key;       /* of a table, as field names are: stays, where the two collide */
-    int32_t number; /* -1: was seen once */
-  } *strings;
-} uns_memo;
-
-enum { UNS_MEMO_EPOCHS = 4096, UNS_MEMO_LEAST = 64, UNS_MEMO_KEPT = 4096, UNS_MEMO_STRINGS = 512 };
 
 /* Functions that make functions, by the hash of what they make. */
 typedef struct uns_makers {
@@ -88,10 +71,11 @@ const uns_codec_class *uns_codec_class_named(const uns_codec *codec, const char 
 
 /* codec_names.c. All but the last run in the frame of the encoder or the decoder. */
 
-/* Pushes "module\0field" for the object at `index`, or nothing and returns false. */
-bool uns_codec_push_name(lua_State *L, int index);
-/* True if the metatable at `index` is the registry's under its own __name; pushes "\0name" then. */
-bool uns_codec_push_registered(lua_State *L, int index);
+/* Pushes the names of the module and of the field (nil: it is the module) that hold the object at `index`, and returns an
+   address that stands for them, not aligned to 8, as long as the object lives; NULL, and nothing pushed: none does. */
+const void *uns_codec_push_name(lua_State *L, int index);
+/* The same for a metatable that the registry has under its own __name: "" and that. */
+const void *uns_codec_push_registered(lua_State *L, int index);
 /* True if one of unsync's own modules holds the function at `index`. */
 bool uns_codec_is_own(lua_State *L, int index);
 /* Pushes what is called so, requiring the module; raises. */
@@ -99,6 +83,7 @@ void uns_codec_push_named(lua_State *L, const char *module, size_t module_size, 
 /* The same for a table with package.loaded at stack index `loaded`: has it a name? Pushes nothing. */
 bool uns_codec_find_name(lua_State *L, int loaded, int index);
 
+void uns_codec_push_code_metatable(lua_State *L);
 /* codec_code.c. In the frame of the encoder or the decoder. */
 
 /* The dump of the Lua function at `index`; borrowed, lives as long as the function. NULL: it crosses by name. Raises. */
