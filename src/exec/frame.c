@@ -116,6 +116,12 @@ void uns_port_deinit(uns_port *port) {
   memset(port, 0, sizeof *port);
 }
 
+/* It may not have gone over: it goes again. */
+static void drop_path(uns_port *port) {
+  uns_free(port->search_path);
+  port->search_path = NULL;
+}
+
 static int keep_path(uns_port *port, const char *path) {
   char *copy = NULL;
   if (path != NULL) {
@@ -285,7 +291,7 @@ static void add_piece(uns_frame *frame, const uint8_t *bytes, size_t size_bytes)
 }
 
 static void write_head(builder *b, uns_frame *frame, frame_head *head, const char *const *texts) {
-  uint8_t *to = put(frame->head, head, sizeof *head); /* again at the end, when its size is known */
+  uint8_t *to = frame->head + sizeof *head; /* which comes at the end, when its size is known */
   to = put(to, b->objects, b->object_count * sizeof *b->objects); /* aligned as the head is */
   for (uint32_t i = 0; i < b->packet_count; i++) {
     frame_packet packet = {.size_bytes = b->packets[i]->size_bytes, .ref_count = b->packets[i]->ref_count};
@@ -323,10 +329,19 @@ static void undo(builder *b) {
 
 int uns_frame_build(uns_frame *frame, uns_port *port, const uns_message *message, const uns_packet *packet) {
   static const uns_packet nothing;
-  builder b = {.port = port, .object_capacity = FEW, .packet_capacity = FEW};
+  builder b; /* field by field, for its arrays need no clearing */
+  b.port = port;
   b.objects = b.few_objects;
   b.shared = b.few_shared;
+  b.object_count = 0;
+  b.object_capacity = FEW;
+  b.index = NULL;
+  b.index_size = 0;
   b.packets = b.few_packets;
+  b.packet_count = 0;
+  b.packet_capacity = FEW;
+  b.ref_count = b.blob_count = 0;
+  b.taught = false;
   if (port->book.count >= BOOK_MAX || port->book.size_bytes >= BOOK_MAX_BYTES) forget_taught(port);
   frame->port = port;
   frame->head = frame->small;
@@ -378,6 +393,7 @@ int uns_frame_build(uns_frame *frame, uns_port *port, const uns_message *message
     write_head(&b, frame, &head, texts);
   } else {
     undo(&b);
+    drop_path(port);
   }
   if (b.objects != b.few_objects) uns_free(b.objects);
   if (b.shared != b.few_shared) uns_free(b.shared);
@@ -405,8 +421,7 @@ void uns_frame_abandon(uns_frame *frame) {
     port->ops->unexport_cell(port->owner, object.name[0], (object.flags & OBJECT_SETTLED) != 0);
   }
   if (frame->taught || (head.flags & FLAG_FORGET)) forget_taught(port);
-  uns_free(port->search_path); /* it may not have gone over: send it again */
-  port->search_path = NULL;
+  drop_path(port);
   uns_frame_done(frame);
 }
 

@@ -23,7 +23,10 @@ static const uint64_t STUCK_NS = 3000000;       /* what was given ahead waits th
                                                    core is left alone */
 static const uint64_t SURPLUS_NS = 10000000000; /* idle for that long: a child beyond the target ends */
 
-enum { PUT_BACK_MAX = 8 }; /* a call that was next in so many children that died is at fault itself */
+enum {
+  PUT_BACK_MAX = 8, /* a call that was next in so many children that died is at fault itself */
+  STARTS_MAX = 3    /* a program that has ended so often before it was ready always will */
+};
 
 struct uns_process_pool {
   uns_dispatch dispatch;
@@ -49,6 +52,7 @@ struct uns_process_pool {
   atomic_bool ahead_armed; /* the supervisor will look whether what was given ahead is stuck */
   bool closing; /* the supervisor's from here on */
   bool told_gone;
+  int failed_starts; /* one after the other */
   bool surplus_armed;
   uint32_t capacity;
   atomic_uint count; /* of `children`; release by the supervisor: they are never freed before the pool */
@@ -701,6 +705,7 @@ void uns_child_up(uns_child *child, int wake_fd) {
   bool live = child->state == UNS_CHILD_STARTING;
   if (live) child->state = UNS_CHILD_LIVE;
   uv_mutex_unlock(&child->lock);
+  pool->failed_starts = 0;
   if (!live) return;
   uns_job *job = uns_dispatch_next(&pool->dispatch, &child->worker);
   if (job != NULL) give(&pool->dispatch, &child->worker, job);
@@ -807,7 +812,9 @@ static void bury(uns_child *child, uns_child_state was, uns_exit how) {
   uns_service_close(child);
 
   for (unsigned i = 0; i < count; i++) lose_job(child, jobs[i], started[i], i + 1 == count && !started[i], how);
-  if (was == UNS_CHILD_STARTING && !pool->closing) {
+  bool try_again = was == UNS_CHILD_STARTING && child->condemned[0] == '\0' && how.exit_code != UNS_EXIT_OTHER_BUILD && ++pool->failed_starts < STARTS_MAX;
+  if (was == UNS_CHILD_STARTING && !pool->closing && !try_again) {
+    pool->failed_starts = 0;
     char text[200];
     describe_end(text, sizeof text, child, how, false);
     fail_queue(pool, child->error_code[0] != '\0' ? child->error_code : "crashed", text);
