@@ -319,15 +319,18 @@ static int never(unsync_task *t) {
   return UNSYNC_OK;
 }
 
-/* Reads everything there is, to whatever depth; nothing of it may be out of bounds. */
+static int to_be_read; /* values; tables may hold themselves in many ways */
+
+/* Reads what there is; nothing of it may be out of bounds. */
 static int64_t read_all(unsync_task *t, unsync_value value, int depth) {
   int64_t sum = 0;
+  if (--to_be_read < 0) return 0;
   if (value.type == UNSYNC_STRING) {
     size_t size;
     const char *bytes = unsync_string(t, value, &size);
     for (size_t i = 0; i < size; i++) sum += bytes[i];
   }
-  if (value.type == UNSYNC_TABLE && depth < 12) {
+  if (value.type == UNSYNC_TABLE && depth < 300) {
     int64_t integers[8];
     double numbers[8];
     for (unsync_cursor at = unsync_each(value); unsync_next(t, &at);)
@@ -342,6 +345,7 @@ static int64_t read_all(unsync_task *t, unsync_value value, int depth) {
 
 static int read_everything(unsync_task *t) {
   int64_t sum = 0;
+  to_be_read = 3000;
   for (int i = 1; i <= unsync_arg_count(t); i++) sum += read_all(t, unsync_arg(t, i), 0);
   return unsync_put_integer(t, sum);
 }
@@ -383,7 +387,7 @@ static void survives_damaged_packets(void **state) {
     }
     uns_call_run(&readers[round % 2], job);
     refused += job->outcome == UNS_OUTCOME_ERROR;
-    if (round < 2) assert_int_equal(job->outcome, round == 0 ? UNS_OUTCOME_FAILED : job->outcome);
+    if (round == 0) assert_int_equal(job->outcome, UNS_OUTCOME_DONE);
     uns_job_free(job);
   }
   assert_true(refused > rounds / 4 && refused < rounds);
