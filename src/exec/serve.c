@@ -1,10 +1,8 @@
 /*
- * serve: what worker processes ask their host for, beside the calls in the rings: futures of the host that they hold, and
- * calls of their own. The supervisor's thread, but for the exports, which whoever writes or reads a frame adds to.
+ * serve: what worker processes ask their host for over their control sockets: to hear of futures, and calls of their own.
+ * The supervisor's thread.
  *
- *   - An export is a cell that a child has a number for. It counts what was sent there and is not given back, and, since
- *     a number may also come back on another stream than the news that it was dropped, how often it came.
- *   - Nothing here waits for a child: what does not fit into its socket is kept until it does.
+ * Nothing here waits for a child: what does not fit into its socket is kept until it does. Futures: exports.c.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,226 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "core/tags.h"
 #include "exec/worker_process.h"
-
-/* Numbers that the child itself gave to cells of its own. */
-static const uint64_t child_made = (uint64_t)1 << 63;
-
-struct uns_export {
-  uns_cell_watcher watcher;
-  uns_child *child; /* borrowed; not to be touched once `dead` */
-  uns_cell *cell;   /* one reference */
-  uint64_t id;
-  uint64_t held;       /* references that the child holds or that are on their way there */
-  uint64_t sent, seen; /* how often the child sent the number, by its own account; how often it came */
-  bool told;      /* the child knows the outcome, or it is on its way there */
-  bool announced; /* by a frame of its own: the child may keep the number for a reference that never comes */
-  bool watched;   /* the watcher is listed, or its notice on the way */
-  bool dead;      /* gone from the tables; freed with its notice */
-  uns_export *next_by_id, *next_by_cell;
-};
-
-/* ---- exports: the tables ---- */
-
-int uns_exports_init(uns_exports *exports) {
-  memset(exports, 0, sizeof *exports);
-  return uv_mutex_init(&exports->lock);
-}
-
-static uint32_t id_place(const uns_exports *exports, uint64_t id) {
-  return (uint32_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (exports->size - 1);
-}
-
-static uint32_t cell_place(const uns_exports *exports, const uns_cell *cell) {
-  return id_place(exports, (uintptr_t)cell >> 4);
-}
-
-static uns_export *find_id(const uns_exports *exports, uint64_t id) {
-  if (exports->size == 0) return NULL;
-  uns_export *found = exports->by_id[id_place(exports, id)];
-  while (found != NULL && found->id != id) found = found->next_by_id;
-  return found;
-}
-
-static uns_export *find_cell(const uns_exports *exports, const uns_cell *cell) {
-  if (exports->size == 0) return NULL;
-  uns_export *found = exports->by_cell[cell_place(exports, cell)];
-  while (found != NULL && found->cell != cell) found = found->next_by_cell;
-  return found;
-}
-
-static void link_in(uns_exports *exports, uns_export *export) {
-  uns_export **id = &exports->by_id[id_place(exports, export->id)];
-  uns_export **cell = &exports->by_cell[cell_place(exports, export->cell)];
-  export->next_by_id = *id;
-  export->next_by_cell = *cell;
-  *id = *cell = export;
-}
-
-static bool grow_tables(uns_exports *exports) {
-  if (exports->count < exports->size) return true;
-  uns_exports larger = *exports;
-  larger.size = exports->size == 0 ? 16 : exports->size * 2;
-  larger.by_id = uns_calloc(larger.size, sizeof *larger.by_id);
-  larger.by_cell = uns_calloc(larger.size, sizeof *larger.by_cell);
-  if (larger.by_id == NULL || larger.by_cell == NULL) {
-    uns_free(larger.by_id);
-    uns_free(larger.by_cell);
-    return false;
-  }
-  for (uint32_t i = 0; i < exports->size; i++) {
-    for (uns_export *export = exports->by_id[i], *next; export != NULL; export = next) {
-      next = export->next_by_id;
-      link_in(&larger, export);
-    }
-  }
-  uns_free(exports->by_id);
-  uns_free(exports->by_cell);
-  exports->by_id = larger.by_id;
-  exports->by_cell = larger.by_cell;
-  exports->size = larger.size;
-  return true;
-}
-
-static void on_settled(uns_mail *mail, void *receiver);
-
-/* Takes over the caller's reference to `cell` where it succeeds. */
-static uns_export *add_export(uns_child *child, uns_cell *cell, uint64_t id) {
-  uns_exports *exports = &child->exports;
-  uns_export *export = grow_tables(exports) ? uns_calloc(1, sizeof *export) : NULL;
-  if (export == NULL) return NULL;
-  export->child = child;
-  export->cell = cell;
-  export->id = id;
-  export->watcher.mail.deliver = on_settled;
-  export->watcher.mailbox = uns_supervisor_mailbox(uns_process_pool_supervisor(child->pool));
-  uns_list_init(&export->watcher.link);
-  link_in(exports, export);
-  exports->count++;
-  return export;
-}
-
-static void link_out(uns_exports *exports, uns_export *export) {
-  uns_export **at = &exports->by_id[id_place(exports, export->id)];
-  while (*at != export) at = &(*at)->next_by_id;
-  *at = export->next_by_id;
-  at = &exports->by_cell[cell_place(exports, export->cell)];
-  while (*at != export) at = &(*at)->next_by_cell;
-  *at = export->next_by_cell;
-  exports->count--;
-}
-
-/* Out of the tables already, and without the lock, since cells have locks of their own. */
-static void drop_export(uns_export *export) {
-  uns_cell *cell = export->cell;
-  export->cell = NULL;
-  bool notice_comes = export->watched && !uns_cell_unwatch(cell, &export->watcher);
-  if (notice_comes) export->dead = true;
-  else uns_free(export);
-  uns_shared_unref(cell);
-}
-
-static void watch(uns_export *export) {
-  if (export->watched) return;
-  export->watched = true;
-  uns_cell_watch(export->cell, &export->watcher);
-}
-
-static bool is_stale(const uns_export *export) { return export->held == 0 && export->seen == export->sent; }
-
-void uns_exports_deinit(uns_exports *exports) {
-  uns_free(exports->by_id);
-  uns_free(exports->by_cell);
-  uv_mutex_destroy(&exports->lock);
-}
-
-/* ---- exports: what a frame says of them ---- */
-
-static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
-  uns_child *child = owner;
-  uns_exports *exports = &child->exports;
-  uv_mutex_lock(&exports->lock);
-  uns_export *export = find_cell(exports, cell);
-  if (export == NULL) {
-    export = add_export(child, uns_shared_ref(cell), exports->last_id + 1);
-    if (export == NULL) {
-      uv_mutex_unlock(&exports->lock);
-      uns_shared_unref(cell);
-      return UNS_ENOMEM;
-    }
-    exports->last_id++;
-  }
-  export->held++;
-  *id = export->id;
-  *tell = false;
-  if (!export->told) {
-    *tell = export->told = uns_cell_peek(cell) != UNS_CELL_PENDING;
-    if (!*tell) watch(export);
-  }
-  uv_mutex_unlock(&exports->lock);
-  return UNS_OK;
-}
-
-static void unexport_cell(void *owner, uint64_t id, bool told) {
-  uns_child *child = owner;
-  uns_exports *exports = &child->exports;
-  uv_mutex_lock(&exports->lock);
-  uns_export *export = find_id(exports, id);
-  export->held--;
-  if (told) {
-    export->told = false;
-    if (export->held > 0) watch(export); /* those it has are told another way */
-  }
-  if (is_stale(export)) exports->stale++;
-  uv_mutex_unlock(&exports->lock);
-}
-
-/* The lock held. An export that the child speaks of; one that it made itself may be news. */
-static int known_export(uns_child *child, uint64_t id, bool by_task, uns_export **found) {
-  uns_exports *exports = &child->exports;
-  *found = find_id(exports, id);
-  if (*found != NULL) return UNS_OK;
-  if ((id & child_made) == 0) return UNS_ECORRUPT;
-  uns_cell *cell = uns_cell_new();
-  if (cell == NULL) return UNS_ENOMEM;
-  cell->by_task = by_task;
-  *found = add_export(child, cell, id);
-  if (*found == NULL) {
-    uns_shared_unref(cell);
-    return UNS_ENOMEM;
-  }
-  (*found)->held = 1; /* its own */
-  watch(*found);
-  return UNS_OK;
-}
-
-static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) {
-  uns_child *child = owner;
-  uns_exports *exports = &child->exports;
-  uns_export *export;
-  uv_mutex_lock(&exports->lock);
-  int status = known_export(child, id, by_task, &export);
-  if (status == UNS_OK) {
-    *cell = uns_shared_ref(export->cell);
-    export->seen++;
-    if (is_stale(export)) {
-      exports->stale++;
-      uns_mailbox_wake(uns_supervisor_mailbox(uns_process_pool_supervisor(child->pool)));
-    }
-  }
-  uv_mutex_unlock(&exports->lock);
-  return status;
-}
-
-/* Only settled cells of the child's own come with their outcome, and those have no number. */
-static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome) {
-  (void)owner;
-  (void)id;
-  uns_cell_settle(cell, state, outcome);
-}
-
-const uns_port_ops uns_exports_ops = {export_cell, unexport_cell, import_cell, import_outcome};
 
 /* ---- sending ---- */
 
@@ -258,10 +37,10 @@ static void flush(uns_child *child) {
   }
   if (service->watch.fd < 0) return;
   uint32_t events = EPOLLIN | (uns_list_empty(&service->output) ? 0 : (uint32_t)EPOLLOUT);
-  uns_supervisor_rewatch(uns_process_pool_supervisor(child->pool), &service->watch, events);
+  uns_supervisor_rewatch(child->pool->supervisor, &service->watch, events);
 }
 
-static int send_message(uns_child *child, const uns_message *message, const uns_packet *packet) {
+int uns_service_send(uns_child *child, const uns_message *message, const uns_packet *packet) {
   uns_service *service = &child->service;
   uns_frame frame;
   if (service->watch.fd < 0) return UNS_ECLOSED;
@@ -283,115 +62,9 @@ static int send_message(uns_child *child, const uns_message *message, const uns_
 }
 
 /* The same for what must not be lost: else the child would wait for ever. */
-static void must_send(uns_child *child, const uns_message *message, const uns_packet *packet) {
-  int status = send_message(child, message, packet);
+void uns_service_must_send(uns_child *child, const uns_message *message, const uns_packet *packet) {
+  int status = uns_service_send(child, message, packet);
   if (status == UNS_ENOMEM) uns_child_condemn(child, "there was not enough memory to answer it");
-}
-
-static void send_word(uns_child *child, uns_frame_kind kind, uint64_t id, uint64_t count, bool first) {
-  uns_message message = {.words = {.kind = kind, .id = id, .count = count, .first = first}};
-  must_send(child, &message, NULL);
-}
-
-/* ---- cells ---- */
-
-/* Tells the child how a cell ended. */
-static void tell(uns_child *child, uns_cell *cell, uint64_t id) {
-  static const uns_packet nothing;
-  uns_message message = {.words = {.kind = UNS_FRAME_SETTLED, .id = id, .state = (uint32_t)uns_cell_peek(cell)}};
-  int status = send_message(child, &message, &cell->outcome);
-  if (status == UNS_ECORRUPT) { /* something in it cannot leave this process */
-    message.words.state = UNS_CELL_FAILED;
-    status = send_message(child, &message, &nothing);
-  }
-  if (status == UNS_ENOMEM) uns_child_condemn(child, "there was not enough memory to answer it");
-}
-
-/* A cell that the child holds has settled. */
-static void on_settled(uns_mail *mail, void *receiver) {
-  uns_export *export = uns_container_of(uns_container_of(mail, uns_cell_watcher, mail), uns_export, watcher);
-  if (export->dead) {
-    uns_free(export);
-    return;
-  }
-  if (receiver == NULL) return;
-  uns_child *child = export->child;
-  uv_mutex_lock(&child->exports.lock);
-  export->watched = false;
-  bool wanted = !export->told && export->held > 0;
-  if (wanted) export->told = export->announced = true;
-  uns_cell *cell = uns_shared_ref(export->cell);
-  uint64_t id = export->id;
-  uv_mutex_unlock(&child->exports.lock);
-  if (wanted) tell(child, cell, id);
-  uns_shared_unref(cell);
-}
-
-/* The child gives back what it had; or something was sent in vain. */
-void uns_service_sweep(uns_child *child) {
-  uns_exports *exports = &child->exports;
-  uns_export *stale = NULL;
-  uv_mutex_lock(&exports->lock);
-  for (uint32_t i = 0; i < exports->size && exports->stale > 0; i++) {
-    for (uns_export *export = exports->by_id[i], *next; export != NULL; export = next) {
-      next = export->next_by_id;
-      if (!is_stale(export)) continue;
-      link_out(exports, export);
-      export->next_by_id = stale;
-      stale = export;
-    }
-  }
-  exports->stale = 0;
-  uv_mutex_unlock(&exports->lock);
-  while (stale != NULL) {
-    uns_export *export = stale;
-    stale = export->next_by_id;
-    if (export->announced) send_word(child, UNS_FRAME_FORGET, export->id, 0, false);
-    drop_export(export);
-  }
-}
-
-static bool give_back(uns_child *child, const struct uns_message_words *words) {
-  uns_exports *exports = &child->exports;
-  uns_export *export;
-  uv_mutex_lock(&exports->lock);
-  bool fine = known_export(child, words->id, false, &export) == UNS_OK && words->count <= export->held;
-  bool stale = false;
-  if (fine) {
-    export->held -= words->count;
-    export->sent += words->request;
-    stale = is_stale(export);
-    if (stale) link_out(exports, export);
-  }
-  uv_mutex_unlock(&exports->lock);
-  if (!stale) return fine;
-  if (export->announced) send_word(child, UNS_FRAME_FORGET, export->id, 0, false);
-  drop_export(export);
-  return true;
-}
-
-static bool settle(uns_child *child, uns_message *message) {
-  uns_exports *exports = &child->exports;
-  const struct uns_message_words *words = &message->words;
-  if (words->state < UNS_CELL_DONE || words->state > UNS_CELL_CANCELLED) return false;
-  if (uns_frame_own(&message->packet) != UNS_OK) return false;
-  uns_export *export;
-  uv_mutex_lock(&exports->lock);
-  bool fine = known_export(child, words->id, words->by_task != 0, &export) == UNS_OK;
-  uns_cell *cell = fine ? uns_shared_ref(export->cell) : NULL;
-  uv_mutex_unlock(&exports->lock);
-  if (!fine) return false;
-  bool first = uns_cell_settle(cell, (uns_cell_state)words->state, &message->packet);
-  uv_mutex_lock(&exports->lock);
-  export = find_id(exports, words->id); /* nobody but this thread removes one */
-  bool wanted = !first && !export->told;
-  if (wanted) export->announced = true;
-  export->told = true;
-  uv_mutex_unlock(&exports->lock);
-  if (wanted) tell(child, cell, words->id); /* before the answer: who asks then sees how it ended */
-  uns_shared_unref(cell);
-  send_word(child, UNS_FRAME_ANSWER, words->request, 0, first);
-  return true;
 }
 
 /* ---- nested calls ---- */
@@ -409,13 +82,13 @@ static void on_nested_end(uns_mail *mail, void *receiver) {
     uns_message message;
     uns_message_of_result(&message, job);
     message.words.id = call->id;
-    int status = send_message(call->child, &message, &job->result);
+    int status = uns_service_send(call->child, &message, &job->result);
     if (status == UNS_ECORRUPT || status == UNS_ENOMEM) {
       if (status == UNS_ENOMEM) uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
       else uns_job_fail(job, "unsendable", "%s: its result holds something that cannot leave the process", job->function->name);
       uns_message_of_result(&message, job);
       message.words.id = call->id;
-      must_send(call->child, &message, NULL);
+      uns_service_must_send(call->child, &message, NULL);
     }
   }
   uns_list_remove(&call->link);
@@ -432,7 +105,7 @@ static char *copy_text(const char *text) {
 }
 
 static bool call(uns_child *child, uns_message *message) {
-  uns_mailbox *home = uns_supervisor_mailbox(uns_process_pool_supervisor(child->pool));
+  uns_mailbox *home = uns_supervisor_mailbox(child->pool->supervisor);
   if (message->words.function_kind != UNS_KIND_CPU || message->texts[UNS_TEXT_NAME] == NULL) return false;
   uns_function *function = uns_function_of_message(message, child->service.function);
   nested_call *nested = uns_malloc(sizeof *nested);
@@ -452,7 +125,7 @@ static bool call(uns_child *child, uns_message *message) {
     uns_message failure = {.words = {.kind = UNS_FRAME_RESULT, .id = message->words.id, .state = UNS_OUTCOME_ERROR,
                                      .error_code = "ENOMEM", .exit_code = -1}};
     failure.texts[0] = "not enough memory for a call made in a worker process";
-    must_send(child, &failure, NULL);
+    uns_service_must_send(child, &failure, NULL);
     return true;
   }
   nested->child = child;
@@ -488,8 +161,8 @@ static bool handle(uns_child *child, uns_message *message) {
   switch (message->words.kind) {
     case UNS_FRAME_SORRY: return sorry(child, message);
     case UNS_FRAME_HELLO: return hello(child, message);
-    case UNS_FRAME_SETTLE: return settle(child, message);
-    case UNS_FRAME_UNREF: return give_back(child, &message->words);
+    case UNS_FRAME_SETTLE: return uns_exports_settle(child, message);
+    case UNS_FRAME_UNREF: return uns_exports_give_back(child, &message->words);
     case UNS_FRAME_CALL: return call(child, message);
     default: return false;
   }
@@ -577,19 +250,19 @@ static void on_socket(uns_watch *watched, uint32_t events) {
   }
   /* It is ending, or has been killed; the watch on its end says how. */
   int fd = service->watch.fd;
-  uns_supervisor_unwatch(uns_process_pool_supervisor(child->pool), &service->watch);
+  uns_supervisor_unwatch(child->pool->supervisor, &service->watch);
   close(fd);
   uns_child_expect_end(child);
 }
 
 int uns_service_open(uns_child *child, int fd) {
   uns_service *service = &child->service;
-  uns_executors *executors = uns_process_pool_executors(child->pool);
+  uns_executors *executors = child->pool->executors;
   uns_port_init(&service->in, &uns_exports_ops, child);
   uns_port_init(&service->out, &uns_exports_ops, child);
   service->received_fd = -1;
   service->watch.ready = on_socket;
-  if (uns_supervisor_watch(uns_process_pool_supervisor(child->pool), &service->watch, fd, EPOLLIN) != 0) {
+  if (uns_supervisor_watch(child->pool->supervisor, &service->watch, fd, EPOLLIN) != 0) {
     int saved = errno;
     close(fd);
     errno = saved;
@@ -597,56 +270,15 @@ int uns_service_open(uns_child *child, int fd) {
   }
   uns_message message = {.words = {.kind = UNS_FRAME_SETUP, .grace_ns = executors->grace_ns}};
   message.texts[0] = executors->script_directory;
-  must_send(child, &message, NULL);
+  uns_service_must_send(child, &message, NULL);
   return 0;
-}
-
-/* Writes a `crashed` error and no traceback, as the codec would. */
-static int write_crash(uns_packet *packet) {
-  static const char text[] = "crashed: the worker process whose task was to settle this has ended";
-  static const char class[] = "unsync.Error";
-  uint8_t bytes[256], *to = bytes + UNS_HEADER_BYTES;
-  const uint32_t fields = 2;
-  *to++ = UNS_TAG_RECORD | UNS_META_BIT;
-  memcpy(to, &fields, sizeof fields);
-  to += sizeof fields;
-  const char *const words[] = {"code", "crashed", "message", text};
-  for (int i = 0; i < 4; i++) {
-    size_t length = strlen(words[i]);
-    *to++ = UNS_TAG_STRING;
-    *to++ = (uint8_t)length;
-    memcpy(to, words[i], length);
-    to += length;
-  }
-  *to++ = UNS_TAG_NAMED;
-  *to++ = 0;
-  *to++ = UNS_TAG_NIL;
-  uns_write_header(bytes, 2, (uint64_t)(to - bytes));
-  *to++ = 1;
-  *to++ = 0;
-  *to++ = sizeof class - 1;
-  memcpy(to, class, sizeof class - 1);
-  to += sizeof class - 1;
-  uint8_t *room = uns_packet_grow(packet, (size_t)(to - bytes));
-  if (room == NULL) return UNS_ENOMEM;
-  memcpy(room, bytes, (size_t)(to - bytes));
-  return UNS_OK;
-}
-
-/* Nobody else will ever settle what the dead child's tasks were to. */
-static void orphan(const uns_export *export) {
-  if ((export->id & child_made) == 0 || !export->cell->by_task) return;
-  uns_packet outcome;
-  uns_packet_init(&outcome);
-  write_crash(&outcome); /* without memory: a failure without an error value */
-  uns_cell_settle(export->cell, UNS_CELL_FAILED, &outcome);
 }
 
 void uns_service_close(uns_child *child) {
   uns_service *service = &child->service;
   if (service->watch.fd >= 0) {
     int fd = service->watch.fd;
-    uns_supervisor_unwatch(uns_process_pool_supervisor(child->pool), &service->watch);
+    uns_supervisor_unwatch(child->pool->supervisor, &service->watch);
     close(fd);
   }
   if (service->received_fd >= 0) close(service->received_fd);
@@ -661,23 +293,10 @@ void uns_service_close(uns_child *child) {
   uns_port_deinit(&service->out);
   uns_shared_unref(service->function);
   service->function = NULL;
-
-  uns_exports *exports = &child->exports;
-  for (uint32_t i = 0; i < exports->size; i++) {
-    for (;;) {
-      uv_mutex_lock(&exports->lock);
-      uns_export *export = exports->by_id[i];
-      if (export != NULL) link_out(exports, export);
-      uv_mutex_unlock(&exports->lock);
-      if (export == NULL) break;
-      orphan(export);
-      drop_export(export);
-    }
-  }
-  exports->stale = 0;
+  uns_exports_clear(child);
 }
 
 void uns_service_limit(uns_child *child, uint32_t waiting) {
   uns_message message = {.words = {.kind = UNS_FRAME_LIMIT, .count = waiting, .limit = UNS_PROCESSES_WAITING_MAX}};
-  must_send(child, &message, NULL);
+  uns_service_must_send(child, &message, NULL);
 }

@@ -1,6 +1,9 @@
 /*
- * worker_process: one child as its host sees it. Shared by process.c, which gives it calls and reads their ends, and
- * serve.c, which answers what it asks for.
+ * worker_process: the pool and its children from inside. process.c: the pool. process_child.c: one child's start and
+ * end. process_calls.c: calls to it and their ends, through the rings. serve.c, exports.c: what it asks for.
+ *
+ *   - `lock` of a child guards its state, its calls and the writing end, `read_lock` the reading end.
+ *   - Locks are taken in this order: read_lock, lock, the dispatch's, the exports', a cell's.
  */
 #ifndef UNS_WORKER_PROCESS_H
 #define UNS_WORKER_PROCESS_H
@@ -24,7 +27,7 @@ typedef enum {
 typedef struct uns_export uns_export;
 
 typedef struct uns_exports {
-  uv_mutex_t lock; /* guards what follows; taken after a child's `lock`, before a cell's */
+  uv_mutex_t lock; /* guards what follows */
   uns_export **by_id, **by_cell; /* chained hash tables of one size; owned */
   uint32_t size, count;
   uint64_t last_id;
@@ -85,27 +88,105 @@ typedef struct uns_child {
   uns_exports exports;
 } uns_child;
 
-/* process.c. Kills it; what it ran fails with `why`. Any thread, without its lock. */
-void uns_child_condemn(uns_child *child, const char *why);
-/* It will end by itself; should it not, it is made to after a while. Supervisor. */
-void uns_child_expect_end(uns_child *child);
-/* It cannot start, and will end; the calls that wait for it fail with that. */
-void uns_child_is_sorry(uns_child *child, const char *error_code, const char *why);
+struct uns_process_pool {
+  uns_dispatch dispatch;
+  struct uns_parent *parent; /* borrowed: in a worker process, and then nothing else is used */
+  uns_executors *executors;  /* borrowed */
+  uns_supervisor *supervisor; /* borrowed */
+  uns_mailbox *main_mailbox; /* one reference */
+  uns_runtime *main_runtime; /* borrowed; its thread's */
+  uns_source source;         /* in its list once it has submitted something */
+  atomic_uint main_jobs;     /* its calls under way */
+  atomic_bool main_asleep;   /* pairs with each child's main_jobs (seq_cst): whoever gives a call tells its child */
+  uns_sweep sweep;
+
+  uns_mail grow_mail; /* on its way while `growing` */
+  atomic_bool growing;
+  uns_mail open_mail, close_mail, gone_mail;
+
+  uv_mutex_t lock; /* with `gone` */
+  uv_cond_t gone;
+  bool closed; /* all children are gone for good; guarded by `lock` */
+
+  atomic_bool ahead_armed; /* the supervisor will look whether what was given ahead is stuck */
+  bool closing; /* the supervisor's from here on */
+  bool told_gone;
+  int failed_starts; /* one after the other */
+  bool surplus_armed;
+  uint32_t capacity;
+  atomic_uint count; /* of `children`; release by the supervisor: they are never freed before the pool */
+  uns_child *children[];
+};
+
+/* ---- process.c ---- */
+
+/* If no child is left that could take them some day, the calls that wait fail with the reason. Supervisor. */
+void uns_process_pool_fail_queue(uns_process_pool *pool, const char *code, const char *why);
+/* A job that was not run goes home. */
+void uns_process_pool_abandon(uns_process_pool *pool, uns_job *job);
+/* A place is free: is that the last one, and the pool closing? Supervisor. */
+void uns_process_pool_tell_if_gone(uns_process_pool *pool);
+
+/* ---- process_child.c ---- */
+
+/* A free place for a child; NULL without memory. */
+uns_child *uns_child_new(uns_process_pool *pool);
+void uns_child_free(uns_child *child);
+/* Starts a process in a free place. 0, or an errno and what could not be had. Supervisor. */
+int uns_child_start(uns_child *child, const char **what);
 /* The child is up. `wake_fd` is taken over. Supervisor. */
 void uns_child_up(uns_child *child, int wake_fd);
-uns_supervisor *uns_process_pool_supervisor(uns_process_pool *pool);
-uns_executors *uns_process_pool_executors(uns_process_pool *pool);
+/* It cannot start, and will end; the calls that wait for it fail with that. Supervisor. */
+void uns_child_is_sorry(uns_child *child, const char *error_code, const char *why);
+/* Kills it; what it ran fails with `why`. Any thread; `_locked`: with its lock held, else without. */
+void uns_child_condemn(uns_child *child, const char *why);
+void uns_child_condemn_locked(uns_child *child, const char *why);
+/* It is to end: in order, where it is idle; by signals; by itself. Should it not, it is made to. Supervisor. */
+void uns_child_ask_to_end(uns_child *child);
+void uns_child_terminate(uns_child *child);
+void uns_child_expect_end(uns_child *child);
 
-/* serve.c: the exports are there from the first to the last; the service from the start to the end of a process. */
+/* ---- process_calls.c ---- */
+
+extern const char uns_garbage[], uns_no_memory_to_read[]; /* why a child is condemned */
+
+/* The dispatch's `give`. */
+void uns_calls_give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job);
+/* Reads what the child wrote; the read_lock held. `runtime`: the script's, on its thread; NULL: the supervisor. True if there
+   was something. */
+bool uns_calls_read(uns_child *child, uns_runtime *runtime);
+/* There is room again for what did not fit into its ring. Supervisor. */
+void uns_calls_write_rest(uns_child *child);
+/* Takes back what was given ahead and is not claimed; others may run it. */
+void uns_calls_take_back(uns_child *child);
+/* Wakes it for what was written, if it sleeps, or in any case. The lock held. */
+void uns_calls_wake(const uns_child *child);
+/* The source of the script's loop. */
+bool uns_calls_poll(uns_source *source, uns_runtime *runtime);
+bool uns_calls_fall_asleep(uns_source *source, bool asleep);
+
+/* ---- exports.c: of a child's place, from its making to its end ---- */
+
 int uns_exports_init(uns_exports *exports);
 void uns_exports_deinit(uns_exports *exports);
 extern const uns_port_ops uns_exports_ops; /* their owner is the child */
+/* What the child says of cells that it holds: false if it makes no sense. Supervisor, as the following. */
+bool uns_exports_give_back(uns_child *child, const struct uns_message_words *words);
+bool uns_exports_settle(uns_child *child, uns_message *message);
+/* Clears away what the child holds no more. */
+void uns_exports_sweep(uns_child *child);
+/* The child is dead: it holds nothing any more, and what its tasks were to settle has failed. */
+void uns_exports_clear(uns_child *child);
+
+/* ---- serve.c: from the start to the end of a process. Supervisor ---- */
+
 /* Begins to listen on `fd`, which is taken over in any case. 0, or -1 with errno set. */
 int uns_service_open(uns_child *child, int fd);
 /* The child is dead: lets go of all that it held. */
 void uns_service_close(uns_child *child);
-/* Clears away what the child holds no more. Supervisor. */
-void uns_service_sweep(uns_child *child);
+/* Sends, or keeps until there is room. UNS_OK or a negative code. `must`: a child that cannot be told is killed. */
+int uns_service_send(uns_child *child, const uns_message *message, const uns_packet *packet);
+void uns_service_must_send(uns_child *child, const uns_message *message, const uns_packet *packet);
 /* Tells the child that it cannot lend its place: `waiting` is what the board said. */
 void uns_service_limit(uns_child *child, uint32_t waiting);
 

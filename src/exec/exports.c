@@ -1,0 +1,393 @@
+/*
+ * exports: futures of the host that worker processes hold: cells for which a child has a number.
+ *
+ *   - An export counts what was sent to the child and is not given back, and, since a number may also come back on
+ *     another stream than the news that it was dropped, how often it came.
+ *   - Whoever writes or reads a frame adds to them; they are told and cleared away by the supervisor alone.
+ */
+#include <string.h>
+
+#include "core/tags.h"
+#include "exec/worker_process.h"
+
+/* Numbers that the child itself gave to cells of its own. */
+static const uint64_t child_made = (uint64_t)1 << 63;
+
+struct uns_export {
+  uns_cell_watcher watcher;
+  uns_child *child; /* borrowed; not to be touched once `dead` */
+  uns_cell *cell;   /* one reference */
+  uint64_t id;
+  uint64_t held;       /* references that the child holds or that are on their way there */
+  uint64_t sent, seen; /* how often the child sent the number, by its own account; how often it came */
+  bool told;      /* the child knows the outcome, or it is on its way there */
+  bool announced; /* by a frame of its own: the child may keep the number for a reference that never comes */
+  bool watched;   /* the watcher is listed, or its notice on the way */
+  bool dead;      /* gone from the tables; freed with its notice */
+  uns_export *next_by_id, *next_by_cell;
+};
+
+/* ---- exports: the tables ---- */
+
+int uns_exports_init(uns_exports *exports) {
+  memset(exports, 0, sizeof *exports);
+  return uv_mutex_init(&exports->lock);
+}
+
+static uint32_t id_place(const uns_exports *exports, uint64_t id) {
+  return (uint32_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (exports->size - 1);
+}
+
+static uint32_t cell_place(const uns_exports *exports, const uns_cell *cell) {
+  return id_place(exports, (uintptr_t)cell >> 4);
+}
+
+static uns_export *find_id(const uns_exports *exports, uint64_t id) {
+  if (exports->size == 0) return NULL;
+  uns_export *found = exports->by_id[id_place(exports, id)];
+  while (found != NULL && found->id != id) found = found->next_by_id;
+  return found;
+}
+
+static uns_export *find_cell(const uns_exports *exports, const uns_cell *cell) {
+  if (exports->size == 0) return NULL;
+  uns_export *found = exports->by_cell[cell_place(exports, cell)];
+  while (found != NULL && found->cell != cell) found = found->next_by_cell;
+  return found;
+}
+
+static void link_in(uns_exports *exports, uns_export *export) {
+  uns_export **id = &exports->by_id[id_place(exports, export->id)];
+  uns_export **cell = &exports->by_cell[cell_place(exports, export->cell)];
+  export->next_by_id = *id;
+  export->next_by_cell = *cell;
+  *id = *cell = export;
+}
+
+static bool grow_tables(uns_exports *exports) {
+  if (exports->count < exports->size) return true;
+  uns_exports larger = *exports;
+  larger.size = exports->size == 0 ? 16 : exports->size * 2;
+  larger.by_id = uns_calloc(larger.size, sizeof *larger.by_id);
+  larger.by_cell = uns_calloc(larger.size, sizeof *larger.by_cell);
+  if (larger.by_id == NULL || larger.by_cell == NULL) {
+    uns_free(larger.by_id);
+    uns_free(larger.by_cell);
+    return false;
+  }
+  for (uint32_t i = 0; i < exports->size; i++) {
+    for (uns_export *export = exports->by_id[i], *next; export != NULL; export = next) {
+      next = export->next_by_id;
+      link_in(&larger, export);
+    }
+  }
+  uns_free(exports->by_id);
+  uns_free(exports->by_cell);
+  exports->by_id = larger.by_id;
+  exports->by_cell = larger.by_cell;
+  exports->size = larger.size;
+  return true;
+}
+
+static void on_settled(uns_mail *mail, void *receiver);
+
+/* Takes over the caller's reference to `cell` where it succeeds. */
+static uns_export *add_export(uns_child *child, uns_cell *cell, uint64_t id) {
+  uns_exports *exports = &child->exports;
+  uns_export *export = grow_tables(exports) ? uns_calloc(1, sizeof *export) : NULL;
+  if (export == NULL) return NULL;
+  export->child = child;
+  export->cell = cell;
+  export->id = id;
+  export->watcher.mail.deliver = on_settled;
+  export->watcher.mailbox = uns_supervisor_mailbox(child->pool->supervisor);
+  uns_list_init(&export->watcher.link);
+  link_in(exports, export);
+  exports->count++;
+  return export;
+}
+
+static void link_out(uns_exports *exports, uns_export *export) {
+  uns_export **at = &exports->by_id[id_place(exports, export->id)];
+  while (*at != export) at = &(*at)->next_by_id;
+  *at = export->next_by_id;
+  at = &exports->by_cell[cell_place(exports, export->cell)];
+  while (*at != export) at = &(*at)->next_by_cell;
+  *at = export->next_by_cell;
+  exports->count--;
+}
+
+/* Out of the tables already, and without the lock, since cells have locks of their own. */
+static void drop_export(uns_export *export) {
+  uns_cell *cell = export->cell;
+  export->cell = NULL;
+  bool notice_comes = export->watched && !uns_cell_unwatch(cell, &export->watcher);
+  if (notice_comes) export->dead = true;
+  else uns_free(export);
+  uns_shared_unref(cell);
+}
+
+static void watch(uns_export *export) {
+  if (export->watched) return;
+  export->watched = true;
+  uns_cell_watch(export->cell, &export->watcher);
+}
+
+static bool is_stale(const uns_export *export) { return export->held == 0 && export->seen == export->sent; }
+
+void uns_exports_deinit(uns_exports *exports) {
+  uns_free(exports->by_id);
+  uns_free(exports->by_cell);
+  uv_mutex_destroy(&exports->lock);
+}
+
+/* ---- exports: what a frame says of them ---- */
+
+static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
+  uns_child *child = owner;
+  uns_exports *exports = &child->exports;
+  uv_mutex_lock(&exports->lock);
+  uns_export *export = find_cell(exports, cell);
+  if (export == NULL) {
+    export = add_export(child, uns_shared_ref(cell), exports->last_id + 1);
+    if (export == NULL) {
+      uv_mutex_unlock(&exports->lock);
+      uns_shared_unref(cell);
+      return UNS_ENOMEM;
+    }
+    exports->last_id++;
+  }
+  export->held++;
+  *id = export->id;
+  *tell = false;
+  if (!export->told) {
+    *tell = export->told = uns_cell_peek(cell) != UNS_CELL_PENDING;
+    if (!*tell) watch(export);
+  }
+  uv_mutex_unlock(&exports->lock);
+  return UNS_OK;
+}
+
+static void unexport_cell(void *owner, uint64_t id, bool told) {
+  uns_child *child = owner;
+  uns_exports *exports = &child->exports;
+  uv_mutex_lock(&exports->lock);
+  uns_export *export = find_id(exports, id);
+  export->held--;
+  if (told) {
+    export->told = false;
+    if (export->held > 0) watch(export); /* those it has are told another way */
+  }
+  if (is_stale(export)) exports->stale++;
+  uv_mutex_unlock(&exports->lock);
+}
+
+/* The lock held. An export that the child speaks of; one that it made itself may be news. */
+static int known_export(uns_child *child, uint64_t id, bool by_task, uns_export **found) {
+  uns_exports *exports = &child->exports;
+  *found = find_id(exports, id);
+  if (*found != NULL) return UNS_OK;
+  if ((id & child_made) == 0) return UNS_ECORRUPT;
+  uns_cell *cell = uns_cell_new();
+  if (cell == NULL) return UNS_ENOMEM;
+  cell->by_task = by_task;
+  *found = add_export(child, cell, id);
+  if (*found == NULL) {
+    uns_shared_unref(cell);
+    return UNS_ENOMEM;
+  }
+  (*found)->held = 1; /* its own */
+  watch(*found);
+  return UNS_OK;
+}
+
+static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) {
+  uns_child *child = owner;
+  uns_exports *exports = &child->exports;
+  uns_export *export;
+  uv_mutex_lock(&exports->lock);
+  int status = known_export(child, id, by_task, &export);
+  if (status == UNS_OK) {
+    *cell = uns_shared_ref(export->cell);
+    export->seen++;
+    if (is_stale(export)) {
+      exports->stale++;
+      uns_mailbox_wake(uns_supervisor_mailbox(child->pool->supervisor));
+    }
+  }
+  uv_mutex_unlock(&exports->lock);
+  return status;
+}
+
+/* Only settled cells of the child's own come with their outcome, and those have no number. */
+static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome) {
+  (void)owner;
+  (void)id;
+  uns_cell_settle(cell, state, outcome);
+}
+
+const uns_port_ops uns_exports_ops = {export_cell, unexport_cell, import_cell, import_outcome};
+
+/* ---- telling ---- */
+
+static void send_word(uns_child *child, uns_frame_kind kind, uint64_t id, uint64_t count, bool first) {
+  uns_message message = {.words = {.kind = kind, .id = id, .count = count, .first = first}};
+  uns_service_must_send(child, &message, NULL);
+}
+
+
+/* Tells the child how a cell ended. */
+static void tell(uns_child *child, uns_cell *cell, uint64_t id) {
+  static const uns_packet nothing;
+  uns_message message = {.words = {.kind = UNS_FRAME_SETTLED, .id = id, .state = (uint32_t)uns_cell_peek(cell)}};
+  int status = uns_service_send(child, &message, &cell->outcome);
+  if (status == UNS_ECORRUPT) { /* something in it cannot leave this process */
+    message.words.state = UNS_CELL_FAILED;
+    status = uns_service_send(child, &message, &nothing);
+  }
+  if (status == UNS_ENOMEM) uns_child_condemn(child, "there was not enough memory to answer it");
+}
+
+/* A cell that the child holds has settled. */
+static void on_settled(uns_mail *mail, void *receiver) {
+  uns_export *export = uns_container_of(uns_container_of(mail, uns_cell_watcher, mail), uns_export, watcher);
+  if (export->dead) {
+    uns_free(export);
+    return;
+  }
+  if (receiver == NULL) return;
+  uns_child *child = export->child;
+  uv_mutex_lock(&child->exports.lock);
+  export->watched = false;
+  bool wanted = !export->told && export->held > 0;
+  if (wanted) export->told = export->announced = true;
+  uns_cell *cell = uns_shared_ref(export->cell);
+  uint64_t id = export->id;
+  uv_mutex_unlock(&child->exports.lock);
+  if (wanted) tell(child, cell, id);
+  uns_shared_unref(cell);
+}
+
+/* The child gives back what it had; or something was sent in vain. */
+void uns_exports_sweep(uns_child *child) {
+  uns_exports *exports = &child->exports;
+  uns_export *stale = NULL;
+  uv_mutex_lock(&exports->lock);
+  for (uint32_t i = 0; i < exports->size && exports->stale > 0; i++) {
+    for (uns_export *export = exports->by_id[i], *next; export != NULL; export = next) {
+      next = export->next_by_id;
+      if (!is_stale(export)) continue;
+      link_out(exports, export);
+      export->next_by_id = stale;
+      stale = export;
+    }
+  }
+  exports->stale = 0;
+  uv_mutex_unlock(&exports->lock);
+  while (stale != NULL) {
+    uns_export *export = stale;
+    stale = export->next_by_id;
+    if (export->announced) send_word(child, UNS_FRAME_FORGET, export->id, 0, false);
+    drop_export(export);
+  }
+}
+
+bool uns_exports_give_back(uns_child *child, const struct uns_message_words *words) {
+  uns_exports *exports = &child->exports;
+  uns_export *export;
+  uv_mutex_lock(&exports->lock);
+  bool fine = known_export(child, words->id, false, &export) == UNS_OK && words->count <= export->held;
+  bool stale = false;
+  if (fine) {
+    export->held -= words->count;
+    export->sent += words->request;
+    stale = is_stale(export);
+    if (stale) link_out(exports, export);
+  }
+  uv_mutex_unlock(&exports->lock);
+  if (!stale) return fine;
+  if (export->announced) send_word(child, UNS_FRAME_FORGET, export->id, 0, false);
+  drop_export(export);
+  return true;
+}
+
+bool uns_exports_settle(uns_child *child, uns_message *message) {
+  uns_exports *exports = &child->exports;
+  const struct uns_message_words *words = &message->words;
+  if (words->state < UNS_CELL_DONE || words->state > UNS_CELL_CANCELLED) return false;
+  if (uns_frame_own(&message->packet) != UNS_OK) return false;
+  uns_export *export;
+  uv_mutex_lock(&exports->lock);
+  bool fine = known_export(child, words->id, words->by_task != 0, &export) == UNS_OK;
+  uns_cell *cell = fine ? uns_shared_ref(export->cell) : NULL;
+  uv_mutex_unlock(&exports->lock);
+  if (!fine) return false;
+  bool first = uns_cell_settle(cell, (uns_cell_state)words->state, &message->packet);
+  uv_mutex_lock(&exports->lock);
+  export = find_id(exports, words->id); /* nobody but this thread removes one */
+  bool wanted = !first && !export->told;
+  if (wanted) export->announced = true;
+  export->told = true;
+  uv_mutex_unlock(&exports->lock);
+  if (wanted) tell(child, cell, words->id); /* before the answer: who asks then sees how it ended */
+  uns_shared_unref(cell);
+  send_word(child, UNS_FRAME_ANSWER, words->request, 0, first);
+  return true;
+}
+
+/* Writes a `crashed` error and no traceback, as the codec would. */
+static int write_crash(uns_packet *packet) {
+  static const char text[] = "crashed: the worker process whose task was to settle this has ended";
+  static const char class[] = "unsync.Error";
+  uint8_t bytes[256], *to = bytes + UNS_HEADER_BYTES;
+  const uint32_t fields = 2;
+  *to++ = UNS_TAG_RECORD | UNS_META_BIT;
+  memcpy(to, &fields, sizeof fields);
+  to += sizeof fields;
+  const char *const words[] = {"code", "crashed", "message", text};
+  for (int i = 0; i < 4; i++) {
+    size_t length = strlen(words[i]);
+    *to++ = UNS_TAG_STRING;
+    *to++ = (uint8_t)length;
+    memcpy(to, words[i], length);
+    to += length;
+  }
+  *to++ = UNS_TAG_NAMED;
+  *to++ = 0;
+  *to++ = UNS_TAG_NIL;
+  uns_write_header(bytes, 2, (uint64_t)(to - bytes));
+  *to++ = 1;
+  *to++ = 0;
+  *to++ = sizeof class - 1;
+  memcpy(to, class, sizeof class - 1);
+  to += sizeof class - 1;
+  uint8_t *room = uns_packet_grow(packet, (size_t)(to - bytes));
+  if (room == NULL) return UNS_ENOMEM;
+  memcpy(room, bytes, (size_t)(to - bytes));
+  return UNS_OK;
+}
+
+/* Nobody else will ever settle what the dead child's tasks were to. */
+static void orphan(const uns_export *export) {
+  if ((export->id & child_made) == 0 || !export->cell->by_task) return;
+  uns_packet outcome;
+  uns_packet_init(&outcome);
+  write_crash(&outcome); /* without memory: a failure without an error value */
+  uns_cell_settle(export->cell, UNS_CELL_FAILED, &outcome);
+}
+
+void uns_exports_clear(uns_child *child) {
+  uns_exports *exports = &child->exports;
+  for (uint32_t i = 0; i < exports->size; i++) {
+    for (;;) {
+      uv_mutex_lock(&exports->lock);
+      uns_export *export = exports->by_id[i];
+      if (export != NULL) link_out(exports, export);
+      uv_mutex_unlock(&exports->lock);
+      if (export == NULL) break;
+      orphan(export);
+      drop_export(export);
+    }
+  }
+  exports->stale = 0;
+}
