@@ -6,6 +6,7 @@
  */
 #include "bind/bind.h"
 #include "core/error.h"
+#include "loop/cancel.h"
 
 typedef enum { MODE_ALL, MODE_SETTLED, MODE_ANY, MODE_RACE } group_mode;
 static const char *const mode_names[] = {"all", "settled", "any", "race"};
@@ -102,6 +103,25 @@ static void pass_on(uns_runtime *runtime, lua_State *L, int future, int winner) 
   uns_future_fail(runtime, L, future, (uns_future_state)first->state);
 }
 
+/*
+ * What lost is cancelled, and is not news any more: how it ends is a consequence. (runtime, list at `list`)
+ */
+static void cancel_losers(group *mine, lua_State *L, int list) {
+  for (lua_Integer i = 1; i <= mine->count; i++) {
+    if (i == mine->winner) continue;
+    lua_rawgeti(L, list, i);
+    uns_future *future = lua_touserdata(L, -1);
+    if (uns_future_settled(future)) {
+      uns_future_observe(mine->runtime, L, lua_gettop(L));
+    } else {
+      future->expected = true;
+      lua_pushnil(L);
+      uns_cancel(mine->runtime, L, lua_gettop(L) - 1);
+    }
+    lua_pop(L, 1);
+  }
+}
+
 /* Protected, for it makes tables: (group) */
 static int settle_group(lua_State *L) {
   group *mine = lua_touserdata(L, 1);
@@ -112,6 +132,7 @@ static int settle_group(lua_State *L) {
   if (mine->winner != 0) {
     lua_rawgeti(L, 2, mine->winner);
     pass_on(runtime, L, 3, 4);
+    cancel_losers(mine, L, 2);
   } else if (mine->mode == MODE_ANY) {
     push_all_failed(runtime, L, 2, mine->count);
     lua_pushnil(L);

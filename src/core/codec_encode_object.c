@@ -13,6 +13,18 @@ enum {
 
 /* ---- functions ---- */
 
+/*
+ * The upvalue on top is the environment of a test framework or a sandbox, which looks up in another table what it has not
+ * itself. What a function calls its globals are the worker's own there, as they are for all others.
+ */
+static bool is_environment(lua_State *L, const char *name) {
+  if (name == NULL || strcmp(name, "_ENV") != 0 || !lua_istable(L, -1) || !lua_getmetatable(L, -1)) return false;
+  lua_pushliteral(L, "__index");
+  bool inherits = lua_rawget(L, -2) != LUA_TNIL;
+  lua_pop(L, 2);
+  return inherits;
+}
+
 void uns_put_upvalues(uns_encoder *e, int i, size_t at, int count) {
   lua_State *L = e->L;
   uns_place place = {e->place, UNS_AT_UPVALUE, i, 0};
@@ -27,8 +39,9 @@ void uns_put_upvalues(uns_encoder *e, int i, size_t at, int count) {
       continue;
     }
     place.number = n;
-    lua_getupvalue(L, i, n);
-    uns_put_value(e, lua_gettop(L));
+    const char *name = lua_getupvalue(L, i, n);
+    if (is_environment(L, name)) put_byte(e, UNS_TAG_GLOBALS);
+    else uns_put_value(e, lua_gettop(L));
     lua_pop(L, 1);
   }
   e->depth--;

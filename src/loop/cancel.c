@@ -136,6 +136,15 @@ bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
     if (runtime->cancel_job != NULL) runtime->cancel_job(runtime, future->job);
     return true;
   }
+  if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 8) && runtime->stop(runtime, future)) {
+    lua_State *L = runtime->L;
+    lua_pushnil(L);
+    uns_cancel_push_error(L, future, "await");
+    lua_pushnil(L);
+    uns_future_fail(runtime, L, lua_gettop(L) - 2, UNS_FUTURE_CANCELLED);
+    lua_pop(L, 1);
+    return true;
+  }
   return false;
 }
 
@@ -153,6 +162,9 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
   if (task != NULL || future->job != NULL || future->foreign) { /* of another state's future only its owner disposes */
     lua_pop(L, 1);
     return uns_cancel_work(runtime, future);
+  }
+  if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 2) && runtime->stop(runtime, future)) {
+    lua_pop(runtime->L, 1);
   }
   uns_cancel_push_error(L, future, "await");
   lua_pushnil(L);

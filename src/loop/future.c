@@ -16,9 +16,12 @@ static const char raised_key = 0;     /* the failure that an await raised last, 
 #define FAILURE_TYPE "unsync.Failure"
 #define COMPANION_TYPE "unsync.FutureCompanion"
 
-/* A failure, held by its future as the user value: user value 1 is the error, 2 the traceback. Only failures pay. */
+/* A failure, held by its future as the user value. Only failures pay. */
+enum { FAILURE_ERROR = 1, FAILURE_TRACEBACK, FAILURE_COMPANION }; /* its own user values */
 typedef struct {
   uns_link link; /* in runtime->failures until somebody looks */
+  uns_cell *cell; /* one reference, where the future has crossed; NULL: it has not */
+  int pin;        /* what keeps the failure until the end, when its future is gone, or 0 */
   uns_runtime *runtime;
   const char *name;
   uint8_t kind;
@@ -39,7 +42,27 @@ const char *uns_future_state_name(const uns_future *future) { return state_names
 
 /* ---- failures nobody looked at ---- */
 
-static void observe(failure *lost) { uns_list_remove(&lost->link); }
+static void observe(failure *lost) {
+  uns_list_remove(&lost->link);
+  if (lost->cell != NULL) atomic_store_explicit(&lost->cell->looked_at, true, memory_order_relaxed);
+}
+
+/* Of all the states that know a failure, one reports it: true for the first. */
+static bool claim(failure *lost) {
+  uns_list_remove(&lost->link);
+  return lost->cell == NULL || !atomic_exchange_explicit(&lost->cell->looked_at, true, memory_order_relaxed);
+}
+
+/* Other states, or messages to them, hold the future of the failure at index 1: they may still look at it. */
+static bool held_elsewhere(lua_State *L, const failure *lost) {
+  if (lost->cell == NULL) return false;
+  unsigned own = 1;
+  lua_getiuservalue(L, 1, FAILURE_COMPANION);
+  companion **slot = lua_touserdata(L, -1);
+  if (slot != NULL && *slot != NULL) own++; /* it goes in the same collection, before or after */
+  lua_pop(L, 1);
+  return atomic_load_explicit(&lost->cell->base.count, memory_order_relaxed) > own;
+}
 
 /* One line for stderr: the error as text, whatever it is. Runs protected, for __tostring may raise. */
 static int error_text(lua_State *L) {
@@ -68,12 +91,48 @@ static void report(lua_State *L, int index, const failure *lost) {
   lua_pop(L, 3);
 }
 
+static void list_failure(lua_State *L, failure *lost) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &lost->runtime->failures);
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, lost);
+  lua_pop(L, 1);
+  uns_list_push_back(&lost->runtime->failures, &lost->link);
+}
+
+/*
+ * The future is gone here, but others may still look: the script's state keeps the failure at index 1, to know at its end.
+ * A worker leaves it to the others.
+ */
+static void keep(lua_State *L, failure *lost) {
+  uns_runtime *runtime = lost->runtime;
+  uns_list_remove(&lost->link);
+  if (runtime->is_worker) return;
+  for (uns_link *link = runtime->failures.next; link != &runtime->failures; link = runtime->failures.next) {
+    failure *kept = uns_container_of(link, failure, link); /* those that were looked at meanwhile need be kept no longer */
+    if (kept->pin == 0 || !atomic_load_explicit(&kept->cell->looked_at, memory_order_relaxed)) break;
+    uns_list_remove(&kept->link);
+    uns_runtime_unpin(runtime, kept->pin);
+  }
+  lua_settop(L, 1);
+  luaL_setmetatable(L, FAILURE_TYPE); /* so that it is finalized once more */
+  list_failure(L, lost);
+  lost->pin = uns_runtime_pin(runtime, L);
+}
+
 static int failure_gc(lua_State *L) {
   failure *lost = lua_touserdata(L, 1);
-  if (uns_list_empty(&lost->link)) return 0;
-  observe(lost);
-  lost->runtime->unobserved++;
-  report(L, 1, lost);
+  if (!uns_list_empty(&lost->link)) {
+    if (!lost->runtime->closing && held_elsewhere(L, lost)) {
+      keep(L, lost);
+      return 0;
+    }
+    if (claim(lost)) {
+      lost->runtime->unobserved++;
+      report(L, 1, lost);
+    }
+  }
+  uns_shared_unref(lost->cell);
+  lost->cell = NULL;
   return 0;
 }
 
@@ -85,7 +144,7 @@ int uns_future_report_unobserved(uns_runtime *runtime) {
   uns_link *link;
   while ((link = runtime->failures.next) != &runtime->failures) {
     failure *lost = uns_container_of(link, failure, link);
-    observe(lost);
+    if (!claim(lost)) continue;
     runtime->unobserved++;
     lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime->failures);
     lua_rawgetp(L, -1, lost);
@@ -146,7 +205,7 @@ uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, c
   future->state = UNS_FUTURE_PENDING;
   future->kind = (uint8_t)kind;
   future->result_count = 0;
-  future->foreign = future->resolvable = false;
+  future->foreign = future->resolvable = future->stoppable = future->expected = false;
   uns_list_init(&future->waiters);
   future->task = NULL;
   future->job = NULL;
@@ -259,6 +318,17 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
   return true;
 }
 
+/* The failure on top of L is that of the future at `index`, which has crossed. */
+static void share_failure(lua_State *L, int index) {
+  failure *lost = lua_touserdata(L, -1);
+  lost->cell = uns_shared_ref(((uns_future *)lua_touserdata(L, index))->cell);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &companions_key);
+  lua_pushvalue(L, index);
+  lua_rawget(L, -2);
+  lua_setiuservalue(L, -3, FAILURE_COMPANION);
+  lua_pop(L, 1);
+}
+
 bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state state) {
   uns_future *future = lua_touserdata(L, index);
   if (uns_future_settled(future)) {
@@ -267,22 +337,19 @@ bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_s
   }
   index = lua_absindex(L, index);
   luaL_checkstack(L, 6, NULL);
-  failure *lost = lua_newuserdatauv(L, sizeof *lost, 2);
+  failure *lost = lua_newuserdatauv(L, sizeof *lost, FAILURE_COMPANION);
   uns_list_init(&lost->link);
+  lost->cell = NULL;
+  lost->pin = 0;
   lost->runtime = runtime;
   lost->name = future->name;
   lost->kind = future->kind;
   lua_insert(L, -3);
-  lua_setiuservalue(L, -3, 2);
-  lua_setiuservalue(L, -2, 1);
+  lua_setiuservalue(L, -3, FAILURE_TRACEBACK);
+  lua_setiuservalue(L, -2, FAILURE_ERROR);
   luaL_setmetatable(L, FAILURE_TYPE);
-  if (state == UNS_FUTURE_FAILED) {
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime->failures);
-    lua_pushvalue(L, -2);
-    lua_rawsetp(L, -2, lost);
-    lua_pop(L, 1);
-    uns_list_push_back(&runtime->failures, &lost->link);
-  }
+  if (future->cell != NULL) share_failure(L, index);
+  if (state == UNS_FUTURE_FAILED && !future->expected) list_failure(L, lost);
   lua_setiuservalue(L, index, 1);
   settled(runtime, L, index, future, state);
   return true;
@@ -466,6 +533,12 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
   uns_cell *cell = uns_cell_new();
   if (cell == NULL) return NULL;
   companion *mine = add_companion(runtime, L, index, cell);
+  failure *lost = push_failure(L, index);
+  if (lost != NULL) {
+    share_failure(L, index);
+    if (uns_list_empty(&lost->link)) observe(lost);
+    lua_pop(L, 1);
+  }
   if (uns_future_settled(future)) {
     tell_cell(runtime, L, index);
   } else if (future->resolvable) { /* somebody else may settle it */
@@ -489,6 +562,15 @@ uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell 
   mine->watching = true;
   uns_cell_watch(cell, &mine->watcher);
   return future;
+}
+
+void uns_future_refresh(uns_runtime *runtime, lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future) || future->cell == NULL) return;
+  uns_cell_state state = uns_cell_peek(future->cell);
+  if (state == UNS_CELL_PENDING) return;
+  luaL_checkstack(L, 12, NULL);
+  uns_future_settle_from_packet(runtime, L, lua_absindex(L, index), (int)state, &future->cell->outcome);
 }
 
 int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet) {

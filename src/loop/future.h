@@ -36,7 +36,9 @@ struct uns_future {
   uint8_t kind;         /* uns_kind */
   uint8_t result_count; /* 0, 1: the user value is the result; UNS_FUTURE_PACKED */
   bool foreign;         /* made elsewhere: its outcome comes through `cell` */
+  bool expected;        /* its failure is no news: it was told to stop */
   bool resolvable;      /* a promise: resolve and reject are for this one */
+  bool stoppable;       /* the loop itself works for it, and can be told to stop: runtime->stop */
   uns_link waiters;
   uns_task *task;         /* kind io, while it lives */
   uns_job *job;           /* kind thread and cpu, while it is under way */
@@ -79,6 +81,8 @@ uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell 
 /* Settles the future at `index` with what `packet` holds: results, or an error and its traceback. */
 void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index, int cell_state,
                                    const uns_packet *packet);
+/* Takes over the outcome of the future at `index` where it has settled elsewhere and the news is still on its way. */
+void uns_future_refresh(uns_runtime *runtime, lua_State *L, int index);
 /* Settles a future that has a cell, for everybody; `packet` is taken over. 1 if this was the first, else 0. */
 int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet);
 

@@ -13,7 +13,7 @@
 #include "loop/task.h"
 
 /* Registry keys, by address. */
-static const char runtime_key = 0, pins_key = 0, names_key = 0, memory_key = 0;
+static const char runtime_key = 0, pins_key = 0, names_key = 0;
 
 enum {
   SPIN_NS = 30000 /* about what sleeping and being woken up costs here (20 µs measured, more on a halted core) */
@@ -27,6 +27,8 @@ static void on_mail(uv_poll_t *poll, int status, int events) {
   while (read(runtime->mailbox->fd, &count, sizeof count) < 0 && errno == EINTR) continue;
   uns_mailbox_awake(runtime->mailbox); /* the mail itself is taken by the turn */
 }
+
+static bool deliver_mail(uns_runtime *runtime);
 
 static void on_uv_timer(uv_timer_t *timer) { uns_runtime_stir(timer->data); }
 
@@ -53,7 +55,7 @@ static int open_registry(lua_State *L) {
 static int new_in_state(lua_State *L) {
   lua_newuserdatauv(L, sizeof(uns_runtime), 0);
   lua_pushvalue(L, -1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &memory_key);
+  luaL_ref(L, LUA_REGISTRYINDEX); /* for good: functions refer to it as an upvalue that is no value to Lua */
   return 1;
 }
 
@@ -136,6 +138,7 @@ void uns_runtime_close(uns_runtime *runtime) {
   if (runtime->closing) return;
   runtime->closing = true;
   runtime->current = NULL;
+  runtime->cancel_job = NULL; /* the executors are gone */
   uns_tasks_deinit(runtime);
   for (uns_link *link; !uns_list_empty(&runtime->closers);) {
     link = runtime->closers.prev;
@@ -145,8 +148,20 @@ void uns_runtime_close(uns_runtime *runtime) {
   }
 }
 
+/* The jobs' ends too: futures that somebody's finalizer may still look at must not point to jobs that are gone. */
+static int deliver_last(lua_State *L) {
+  deliver_mail(lua_touserdata(L, 1));
+  return 0;
+}
+
 void uns_runtime_free(uns_runtime *runtime) {
   if (runtime == NULL) return;
+  if (runtime->in_state) {
+    lua_State *L = runtime->L;
+    lua_pushcfunction(L, deliver_last);
+    lua_pushlightuserdata(L, runtime);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, 1);
+  }
   uv_walk(&runtime->loop, close_handle, NULL);
   while (uv_run(&runtime->loop, UV_RUN_DEFAULT) != 0) continue; /* close callbacks */
   uv_loop_close(&runtime->loop);

@@ -102,6 +102,8 @@ struct uns_runtime {
   void (*report)(uns_runtime *runtime, const char *text); /* told of errors nobody handles; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
+  /* Ends the work behind a stoppable future (HTTP's) and pushes that future on `L`; may be NULL, as it may find nothing. */
+  bool (*stop)(uns_runtime *runtime, uns_future *future);
   struct uns_luv *luv;   /* bind/luv.c's, or NULL: never required */
   struct uns_http *http; /* bind/http.c's, or NULL: never used */
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */

@@ -397,6 +397,17 @@ static void wait_on_main(uns_runtime *runtime, uns_task *task) {
   runtime->current = task;
 }
 
+void uns_task_finish_on_main(uns_runtime *runtime) {
+  int nested = runtime->nested_starts;
+  lua_State *thread = runtime->running;
+  uns_task *task = runtime->current;
+  runtime->nested_starts = 0;
+  while (uns_runtime_turn(runtime, true) || uns_task_raise_deadlock(runtime)) continue;
+  runtime->nested_starts = nested;
+  runtime->running = thread;
+  runtime->current = task;
+}
+
 int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
   uns_task *task = runtime->current;
   if (task->state == UNS_TASK_RUNNING) {

@@ -94,6 +94,8 @@ void uns_task_interrupt_youngest(uns_runtime *runtime);
 
 /* Makes the task that stands for the state's main thread, where the host does not run scripts as tasks. */
 int uns_task_adopt_main(uns_runtime *runtime);
+/* On that thread: turns the loop until all that was started has ended. */
+void uns_task_finish_on_main(uns_runtime *runtime);
 
 /* A task that was held goes into the ready queue. */
 void uns_task_release(uns_runtime *runtime, uns_task *task);
