@@ -23,6 +23,7 @@ uns_cell *uns_cell_new(void) {
   uns_list_init(&cell->watchers);
   cell->remote = NULL;
   cell->remote_id = 0;
+  atomic_init(&cell->looked_at, false);
   cell->by_task = false;
   return cell;
 }
