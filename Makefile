@@ -176,7 +176,7 @@ EMBEDDERS := $(patsubst examples/embed/%.c,build/embed/%,$(EMBED_EXAMPLES))
 
 build/unsync.so: build/obj/host/module.o $(filter-out build/obj/host/api.o,$(build/objects)) build/objects.list
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(CFLAGS) -shared -pthread $(LDFLAGS) -o $@ $(filter %.o,$^) $(LUV_SHARED) $(SYSTEM_LIBS)
+	$(Q)$(CC) $(CFLAGS) -shared -pthread -Wl,-z,nodelete $(LDFLAGS) -o $@ $(filter %.o,$^) $(LUV_SHARED) $(SYSTEM_LIBS)
 
 build/libunsync.so.$(ABI): $(build/objects) build/objects.list
 	$(call say,LINK,$@)

@@ -35,7 +35,27 @@ static int loop_yield(lua_State *L) {
   return uns_task_park(runtime, L, 0, after_wait);
 }
 
-static const luaL_Reg functions[] = {
-    {"now", loop_now}, {"sleep", loop_sleep}, {"yield", loop_yield}, {NULL, NULL}};
+/*
+ * finish(_, error): the public table's __close. In a state whose main thread runs the script (stock lua5.4) it waits for
+ * all that was started, as the host does at the end of a script, and raises where the host would end with an exit code.
+ * Anywhere else somebody waits already.
+ */
+static int loop_finish(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (runtime->current == NULL || !runtime->current->is_main || L != runtime->L) return 0;
+  if (!lua_isnoneornil(L, 2)) return 0; /* the script has failed: nobody can want the rest any more */
+  int reported = runtime->unobserved;
+  uns_task_finish_on_main(runtime);
+  int count = uns_future_report_unobserved(runtime) - reported;
+  if (count == 0) return 0;
+  lua_pushfstring(L, count == 1 ? "%d failure that nobody looked at" : "%d failures that nobody looked at", count);
+  return lua_error(L);
+}
+
+static const luaL_Reg functions[] = {{"now", loop_now},
+                                     {"sleep", loop_sleep},
+                                     {"yield", loop_yield},
+                                     {"finish", loop_finish},
+                                     {NULL, NULL}};
 
 void uns_bind_loop(lua_State *L, uns_runtime *runtime) { uns_bind_functions(L, runtime, functions); }

@@ -57,7 +57,9 @@ int uns_native_plugin(lua_State *L) {
   size_t size;
   const char *name = luaL_checklstring(L, 1, &size);
   luaL_argcheck(L, strlen(name) == size, 1, "a zero byte in the name");
-  uns_registry *registry = check_registry(L, uns_runtime_of(L)->executors);
+  const uns_runtime *runtime = uns_runtime_of(L);
+  if (runtime->closing) return uns_error_raise(L, "closed", "closed: the state is ending");
+  uns_registry *registry = check_registry(L, runtime->executors);
   char **text = push_text(L);
   const uns_plugin *plugin = strchr(name, '/') != NULL ? uns_registry_load(registry, name, text)
                                                        : uns_registry_plugin(registry, name, text);

@@ -272,6 +272,7 @@ static const char *push_name(lua_State *L) {
 
 /* A native task must exist now, not when it is called. */
 static void check_native(lua_State *L, uns_runtime *runtime, uns_function *function) {
+  if (runtime->closing) uns_error_raise(L, "closed", "closed: the state is ending");
   char *text = NULL;
   if (uns_executors_find_native(runtime->executors, function, &text)) return;
   lua_pushstring(L, text != NULL ? text : "not enough memory");

@@ -36,6 +36,9 @@ uns_executors *uns_executors_new(void) {
 
 bool uns_executors_free(uns_executors *executors) {
   if (executors == NULL) return true;
+  uv_mutex_lock(&executors->lock);
+  executors->closing = true; /* a call that still runs in a thread may ask for what is not there yet, or no more */
+  uv_mutex_unlock(&executors->lock);
   uns_process_pool_free(executors->processes);
   executors->processes = NULL;
   bool ended = uns_pool_free(executors->pool, executors->grace_ns);
@@ -51,7 +54,7 @@ bool uns_executors_free(uns_executors *executors) {
 
 uns_supervisor *uns_executors_supervisor(uns_executors *executors) {
   uv_mutex_lock(&executors->lock);
-  if (executors->supervisor == NULL) executors->supervisor = uns_supervisor_new(executors);
+  if (executors->supervisor == NULL && !executors->closing) executors->supervisor = uns_supervisor_new(executors);
   uns_supervisor *supervisor = executors->supervisor;
   uv_mutex_unlock(&executors->lock);
   return supervisor;
@@ -59,7 +62,7 @@ uns_supervisor *uns_executors_supervisor(uns_executors *executors) {
 
 static uns_pool *pool_of(uns_executors *executors) {
   uv_mutex_lock(&executors->lock);
-  if (executors->pool == NULL) executors->pool = uns_pool_new(executors);
+  if (executors->pool == NULL && !executors->closing) executors->pool = uns_pool_new(executors);
   uns_pool *pool = executors->pool;
   uv_mutex_unlock(&executors->lock);
   return pool;
@@ -68,7 +71,7 @@ static uns_pool *pool_of(uns_executors *executors) {
 static uns_process_pool *processes_of(uns_executors *executors) {
   if (uns_executors_supervisor(executors) == NULL) return NULL;
   uv_mutex_lock(&executors->lock);
-  if (executors->processes == NULL) {
+  if (executors->processes == NULL && !executors->closing) {
     uns_runtime *main = executors->main_runtime;
     executors->processes = uns_process_pool_new(executors, main->mailbox, main);
   }
@@ -87,9 +90,13 @@ bool uns_executors_find_native(uns_executors *executors, uns_function *function,
   return function->task != NULL;
 }
 
-static void refuse(uns_job *job, const char *what) {
+static void refuse(uns_executors *executors, uns_job *job, const char *what) {
   int number = errno;
-  uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make %s: %s", what, strerror(number));
+  uv_mutex_lock(&executors->lock);
+  bool closing = executors->closing;
+  uv_mutex_unlock(&executors->lock);
+  if (closing) uns_job_fail(job, "closed", "closed: no more calls are taken, the program is ending");
+  else uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make %s: %s", what, strerror(number));
   uns_job_post(job);
 }
 
@@ -114,10 +121,10 @@ void uns_executors_submit(uns_executors *executors, uns_job *job) {
   if (job->function->kind == UNS_KIND_CPU) {
     uns_process_pool *processes = processes_of(executors);
     if (processes != NULL) uns_process_pool_submit(processes, job);
-    else refuse(job, "the worker processes");
+    else refuse(executors, job, "the worker processes");
   } else {
     uns_pool *pool = pool_of(executors);
     if (pool != NULL) uns_pool_submit(pool, job);
-    else refuse(job, "the thread pool");
+    else refuse(executors, job, "the thread pool");
   }
 }

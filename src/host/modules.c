@@ -38,7 +38,7 @@ static const uns_embedded *find_embedded(const char *name) {
 }
 
 /* searcher(name) -> loader, data */
-static int search(lua_State *L) {
+int uns_modules_search(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
   for (const luaL_Reg *module = c_modules; module->name != NULL; module++) {
     if (strcmp(module->name, name) == 0) {
@@ -68,7 +68,7 @@ void uns_modules_open(lua_State *L, uns_runtime *runtime) {
     lua_rawgeti(L, -1, i);
     lua_rawseti(L, -2, i + 1);
   }
-  lua_pushcfunction(L, search);
+  lua_pushcfunction(L, uns_modules_search);
   lua_rawseti(L, -2, 2);
   lua_pop(L, 2);
 }

@@ -8,5 +8,7 @@
 
 /* Adds the searcher for our modules to the state. May raise. */
 void uns_modules_open(lua_State *L, uns_runtime *runtime);
+/* The searcher: search(name) -> loader, data; or why there is none */
+int uns_modules_search(lua_State *L);
 
 #endif
