@@ -11,7 +11,8 @@
 enum {
   SCANNED_ITEMS = 64, /* of a list, with lua_next; the rest by number */
   STREAK = 4,         /* numbers of one kind in a row, before they are written as a run */
-  BATCH = 16          /* numbers fetched at once */
+  BATCH = 16,         /* numbers fetched at once */
+  AHEAD = 4           /* tables fetched from memory before they are needed */
 };
 
 /* The smallest run whose numbers can be as large as `value`. */
@@ -109,6 +110,14 @@ static lua_Integer put_items(uns_encoder *e, uns_place *place, int i, lua_Intege
       next += put_run(e, i, next, to, number == 2);
       continue;
     }
+    if (type == LUA_TTABLE) {
+      if (next == from) uns_memo_expect(e->memo, (size_t)(to - from)); /* most likely they are tables all */
+      if (next + AHEAD <= to) { /* a cache miss is what a small table costs most */
+        lua_rawgeti(L, i, next + AHEAD);
+        __builtin_prefetch(lua_topointer(L, -1));
+        lua_pop(L, 1);
+      }
+    }
     place->number = next++;
     uns_put_value(e, lua_gettop(L));
     lua_pop(L, 1);
@@ -141,17 +150,18 @@ static int push_behind(uns_encoder *e, int i, lua_Integer last) {
   return lua_gettop(L) > top ? 1 : 0;
 }
 
-/* The content of the table at `i`; returns the number of items and pairs. */
-static void put_fields(uns_encoder *e, int i, bool record, uint32_t *items, uint32_t *pairs) {
+/*
+ * The items and pairs of the table at `i`, and how many they are. The first pair of lua_next, if there are `more` than
+ * none, is on top of the stack: popped.
+ */
+static void put_fields(uns_encoder *e, int i, bool record, bool more, uint32_t *items, uint32_t *pairs) {
   lua_State *L = e->L;
-  int key = lua_gettop(L) + 1;
+  int key = lua_gettop(L) + (more ? -1 : 1);
   uns_place place = {e->place, UNS_AT_FIELD, key, 0};
   e->place = &place;
   lua_Integer list = record ? -1 : 0; /* so many items so far; -1: they are through */
   lua_Integer skip = 0;               /* items up to here may come again */
   lua_Integer count = 0, hashed = 0;
-  lua_pushnil(L);
-  bool more = lua_next(L, i);
   while (more) {
     if (list >= 0 && lua_isinteger(L, key) && lua_tointeger(L, key) == list + 1) {
       list++;
@@ -199,13 +209,14 @@ static void put_fields(uns_encoder *e, int i, bool record, uint32_t *items, uint
   e->place = place.up;
 }
 
-void uns_put_table_content(uns_encoder *e, int i, size_t at) {
+/* Behind a table's tag at `at`: its content, and the counts before it. For `more` see above. */
+static void put_content(uns_encoder *e, int i, size_t at, bool more) {
   lua_State *L = e->L;
   unsigned tag = e->packet->bytes[at];
   bool record = (tag & ~3u) == UNS_TAG_RECORD, meta = (tag & UNS_META_BIT) != 0;
   uint32_t counts[2];
   e->depth++;
-  put_fields(e, i, record, &counts[0], &counts[1]);
+  put_fields(e, i, record, more, &counts[0], &counts[1]);
   memcpy(e->packet->bytes + at + 1, record ? &counts[1] : counts, record ? 4 : 8);
   if (meta && lua_getmetatable(L, i)) {
     uns_place place = {e->place, UNS_AT_METATABLE, 0, 0};
@@ -217,6 +228,11 @@ void uns_put_table_content(uns_encoder *e, int i, size_t at) {
     e->place = place.up;
   }
   e->depth--;
+}
+
+void uns_put_table_content(uns_encoder *e, int i, size_t at) {
+  lua_pushnil(e->L);
+  put_content(e, i, at, lua_next(e->L, i));
 }
 
 /* What is done about the metatable on top of the stack, of the table at `i`: a memo's word. */
@@ -276,11 +292,14 @@ void uns_put_table(uns_encoder *e, int i) {
   uint64_t known = uns_encoder_recall(e, object, uns_memo_word(UNS_MEMO_WRITTEN, 0, at));
   if (known != 0) {
     if (uns_word_kind(known) == UNS_MEMO_MODULE) {
-      known = uns_memo_word(UNS_MEMO_NAMED, 0, uns_encoder_add_name(e, uns_codec_push_name(L, i)));
-      uns_memo_revise(e->memo, object, known);
+      const void *name = uns_codec_push_name(L, i);
+      known = name == NULL ? 0 : uns_memo_word(UNS_MEMO_NAMED, 0, uns_encoder_add_name(e, name));
+      uns_memo_revise(e->memo, object, known != 0 ? known : uns_memo_word(UNS_MEMO_WRITTEN, 0, at));
     }
-    uns_put_again(e, known);
-    return;
+    if (known != 0) {
+      uns_put_again(e, known);
+      return;
+    }
   }
   unsigned bits = 0;
   if (lua_getmetatable(L, i)) {
@@ -300,12 +319,13 @@ void uns_put_table(uns_encoder *e, int i) {
     uns_encoder_put_off(e, at, 0);
     return;
   }
-  /* Without a first item there is no list: a record. */
-  bool record = lua_rawgeti(L, i, 1) == LUA_TNIL;
-  lua_pop(L, 1);
+  /* A list begins with its first item; without one, it is a record. */
+  lua_pushnil(L);
+  bool more = lua_next(L, i);
+  bool record = !more || !lua_isinteger(L, -2) || lua_tointeger(L, -2) != 1;
   size_t head = record ? 5 : 9;
   memset(room(e, head), 0, head);
   e->packet->bytes[at] = (uint8_t)((record ? UNS_TAG_RECORD : UNS_TAG_TABLE) | bits);
   wrote(e, head);
-  uns_put_table_content(e, i, at);
+  put_content(e, i, at, more);
 }

@@ -4,11 +4,11 @@
 
 #include "base/base.h"
 
-enum { LEAST = 64, KEPT = 4096, NAMES_KEPT_BYTES = 4096 };
+enum { LEAST = 64, KEPT = 4096, NAMES_KEPT_BYTES = 4096, EXPECTED_MOST = 1 << 22 };
 
-bool uns_memo_grow(uns_memo *memo) {
+static bool resize(uns_memo *memo, size_t capacity) {
   uns_memo larger = *memo;
-  larger.mask = memo->mask * 2 + 1;
+  larger.mask = capacity - 1;
   larger.entries = uns_calloc(larger.mask + 1, sizeof *larger.entries);
   if (larger.entries == NULL) return false;
   for (size_t i = 0; i <= memo->mask; i++) {
@@ -18,6 +18,15 @@ bool uns_memo_grow(uns_memo *memo) {
   uns_free(memo->entries);
   *memo = larger;
   return true;
+}
+
+bool uns_memo_grow(uns_memo *memo) { return resize(memo, 2 * (memo->mask + 1)); }
+
+void uns_memo_expect(uns_memo *memo, size_t count) {
+  if (count > EXPECTED_MOST) count = EXPECTED_MOST;
+  size_t capacity = memo->mask + 1;
+  while (capacity / 2 <= memo->used + count) capacity *= 2;
+  if (capacity > memo->mask + 1) resize(memo, capacity);
 }
 
 bool uns_memo_begin(uns_memo *memo) {

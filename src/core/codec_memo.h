@@ -57,9 +57,13 @@ void uns_memo_end(uns_memo *memo);
 void uns_memo_deinit(uns_memo *memo);
 /* Room for one more entry. False without memory. */
 bool uns_memo_grow(uns_memo *memo);
+/* Room for `count` more, if there is memory: saves growing step by step. */
+void uns_memo_expect(uns_memo *memo, size_t count);
 
+/* Objects made one after another lie near each other, and so do their entries, but each 256 KiB of them elsewhere. */
 static inline struct uns_memo_entry *uns_memo_place(const uns_memo *memo, uintptr_t key) {
-  size_t i = (size_t)((uint64_t)key * UINT64_C(0x9e3779b97f4a7c15) >> 20) & memo->mask;
+  uint64_t region = (uint64_t)(key >> 18) * UINT64_C(0x9e3779b97f4a7c15) >> 32;
+  size_t i = (size_t)((key >> 4) ^ region ^ (key & 7)) & memo->mask;
   while (memo->entries[i].word >> 52 == memo->epoch && memo->entries[i].key != key) i = (i + 1) & memo->mask;
   return &memo->entries[i];
 }
