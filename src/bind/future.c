@@ -18,8 +18,15 @@ static int future_await(lua_State *L) {
   return uns_task_await(runtime, L, 1, deadline_ns);
 }
 
+/* The future at 1, as it stands now, wherever it is settled. */
+static uns_future *check_fresh(lua_State *L) {
+  uns_future *future = uns_check_future(L, 1);
+  uns_future_refresh(uns_upvalue_runtime(L), L, 1);
+  return future;
+}
+
 static int future_done(lua_State *L) {
-  lua_pushboolean(L, uns_future_settled(uns_check_future(L, 1)));
+  lua_pushboolean(L, uns_future_settled(check_fresh(L)));
   return 1;
 }
 
@@ -33,12 +40,12 @@ static const char *state_name(const uns_future *future) {
 }
 
 static int future_status(lua_State *L) {
-  lua_pushstring(L, state_name(uns_check_future(L, 1)));
+  lua_pushstring(L, state_name(check_fresh(L)));
   return 1;
 }
 
 static int future_cancelled(lua_State *L) {
-  lua_pushboolean(L, uns_check_future(L, 1)->state == UNS_FUTURE_CANCELLED);
+  lua_pushboolean(L, check_fresh(L)->state == UNS_FUTURE_CANCELLED);
   return 1;
 }
 
@@ -51,19 +58,19 @@ static int future_cancel(lua_State *L) {
 }
 
 static int future_error(lua_State *L) {
-  uns_check_future(L, 1);
+  check_fresh(L);
   uns_future_push_error(uns_upvalue_runtime(L), L, 1);
   return 1;
 }
 
 static int future_traceback(lua_State *L) {
-  uns_check_future(L, 1);
+  check_fresh(L);
   uns_future_push_traceback(uns_upvalue_runtime(L), L, 1);
   return 1;
 }
 
 static int future_tostring(lua_State *L) {
-  uns_future *future = uns_check_future(L, 1);
+  uns_future *future = check_fresh(L);
   const char *name = future->name != NULL ? future->name : "";
   lua_pushfstring(L, "future: %s%s%s %s", uns_future_kind_name(future), *name != '\0' ? " " : "", name,
                   state_name(future));

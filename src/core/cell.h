@@ -34,7 +34,7 @@ struct uns_cell {
   uns_link watchers;
   uns_cell_remote *remote; /* borrowed; NULL: this is the real one */
   uint64_t remote_id;      /* its number there */
-  atomic_bool looked_at;   /* as a failure, in some state: none needs to report it any more */
+  atomic_bool looked_at; /* as a failure, in some state: none needs to report it any more */
   bool by_task; /* settled by the end of a task, nobody else: it fails with the process that ran it. Set before it is shared */
 };
 
