@@ -194,7 +194,7 @@ build/unsync.pc: build/prefix build/flags include/unsync.h
 build/embed/%: examples/embed/%.c build/libunsync.so build/flags | packages
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -MMD -MP -Iinclude $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -Lbuild -lunsync '-Wl,-rpath,$$ORIGIN/..' $(UV_CFLAGS) $(UV_LIBS)
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -MMD -MP -pthread -Iinclude $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -Lbuild -lunsync $(LUA_LIBS) '-Wl,-rpath,$$ORIGIN/..' $(UV_CFLAGS) $(UV_LIBS)
 -include $(wildcard build/embed/*.d)
 
 # --- goals -----------------------------------------------------------------------------------------------------------------

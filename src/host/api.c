@@ -334,23 +334,27 @@ static int run(unsync_host *host, const uns_step *step, const char *script_name,
   limit set;
   init_limit(&set, host->runtime);
   if (timeout_ms > 0 && (status = arm_limit(&set, from_ms(timeout_ms))) != 0) return status;
+  bool timed_out = false;
   enter(host);
   status = start(host, step, script_name, argc, argv);
   if (status != 0) goto out;
   while (uns_script_turn(&host->run, true)) {
     if (!set.expired) continue;
-    if (!host->run.cancelled) say_timeout(host, "the script", timeout_ms);
-    if (!host->run.cancelled && arm_limit(&set, host->executors->grace_ns) == 0) {
+    if (!timed_out) say_timeout(host, "the script", timeout_ms);
+    if (!timed_out && arm_limit(&set, host->executors->grace_ns) == 0) {
+      timed_out = true;
       uns_script_cancel(&host->run);
     } else { /* it does not end */
       uns_script_drop(&host->run);
+      timed_out = true;
       host->over = true;
       host->run.code = 1;
       break;
     }
   }
   status = ended(host);
-  if (status == UNSYNC_ESCRIPT && host->run.cancelled) status = UNSYNC_ETIMEDOUT;
+  if (status == UNSYNC_ESCRIPT && timed_out) status = UNSYNC_ETIMEDOUT;
+  if (host->runtime->live_count > 0 && timed_out) host->over = true; /* some go on: they would disturb the next run */
 out:
   disarm_limit(&set);
   leave(host);

@@ -118,8 +118,21 @@ static int start_root(lua_State *L) {
   return 1;
 }
 
+/* The turn that this timer ends is all that it is for; it is no hope for anybody. */
+static void on_grace(uns_timer *timer, uns_runtime *runtime) {
+  (void)timer;
+  runtime->limit_timers--;
+}
+
+static void disarm_grace(uns_run *run) {
+  if (!uns_timer_armed(&run->grace)) return;
+  uns_timer_disarm(run->runtime, &run->grace);
+  run->runtime->limit_timers--;
+}
+
 void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *script) {
   *run = (uns_run){.runtime = runtime, .script = script, .unobserved = runtime->unobserved};
+  uns_timer_init(&run->grace, on_grace);
   lua_State *L = runtime->L;
   int top = lua_gettop(L);
   lua_pushcfunction(L, start_root);
@@ -153,6 +166,7 @@ static void end(uns_run *run, bool failed) {
   uns_runtime *runtime = run->runtime;
   lua_State *L = runtime->L;
   run->going = false;
+  disarm_grace(run);
   if (failed) {
     uns_runtime_push_pin(runtime, L, run->root);
     report(runtime, lua_gettop(L));
@@ -185,6 +199,10 @@ bool uns_script_turn(uns_run *run, bool wait) {
 void uns_script_cancel(uns_run *run) {
   run->cancelled = true;
   run->cancelled_ns = uns_clock_ns();
+  disarm_grace(run);
+  /* Where there is no memory for it, a turn that sleeps may sleep for longer. */
+  uint64_t end_ns = run->cancelled_ns + run->runtime->executors->grace_ns + 1;
+  if (uns_timer_arm(run->runtime, &run->grace, end_ns) == UNS_OK) run->runtime->limit_timers++;
   for (uns_link *link = run->runtime->tasks.next; link != &run->runtime->tasks; link = link->next) {
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->future != NULL) uns_cancel_work(run->runtime, task->future);
@@ -192,7 +210,9 @@ void uns_script_cancel(uns_run *run) {
 }
 
 void uns_script_drop(uns_run *run) {
-  if (run->going) uns_runtime_unpin(run->runtime, run->root);
+  if (!run->going) return;
+  disarm_grace(run);
+  uns_runtime_unpin(run->runtime, run->root);
   run->going = false;
 }
 

@@ -33,6 +33,7 @@ typedef struct uns_run {
   int code;                 /* the exit code */
   bool going, cancelled;
   uint64_t cancelled_ns;    /* when it was cancelled: clean-up has the grace period */
+  uns_timer grace;          /* its end */
 } uns_run;
 
 /*
