@@ -37,9 +37,10 @@ static uns_function *function;
 
 static int set_up_all(void **state) {
   (void)state;
-  const char *directory = getenv("UNSYNC_SPEC_PLUGINS");
-  registry = uns_registry_new(
-    &(uns_registry_places){.variable = directory != NULL ? directory : "build/spec/plugins", .log = "info"});
+  const char *build = getenv("UNSYNC_BUILD");
+  char directory[4096];
+  snprintf(directory, sizeof directory, "%s/spec/plugins", build != NULL ? build : "build");
+  registry = uns_registry_new(&(uns_registry_places){.variable = directory, .log = "info"});
   mailbox = uns_mailbox_new();
   function = uns_function_new(UNS_KIND_THREAD, "spec", "echo.spec");
   return registry == NULL || mailbox == NULL || function == NULL;

@@ -20,8 +20,10 @@ static char here[4096]; /* the directory of the plugins, absolute */
 
 static int set_up_all(void **state) {
   (void)state;
-  const char *directory = getenv("UNSYNC_SPEC_PLUGINS");
-  return realpath(directory != NULL ? directory : "build/spec/plugins", here) == NULL ? -1 : 0;
+  const char *build = getenv("UNSYNC_BUILD");
+  char directory[4096];
+  snprintf(directory, sizeof directory, "%s/spec/plugins", build != NULL ? build : "build");
+  return realpath(directory, here) == NULL ? -1 : 0;
 }
 
 static uns_registry *make(const char *variable) {

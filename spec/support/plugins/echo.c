@@ -249,7 +249,7 @@ static int work(unsync_task *t) {
   if (unsync_failed(t)) return UNSYNC_FAILED;
   while (done < steps) {
     if (unsync_cancelled(t)) return UNSYNC_CANCELLED;
-    nap((long)ms);
+    if (ms > 0) nap((long)ms);
     unsync_progress(t, (double)++done, (double)steps);
   }
   return unsync_put_integer(t, done);
