@@ -158,7 +158,8 @@ describe("coroutine, compared with stock Lua", function()
         return co
       end
       local cases = {{}, {"outer failed"}, {false, "inner failed"}, {"outer failed", "inner failed"},
-        {false, false, "body failed"}, {"outer failed", false, "body failed"}, {"outer failed", "inner failed", "body failed"}, {{}}}
+        {false, false, "body failed"}, {"outer failed", false, "body failed"},
+        {"outer failed", "inner failed", "body failed"}, {{}}}
       for i, case in ipairs(cases) do
         show("case", i)
         local co = coroutine_with(table.unpack(case, 1, 3))

@@ -4,6 +4,8 @@ local gate = require("spec.support.gate")
 local script = require("spec.support.script")
 local stock = require("spec.support.stock")
 
+local os, select = os, select -- what crosses to a worker brings its upvalues, and busted's environment must not be one
+
 -- Runs `fn` while another task counts its turns: how often others had theirs meanwhile.
 local function turns_of_others(fn, ...)
   local turns, over = 0, false
@@ -37,7 +39,9 @@ describe("pcall and xpcall", function()
       show(xpcall(function(...) wait() return ... end, print, nil, 1, nil))
       show(xpcall(function(...) wait() error("text") end, function(m) return m .. "!", "dropped" end))
       show(xpcall(function(...) wait() error() end, function(m) error(m) end))
-      show(xpcall(function(...) wait() local x = nil .. "" end, function(m) return (debug.traceback(m):match("^[^\n]*\n[^\n]*\n[^\n]*")) end))
+      show(xpcall(function(...) wait() local x = nil .. "" end, function(m)
+        return (debug.traceback(m):match("^[^\n]*\n[^\n]*\n[^\n]*"))
+      end))
       show(pcall(1))
       show(pcall({}, 1))
       show(pcall(setmetatable({}, {__call = function(self, ...) wait() return ... end}), 1, nil))
@@ -62,7 +66,10 @@ describe("table.sort", function()
   it("gives the results of stock Lua, and asks the same questions", function()
     stock.compare [[
       local random = 12345
-      local function next_random(n) random = (random * 1103515245 + 12345) % 2147483648; return random // 65536 % n + 1 end
+      local function next_random(n)
+        random = (random * 1103515245 + 12345) % 2147483648
+        return random // 65536 % n + 1
+      end
       local orders = {
         function(a, b) return a < b end, function(a, b) return a > b end, function(a, b) return a <= b end,
         function() return true end, function() return false end, function() return nil end,
@@ -170,7 +177,10 @@ describe("string.gsub", function()
   it("gives the results of stock Lua", function()
     stock.compare [[
       local random = 4711
-      local function next_random(n) random = (random * 1103515245 + 12345) % 2147483648; return random // 65536 % n + 1 end
+      local function next_random(n)
+        random = (random * 1103515245 + 12345) % 2147483648
+        return random // 65536 % n + 1
+      end
       local function pick(list) return list[next_random(#list)] end
       local atoms = {"a", "b", ".", "%w", "%s", "[ab]", "[^a]", "%f[%w]", "()", "(a)", "(.)", "(%w+)", "%b()", "%1",
         "-", "%%", "x", "^", "$", "[", "(", ")", "%", "\0", "%z", "(a*)", "((a)(b))", "%f", "]"}
@@ -201,7 +211,8 @@ describe("string.gsub", function()
       for _, arguments in ipairs {{n = 0}, {"a", n = 1}, {"a", "b", n = 2}, {"a", "b", nil, n = 3},
         {nil, "b", nothing, n = 3},
         {"a", nil, nothing, n = 3}, {"a", {}, nothing, n = 3}, {"a", "b", nothing, "x", n = 4},
-        {"a", "b", nothing, 1.5, n = 4}, {"a", "b", true, n = 3}, {"a", "b", io.stdout, n = 3}, {12, 1, function() wait() return "x" end, "1", n = 4}} do
+        {"a", "b", nothing, 1.5, n = 4}, {"a", "b", true, n = 3}, {"a", "b", io.stdout, n = 3},
+        {12, 1, function() wait() return "x" end, "1", n = 4}} do
         try(string.gsub, table.unpack(arguments, 1, arguments.n))
         try(function() return string.gsub(table.unpack(arguments, 1, arguments.n)) end)
       end
@@ -648,6 +659,52 @@ describe("io.popen", function()
     end
     assert.is_true(script.eventually(function() return dead_children() == 0 end))
     assert.is_true(script.eventually(function() return script.descriptors() <= before end))
+  end)
+end)
+
+describe("os.exit", function()
+  local cases = {
+    ["os.exit()"] = 0, ["os.exit(true)"] = 0, ["os.exit(false)"] = 1, ["os.exit(7)"] = 7, ["os.exit(7, true)"] = 7,
+    ["os.exit(nil, true)"] = 0, ["os.exit(3.0)"] = 3, ["io.write('buffered') os.exit(4)"] = 4,
+    ["local x <close> = setmetatable({}, {__close = function() print('closed') end}) os.exit(2, true)"] = 2,
+    ["setmetatable({}, {__gc = function() print('collected') end}) os.exit(2, true)"] = 2,
+  }
+  for code, expected in pairs(cases) do
+    it(("ends the program as stock Lua does: %s"):format(code), function()
+      local in_coroutine = "coroutine.wrap(function() " .. code .. " end)()"
+      local in_task = "require('unsync').spawn(function() require('unsync').yield() " .. code .. " end):await()"
+      for here, like in pairs({[code] = code, [in_coroutine] = in_coroutine, [in_task] = code}) do
+        local there, ran = script.run(like, {program = stock.program}), script.run(here)
+        assert.same({expected, there.out, ""}, {ran.code, ran.out, ran.err})
+        assert.equal(expected, there.code)
+      end
+    end)
+  end
+
+  it("ends the program from a task while others wait, and from a thread", function()
+    local ran = script.run([[
+      local unsync = require("unsync")
+      for _ = 1, 3 do unsync.spawn(unsync.sleep, 60) end
+      unsync.spawn(os.execute, "sleep 60")
+      unsync.thread(function() require("unsync").sleep(60) end)()
+      unsync.spawn(function() unsync.sleep(0.01) os.exit(5, true) end)
+      unsync.sleep(60)
+    ]], {limit_s = 20})
+    assert.same({5, ""}, {ran.code, ran.err})
+    ran = script.run([[
+      local unsync = require("unsync")
+      unsync.spawn(unsync.sleep, 60)
+      unsync.thread(function() io.write("written") os.exit(6) end)():await()
+    ]], {limit_s = 20})
+    assert.same({6, "written", ""}, {ran.code, ran.out, ran.err})
+  end)
+
+  it("takes the arguments of stock Lua", function()
+    stock.compare [[
+      try(os.exit, "x")
+      try(os.exit, {})
+      try(os.exit, 1.5)
+    ]]
   end)
 end)
 

@@ -118,11 +118,6 @@ static void look(child *c) {
   unwatch(c);
 }
 
-static void on_pidfd(uv_poll_t *poll, int status, int events) {
-  (void)status, (void)events;
-  look(poll->data);
-}
-
 static void on_ask(uns_timer *timer, uns_runtime *runtime) {
   child *c = uns_container_of(timer, child, ask);
   c->ask_ns = c->ask_ns * 2 < ASK_MOST_NS ? c->ask_ns * 2 : ASK_MOST_NS;
@@ -147,8 +142,13 @@ static void on_runtime_end(uns_closer *closer, uns_runtime *runtime) {
   child_unref(c);
 }
 
-static bool open_pidfd(child *c) {
 #ifdef SYS_pidfd_open
+static void on_pidfd(uv_poll_t *poll, int status, int events) {
+  (void)status, (void)events;
+  look(poll->data);
+}
+
+static bool open_pidfd(child *c) {
   c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0); /* close-on-exec by itself */
   if (c->pidfd < 0) return false;
   if (uv_poll_init(&c->runtime->loop, &c->poll, c->pidfd) != 0) {
@@ -160,11 +160,13 @@ static bool open_pidfd(child *c) {
   c->polling = uv_poll_start(&c->poll, UV_READABLE, on_pidfd) == 0;
   if (!c->polling) uv_close((uv_handle_t *)&c->poll, on_closed);
   return c->polling;
+}
 #else
+static bool open_pidfd(child *c) {
   (void)c;
   return false;
-#endif
 }
+#endif
 
 /* The loop shall notice its end; `alive`: and not end before. False without memory. */
 static bool watch(child *c, bool alive) {

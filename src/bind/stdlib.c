@@ -122,14 +122,29 @@ void uns_stdlib_leave_dead(lua_State *L, uns_runtime *runtime, lua_State *co) {
 
 /* ---- os: what belongs to the whole process ---- */
 
+/*
+ * lua_close closes what is to be closed in the main thread, which to the script is its task. As there, the frames under
+ * way are not returned to.
+ */
+static void close_state(lua_State *L, uns_runtime *runtime) {
+  uns_task *task = runtime->current;
+  if (task != NULL && !task->is_main) lua_resetthread(task->co);
+  lua_close(L);
+}
+
 /* exit([code [, close]]): ends the program, from a worker too */
 static int os_exit(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (runtime->exit == NULL) return uns_stdlib_stock(L);
   int code = EXIT_SUCCESS;
   if (lua_isboolean(L, 1)) code = lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE;
   else code = (int)luaL_optinteger(L, 1, EXIT_SUCCESS);
-  runtime->exit(runtime, L, code, lua_toboolean(L, 2));
+  bool close = lua_toboolean(L, 2);
+  if (runtime->exit != NULL) {
+    runtime->exit(runtime, L, code, close);
+  } else {
+    if (close) close_state(L, runtime);
+    exit(code);
+  }
   return 0;
 }
 
@@ -172,5 +187,4 @@ void uns_bind_stdlib(lua_State *L, uns_runtime *runtime) {
     uns_stdlib_replace(L, runtime, os_functions);
     lua_pop(L, 1);
   }
-  runtime->inherit_hook = uns_stdlib_inherit_hook;
 }
