@@ -51,7 +51,7 @@ struct uns_pool {
 static void thread_lend(uns_runtime *runtime, bool waiting) {
   pool_thread *thread = runtime->owner;
   if (uns_dispatch_lend(&thread->pool->dispatch, &thread->worker, waiting)) return;
-  uns_error_push(runtime->L, "limit", "limit: %u calls wait in threads already", thread->pool->dispatch.waiting_max);
+  uns_error_push(runtime->L, "limit", "limit: %d calls wait in threads already", (int)thread->pool->dispatch.waiting_max);
   uns_task_interrupt_youngest(runtime);
 }
 
