@@ -424,7 +424,7 @@ static void on_limit_mail(uns_mail *mail, void *receiver) {
     const uns_parent *parent = runtime->owner;
     uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
     if (said == notice->waiting || said == notice->waiting + 1) { /* this mail itself has woken it up */
-      uns_error_push(runtime->L, "limit", "limit: %u calls wait in worker processes already", notice->limit);
+      uns_error_push(runtime->L, "limit", "limit: %d calls wait in worker processes already", (int)notice->limit);
       uns_task_interrupt_youngest(runtime);
     }
   }
