@@ -69,7 +69,7 @@ static bool load_modules(uns_runtime *runtime, uns_job *job) {
 
 /* The error object on top of L is the outcome: popped. */
 static void fail_with_top(lua_State *L, uns_job *job) {
-  static const uns_codec_names names = {"error", 1, false};
+  static const uns_codec_names names = {"error", 0, false};
   lua_pushnil(L);
   if (uns_codec_encode(L, lua_gettop(L) - 1, 2, &names, &job->result) == UNS_OK) {
     job->outcome = UNS_OUTCOME_FAILED;
