@@ -243,7 +243,7 @@ static void wake_waiters(uns_runtime *runtime, uns_future *future) {
 
 /* Encodes results, or an error and its traceback. False with an error object pushed. */
 static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
-  static const uns_codec_names names = {"result", 1, false}, error_names = {"error", 1, false};
+  static const uns_codec_names names = {"result", 1, false}, error_names = {"error", 0, false};
   uns_future *future = lua_touserdata(L, index);
   int top = lua_gettop(L);
   bool failed = future->state != UNS_FUTURE_DONE;
@@ -264,7 +264,7 @@ static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_pa
 }
 
 uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
-  static const uns_codec_names names = {"error", 1, false};
+  static const uns_codec_names names = {"error", 0, false};
   uns_future *future = lua_touserdata(L, index);
   luaL_checkstack(L, 8, NULL);
   if (encode_outcome(runtime, L, index, packet)) return (uns_future_state)future->state;
