@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/base.h"
 #include "core/code.h"
 #include "core/codec.h"
@@ -361,6 +362,45 @@ static void lends_long_strings_and_gets_them_back(void **state) {
   world_close(&both);
 }
 
+/* A state may close while its strings are out, some of them twice: they stay readable to the last reference. */
+static void lent_strings_outlive_their_state(void **state) {
+  (void)state;
+  static const uns_codec_names names = {"argument", 1, false};
+  for (int order = 0; order < 4; order++) {
+    uns_arena *arena = uns_arena_new();
+    lua_State *from = lua_newstate(uns_arena_allocate, arena), *to = luaL_newstate();
+    luaL_openlibs(from);
+    uns_codec_open(from);
+    uns_codec_open(to);
+    uns_mailbox *mailbox = uns_mailbox_new();
+    uns_codec_set_mailbox(from, mailbox);
+    run(from, "local s = string.rep('outlives', 1000) return s, string.rep('other', 1000)");
+    uns_packet first, second;
+    uns_packet_init(&first);
+    uns_packet_init(&second);
+    assert_int_equal(uns_codec_encode(from, 1, 2, &names, &first), UNS_OK);
+    assert_int_equal(uns_codec_encode(from, 1, 1, &names, &second), UNS_OK);
+    assert_int_equal(uns_codec_lent(from), 3);
+    if (order == 3) uns_packet_deinit(&second); /* its mail is on the way when the mailbox closes */
+    if (order != 2) uns_mailbox_close(mailbox);
+    if (order == 1) uns_packet_deinit(&second); /* comes home to nobody */
+    lua_close(from);
+    uns_arena_free(arena);
+    if (order == 2) uns_mailbox_close(mailbox);
+    assert_int_equal(uns_codec_decode(to, &first), 2);
+    uns_packet_deinit(&first);
+    assert_int_equal(lua_rawlen(to, 1), 8000);
+    assert_memory_equal(lua_tostring(to, 1) + 7992, "outlives", 8);
+    if (order == 0) {
+      assert_int_equal(uns_codec_decode(to, &second), 1);
+      assert_string_equal(lua_tostring(to, 1), lua_tostring(to, 3));
+    }
+    uns_packet_deinit(&second);
+    uns_mailbox_unref(mailbox);
+    lua_close(to);
+  }
+}
+
 /* ---- damage ---- */
 
 /* How many rounds: CODEC_ROUNDS, else `usual`, fewer where everything runs slower. */
@@ -610,8 +650,9 @@ static void survives_without_memory_in_lua(void **state) {
 
 int main(void) {
   static const struct CMUnitTest in_c[] = {
-      cmocka_unit_test(lends_long_strings_and_gets_them_back), cmocka_unit_test(survives_damage),
-      cmocka_unit_test(survives_anything),                     cmocka_unit_test(refuses_code_that_was_changed),
+      cmocka_unit_test(lends_long_strings_and_gets_them_back), cmocka_unit_test(lent_strings_outlive_their_state),
+      cmocka_unit_test(survives_damage),                       cmocka_unit_test(survives_anything),
+      cmocka_unit_test(refuses_code_that_was_changed),
       cmocka_unit_test(survives_without_memory_in_c),          cmocka_unit_test(survives_without_memory_in_lua),
   };
   enum { IN_C = sizeof in_c / sizeof in_c[0], MOST = 200 };

@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "core/codec_state.h"
 #include "core/error.h"
+#include "core/lent.h"
 
 static const char codec_key; /* its address names the codec in the registry */
 
@@ -34,6 +35,8 @@ static int codec_gc(lua_State *L) {
   codec->class_count = 0;
   uns_mailbox_unref(codec->mailbox);
   codec->mailbox = NULL;
+  uns_lender_close(codec->lender, L);
+  codec->lender = NULL;
   return 0;
 }
 
@@ -83,12 +86,17 @@ void uns_codec_open(lua_State *L) {
 
 void uns_codec_set_mailbox(lua_State *L, uns_mailbox *mailbox) {
   uns_codec *codec = uns_codec_of(L);
+  if (codec->lender == NULL) codec->lender = uns_lender_new(codec->thread);
+  if (codec->lender == NULL) mailbox = NULL; /* without memory nothing is lent */
   if (mailbox != NULL) uns_mailbox_ref(mailbox);
   uns_mailbox_unref(codec->mailbox);
   codec->mailbox = mailbox;
 }
 
-size_t uns_codec_lent(lua_State *L) { return uns_codec_of(L)->lent; }
+size_t uns_codec_lent(lua_State *L) {
+  uns_codec *codec = uns_codec_of(L);
+  return codec->lender != NULL ? uns_lender_count(codec->lender) : 0;
+}
 
 static void add_class(lua_State *L, struct uns_class_entry entry) {
   uns_codec *codec = uns_codec_of(L);

@@ -40,7 +40,7 @@ void uns_codec_open(lua_State *L);
  * A reference is taken. NULL: none are lent, as in a state that has no loop. The state's thread.
  */
 void uns_codec_set_mailbox(lua_State *L, uns_mailbox *mailbox);
-/* How many of this state's strings are lent at present: it must not be closed while there are any. */
+/* How many of this state's strings are lent at present. It may be closed all the same: their memory outlives it. */
 size_t uns_codec_lent(lua_State *L);
 
 /* Userdata with the metatable at `index` have `class`, a static struct. Pops nothing. */

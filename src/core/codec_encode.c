@@ -289,7 +289,7 @@ static __attribute__((noinline)) void put_long_string(uns_encoder *e, int i, con
   if (known != 0) {
     uns_put_again(e, known);
   } else if (size >= UNS_LENT_MIN && e->codec->mailbox != NULL) {
-    uns_lent *lent = uns_codec_lend(e->L, e->codec, i);
+    uns_lent *lent = uns_lender_lend(e->codec->lender, e->L, i, e->codec->mailbox);
     if (lent == NULL) uns_encoder_no_memory(e);
     put_tagged(e, UNS_TAG_LENT, uns_encoder_add_ref(e, &lent->base));
   } else {

@@ -55,7 +55,7 @@ typedef struct uns_codec {
   } *classes; /* owned */
   size_t class_count;
   uns_mailbox *mailbox; /* one reference, or NULL: nothing is lent */
-  size_t lent;          /* strings that are out */
+  struct uns_lender *lender; /* one reference, or NULL */
 } uns_codec;
 
 /* The state's codec; NULL before uns_codec_open. */
@@ -93,10 +93,5 @@ uns_code *uns_codec_code(lua_State *L, uns_codec *codec, int index, int *upvalue
 bool uns_codec_make(lua_State *L, uns_codec *codec, const uns_code *code, int value_count, int upvalue_count);
 /* Frees what is remembered of makers. */
 void uns_codec_forget_makers(uns_codec *codec);
-
-/* lent.c */
-
-/* Lends the string at `index`: one reference, owned by the caller; NULL without memory, or raises for Lua's. */
-struct uns_lent *uns_codec_lend(lua_State *L, uns_codec *codec, int index);
 
 #endif
