@@ -408,6 +408,25 @@ describe("require", function()
     package.loaded.spec_module_circle = nil
   end)
 
+  it("keeps waiting for a module where another who waited was cancelled", function()
+    _G.spec_loads, _G.spec_gate = 0, unsync.promise()
+    module("spec_module_cancelled", [[
+      spec_loads = spec_loads + 1
+      spec_gate:await()
+      return spec_loads
+    ]])
+    local first = unsync.spawn(require, "spec_module_cancelled")
+    local second = unsync.spawn(require, "spec_module_cancelled")
+    second:cancel()
+    assert.equal("cancelled", (select(2, pcall(second.await, second))).code)
+    local third = unsync.spawn(require, "spec_module_cancelled")
+    unsync.yield()
+    assert.is_false(third:done())
+    _G.spec_gate:resolve()
+    assert.equal(1, (third:await()))
+    assert.equal(1, (first:await()))
+  end)
+
   it("loads again a module that leads back to itself, as stock Lua does", function()
     _G.spec_loads = 0
     module("spec_module_back", [[
@@ -576,6 +595,35 @@ describe("os.execute", function()
   it("waits for a command in a metamethod where stock Lua would block, and blocks there too", function()
     local object = setmetatable({}, {__tostring = function() return tostring(select(3, os.execute("exit 6"))) end})
     assert.equal("6", tostring(object))
+  end)
+
+  it("ends the command when its task is cancelled, the deaf too", function()
+    for _, deaf in ipairs({"", "trap '' TERM; "}) do
+      local pid_file = script.path("pid")
+      os.remove(pid_file)
+      local command = ("%secho $$ >%s.part; mv %s.part %s; while :; do sleep 0.05; done"):format(
+        deaf, pid_file, pid_file, pid_file)
+      local future = unsync.spawn(os.execute, command)
+      assert.is_true(script.eventually(function() return io.open(pid_file) ~= nil end))
+      local pid = script.read_file(pid_file):match("%d+")
+      assert.is_true(future:cancel())
+      local ok, err = pcall(future.await, future)
+      assert.is_false(ok)
+      assert.equal("cancelled", err.code)
+      assert.is_true(script.eventually(function() return io.open("/proc/" .. pid) == nil end))
+    end
+  end)
+
+  it("starts nothing in a task that is cancelled already", function()
+    local mark = script.path("mark")
+    local future = unsync.spawn(function()
+      local _ <close> = setmetatable({}, {__close = function() os.execute("echo >" .. script.quote(mark)) end})
+      unsync.sleep(60)
+    end)
+    future:cancel()
+    assert.is_false((pcall(future.await, future)))
+    unsync.sleep(0.02)
+    assert.is_nil((io.open(mark)))
   end)
 
   it("works in a thread and in a process", function()

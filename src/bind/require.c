@@ -93,8 +93,8 @@ static int await_guard(lua_State *L) { return uns_task_await(uns_upvalue_runtime
 
 /* Pushes a call that waits until the guard on top (popped) is gone. */
 static void push_await(lua_State *L, uns_runtime *runtime) {
-  if (lua_getiuservalue(L, -1, GUARD_FUTURE) != LUA_TUSERDATA) {
-    lua_pop(L, 1);
+  if (lua_getiuservalue(L, -1, GUARD_FUTURE) != LUA_TUSERDATA || uns_future_settled(lua_touserdata(L, -1))) {
+    lua_pop(L, 1); /* none yet, or cancelled with a task that alone waited for it */
     uns_future_push(runtime, L, UNS_KIND_PROMISE, "require");
     lua_pushvalue(L, -1);
     lua_setiuservalue(L, -3, GUARD_FUTURE);

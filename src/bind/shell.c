@@ -202,15 +202,16 @@ static int push_result(lua_State *L, const child *c) {
   return luaL_execresult(L, c->error != 0 ? -1 : c->status);
 }
 
-/*
- * Suspends L until the child has ended: to be returned. `k` calls await_again first. False: it cannot; wait by reap(c, 0).
- */
+/* Whether `await` may follow, or else only reap(c, 0). Raises in a task that is cancelled. */
 static bool can_await(lua_State *L, child *c) {
-  return !c->ended && c->runtime != NULL && uns_stdlib_can_wait(c->runtime, L) && watch(c, true);
+  if (c->ended || c->runtime == NULL || !uns_stdlib_can_wait(c->runtime, L)) return false;
+  uns_task_check_can_wait(c->runtime, L);
+  return watch(c, true);
 }
 
+/* Suspends L until the child has ended: to be returned. `k` begins with check_await. */
 static int await(lua_State *L, child *c, lua_KFunction k) {
-  c->task = uns_task_check_can_wait(c->runtime, L);
+  c->task = c->runtime->current;
   c->task->waits_for = "process";
   return uns_task_park(c->runtime, L, 0, k);
 }
@@ -291,6 +292,7 @@ static int os_execute(lua_State *L) {
     lua_pushboolean(L, access(SHELL, X_OK) == 0);
     return 1;
   }
+  if (uns_stdlib_can_wait(runtime, L)) uns_task_check_can_wait(runtime, L); /* a cancelled task starts nothing */
   lua_settop(L, 1);
   child **slot = lua_newuserdatauv(L, sizeof *slot, 0);
   *slot = NULL;

@@ -42,7 +42,7 @@ void uns_stdlib_replace(lua_State *L, uns_runtime *runtime, const luaL_Reg *func
 bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L) {
   const uns_task *task = runtime->current;
   if (task == NULL || runtime->closing) return false;
-  if (L == runtime->L) return task->is_main;
+  if (L == runtime->L) return task->is_main && lua_gc(L, LUA_GCISRUNNING) >= 0; /* -1: in a finalizer */
   return L == runtime->running && lua_isyieldable(L);
 }
 
