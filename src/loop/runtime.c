@@ -338,7 +338,8 @@ static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   }
   if (!uns_list_empty(&runtime->ready)) return; /* before_sleep woke somebody */
   if (runtime->lend != NULL) runtime->lend(runtime, true);
-  if (uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
+  bool tired = uns_list_empty(&runtime->ready); /* where no more may wait, lending has woken one with the error `limit` */
+  if (tired && uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
     turn_uv(runtime, UV_RUN_ONCE);
   }
   uns_mailbox_awake(runtime->mailbox);
