@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "exec/frame.h"
+#include "exec/interrupt.h"
 #include "exec/parent.h"
 #include "exec/process.h"
 #include "exec/registry.h"
@@ -163,10 +164,18 @@ static uns_runtime *open_state(worker *w) {
   return runtime;
 }
 
-static void run(worker *w, uns_job *job) {
+static void run_in(worker *w, uns_runtime *runtime, uns_job *job, const struct uns_message_words *words) {
+  uns_parent_set_running(w->parent, job, words->sequence);
+  if (atomic_load(&w->wire.board->cancels[words->slot]) == words->sequence) atomic_store(&job->cancel, 1);
+  if (atomic_load(&job->cancel)) uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
+  else uns_runner_run(runtime, job);
+  uns_parent_set_running(w->parent, NULL, 0);
+}
+
+static void run(worker *w, uns_job *job, const struct uns_message_words *words) {
   if (!find_task(w, job)) return;
   if (!job->function->fresh || job->function->native != NULL) {
-    uns_runner_run(w->runtime, job);
+    run_in(w, w->runtime, job, words);
     return;
   }
   uns_runtime *fresh = open_state(w);
@@ -176,7 +185,7 @@ static void run(worker *w, uns_job *job) {
                  job->function->name, strerror(number));
     return;
   }
-  uns_runner_run(fresh, job);
+  run_in(w, fresh, job, words);
   w->executors->free_state(fresh);
 }
 
@@ -233,7 +242,7 @@ static void handle_frame(worker *w, const uint8_t *bytes, size_t size_bytes) {
     exit(EXIT_BROKEN);
   }
   if (claim(w, &words)) {
-    run(w, job);
+    run(w, job, &words);
     if (job->ended_ns == 0) job->ended_ns = uns_clock_ns();
     write_end(w, job, words.slot, words.home != 0);
   }
@@ -351,6 +360,7 @@ int uns_child_main(int argc, char **argv, uns_runtime *(*new_state)(uns_executor
   w.executors->new_state = new_state;
   w.executors->free_state = free_state;
   w.executors->is_child = true;
+  uns_interrupt_install();
   w.executors->program = copy_text(argv[0]); /* plugins lie beside it */
   int code = begin(&w);
   if (code != 0) return code;

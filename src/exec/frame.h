@@ -26,7 +26,7 @@ typedef enum {
   UNS_FRAME_HELLO,    /* child: I am up; texts: its build */
   UNS_FRAME_SORRY,    /* child: I cannot start; texts: why; `error_code` */
   UNS_FRAME_SETUP,    /* host: the first frame; texts: the script's directory */
-  UNS_FRAME_CANCEL,   /* child: the nested call `id` shall stop */
+  UNS_FRAME_CANCEL,   /* child: the nested call `id` shall stop. host: the call `sequence` shall */
   UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
   UNS_FRAME_KINDS
 } uns_frame_kind;

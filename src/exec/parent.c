@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "exec/interrupt.h"
 #include "exec/spawn.h"
 #include "loop/task.h"
 
@@ -60,6 +61,9 @@ struct uns_parent {
   table proxies, calls; /* proxy *; uns_job * by its id */
   uns_link requests;
   uint64_t last_made, last_request;
+  uns_job *running; /* the call that runs; NULL: none */
+  pthread_t runner; /* its thread */
+  uint64_t running_sequence;
 };
 
 /* ---- tables ---- */
@@ -387,6 +391,29 @@ void uns_parent_submit(uns_parent *parent, uns_job *job) {
   uns_free(search_path);
 }
 
+void uns_parent_cancel(uns_parent *parent, uns_job *job) {
+  uns_message message = {.words = {.kind = UNS_FRAME_CANCEL, .id = job->id}};
+  send_message(parent, &message, NULL);
+}
+
+void uns_parent_set_running(uns_parent *parent, uns_job *job, uint64_t sequence) {
+  uv_mutex_lock(&parent->lock);
+  parent->running = job;
+  parent->runner = pthread_self();
+  parent->running_sequence = sequence;
+  uv_mutex_unlock(&parent->lock);
+}
+
+/* The call that runs is asked to stop: by its flag, and by a hook that its own thread arms. */
+static void on_cancel(uns_parent *parent, uint64_t sequence) {
+  uv_mutex_lock(&parent->lock);
+  if (parent->running != NULL && parent->running_sequence == sequence) {
+    atomic_store(&parent->running->cancel, 1);
+    pthread_kill(parent->runner, UNS_INTERRUPT_SIGNAL);
+  }
+  uv_mutex_unlock(&parent->lock);
+}
+
 static int on_result(uns_parent *parent, uns_message *message) {
   uv_mutex_lock(&parent->lock);
   uns_job *job = table_take(&parent->calls, message->words.id);
@@ -449,6 +476,7 @@ static int handle(uns_parent *parent, uns_message *message) {
     case UNS_FRAME_FORGET: on_forget(parent, message->words.id); return UNS_OK;
     case UNS_FRAME_ANSWER: on_answer(parent, &message->words); return UNS_OK;
     case UNS_FRAME_RESULT: return on_result(parent, message);
+    case UNS_FRAME_CANCEL: on_cancel(parent, message->words.sequence); return UNS_OK;
     case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
     default: return UNS_ECORRUPT;
   }

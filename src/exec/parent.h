@@ -36,6 +36,10 @@ extern const uns_port_ops uns_parent_ops;
 
 /* Hands a call to the host's pool. Any thread. */
 void uns_parent_submit(uns_parent *parent, uns_job *job);
+/* Asks the host to stop it; it comes back in any case. The thread it was submitted from. */
+void uns_parent_cancel(uns_parent *parent, uns_job *job);
+/* What runs on this thread from here on (NULL: nothing), for the host to stop. */
+void uns_parent_set_running(uns_parent *parent, uns_job *job, uint64_t sequence);
 /* A runtime's `lend`, its owner being the parent: the call that runs here begins to wait, or goes on. */
 void uns_parent_lend(uns_runtime *runtime, bool waiting);
 /* The supervisor is to look at the rings and the board. */

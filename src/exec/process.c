@@ -266,8 +266,12 @@ uns_process_pool *uns_process_pool_of_parent(struct uns_parent *parent) {
   return pool;
 }
 
-bool uns_process_pool_withdraw(uns_process_pool *pool, uns_job *job) {
-  if (pool->parent != NULL || !uns_dispatch_withdraw(&pool->dispatch, job)) return false;
+bool uns_process_pool_cancel(uns_process_pool *pool, uns_job *job) {
+  if (pool->parent != NULL) {
+    uns_parent_cancel(pool->parent, job);
+    return false;
+  }
+  if (!uns_dispatch_withdraw(&pool->dispatch, job) && !uns_calls_cancel(pool, job)) return false;
   if (job->home == pool->main_mailbox && atomic_fetch_sub(&pool->main_jobs, 1) == 1) pool->source.busy = false;
   return true;
 }

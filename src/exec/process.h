@@ -25,8 +25,12 @@ uns_process_pool *uns_process_pool_new(uns_executors *executors, uns_mailbox *ma
 uns_process_pool *uns_process_pool_of_parent(struct uns_parent *parent);
 /* Any thread; the main runtime's where the job's home is its mailbox. */
 void uns_process_pool_submit(uns_process_pool *pool, uns_job *job);
-/* Takes a queued job out; false if it is not queued any more. The main runtime's thread where it was submitted there. */
-bool uns_process_pool_withdraw(uns_process_pool *pool, uns_job *job);
+/*
+ * Asks a job to stop whose `cancel` is set. True: it never ran, and is the caller's again. False: it is asked, in the
+ * child, and after each grace period more firmly: by SIGTERM, then by SIGKILL, to all that its worker has started; it
+ * goes home in any case. The thread it was submitted from.
+ */
+bool uns_process_pool_cancel(uns_process_pool *pool, uns_job *job);
 /* Takes no more jobs and ends all children: in order those that are idle, by signals those that run. The main
    runtime's thread. NULL is allowed. */
 void uns_process_pool_free(uns_process_pool *pool);

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -125,6 +126,12 @@ static void fail_unsent(uns_process_pool *pool, uns_job *job, int status) {
   uns_process_pool_abandon(pool, job);
 }
 
+/* It was cancelled after the dispatch had chosen a worker for it. */
+static void fail_cancelled(uns_process_pool *pool, uns_job *job) {
+  uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
+  uns_process_pool_abandon(pool, job);
+}
+
 /* The worker has died since the dispatch chose it. */
 static void put_back(uns_process_pool *pool, uns_child *child, uns_job *job) {
   uns_dispatch *dispatch = &pool->dispatch;
@@ -146,8 +153,9 @@ void uns_calls_give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
     int status = UNS_OK;
     uv_mutex_lock(&child->lock);
     bool alive = child->state == UNS_CHILD_LIVE;
+    bool cancelled = alive && atomic_load(&job->cancel) != 0; /* set before the lock is taken to look for the job */
     uns_job *failed = NULL;
-    if (alive) {
+    if (alive && !cancelled) {
       child->arrived = true;
       failed = take_in(child, job, &status);
     }
@@ -156,9 +164,11 @@ void uns_calls_give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
       put_back(pool, child, job);
       return;
     }
-    if (failed == NULL) return;
-    job = uns_dispatch_next(dispatch, worker);
-    fail_unsent(pool, failed, status);
+    if (failed == NULL && !cancelled) return;
+    uns_job *next = uns_dispatch_next(dispatch, worker);
+    if (cancelled) fail_cancelled(pool, job);
+    else fail_unsent(pool, failed, status);
+    job = next;
   }
 }
 
@@ -193,11 +203,12 @@ static void give_ahead(uns_child *child, uint32_t left) {
     if (job == NULL) return;
     int status = UNS_OK;
     uv_mutex_lock(&child->lock);
-    bool alive = child->state == UNS_CHILD_LIVE;
-    uns_job *failed = alive ? take_in(child, job, &status) : NULL;
+    bool alive = child->state == UNS_CHILD_LIVE, cancelled = atomic_load(&job->cancel) != 0;
+    uns_job *failed = alive && !cancelled ? take_in(child, job, &status) : NULL;
     left = alive ? child->in_flight : limit;
     uv_mutex_unlock(&child->lock);
-    if (!alive) uns_dispatch_put_back(&pool->dispatch, job);
+    if (cancelled) fail_cancelled(pool, job);
+    else if (!alive) uns_dispatch_put_back(&pool->dispatch, job);
     if (failed == NULL) continue;
     if (left == 0) give_next(child);
     fail_unsent(pool, failed, status);
@@ -252,6 +263,89 @@ void uns_calls_take_back(uns_child *child) {
   uv_mutex_unlock(&child->lock);
   for (unsigned i = 0; i < count; i++) uns_dispatch_put_back(&child->pool->dispatch, jobs[i]);
 }
+
+/* ---- stopping ---- */
+
+static bool still_runs(const uns_child *child) {
+  for (unsigned slot = 0; slot < UNS_CLAIMS; slot++) {
+    if (child->jobs[slot] != NULL && child->sequences[slot] == child->cancelled) return true;
+  }
+  return false;
+}
+
+const char *uns_calls_stopped_by(const uns_child *child, uint64_t sequence) {
+  if (child->cancelled != sequence || child->rung == 0) return NULL;
+  return child->rung == 1 ? "sigterm" : "sigkill";
+}
+
+static void climb(void *argument);
+
+/* The lock held. */
+static void climb_later(uns_child *child) {
+  child->next_rung_ns = uns_clock_ns() + child->grace_ns;
+  if (uns_supervisor_after(child->pool->supervisor, child->grace_ns, climb, child) != 0) {
+    uns_child_condemn_locked(child, "there was not enough memory to stop it otherwise");
+  }
+}
+
+/* A grace period is over. Supervisor. */
+static void climb(void *argument) {
+  uns_child *child = argument;
+  uv_mutex_lock(&child->lock);
+  if (child->cancelled != 0 && uns_clock_ns() >= child->next_rung_ns && still_runs(child)) {
+    if (child->pid > 0) kill(-child->pid, ++child->rung == 1 ? SIGTERM : SIGKILL);
+    if (child->rung < 2) climb_later(child);
+  }
+  uv_mutex_unlock(&child->lock);
+}
+
+static void begin_to_climb(void *argument) {
+  uns_child *child = argument;
+  uv_mutex_lock(&child->lock);
+  bool runs = child->cancelled != 0 && child->rung == 0 && still_runs(child);
+  uint64_t sequence = child->cancelled;
+  if (runs) climb_later(child);
+  uv_mutex_unlock(&child->lock);
+  if (runs) uns_service_cancel(child, sequence);
+}
+
+bool uns_calls_cancel(uns_process_pool *pool, uns_job *job) {
+  uns_dispatch *dispatch = &pool->dispatch;
+  uv_mutex_lock(&dispatch->lock);
+  uns_worker *worker = job->worker;
+  uv_mutex_unlock(&dispatch->lock);
+  if (worker == NULL) return false; /* on its way back into the queue: whoever gives it next sees the flag */
+  uns_child *child = child_of(worker);
+  uv_mutex_lock(&child->lock);
+  unsigned slot = 0;
+  while (slot < UNS_CLAIMS && child->jobs[slot] != job) slot++;
+  if (slot == UNS_CLAIMS) { /* on its way to the child: its giver sees the flag */
+    uv_mutex_unlock(&child->lock);
+    return false;
+  }
+  uint64_t sequence = child->sequences[slot], given = sequence * 4 + UNS_CLAIM_GIVEN;
+  /* The only one in the child is not taken out, since the worker would then have to be made idle: it ends itself. */
+  bool out = child->in_flight > 1 && !(child->writing && child->writing_slot == slot) &&
+             atomic_compare_exchange_strong(&child->wire.board->claims[slot], &given,
+                                            sequence * 4 + UNS_CLAIM_REVOKED);
+  if (out) {
+    forget_unsent(child, slot);
+    vacate(child, slot);
+  } else {
+    atomic_store(&child->wire.board->cancels[slot], sequence);
+    child->cancelled = sequence;
+    child->rung = 0;
+    child->next_rung_ns = UINT64_MAX; /* until it has been asked */
+    child->grace_ns = job->function->grace_ns != 0 ? job->function->grace_ns : pool->executors->grace_ns;
+  }
+  uv_mutex_unlock(&child->lock);
+  if (!out && uns_supervisor_after(pool->supervisor, 0, begin_to_climb, child) != 0) {
+    uns_child_condemn(child, "there was not enough memory to stop it otherwise");
+  }
+  return out;
+}
+
+/* ---- what is stuck ---- */
 
 /* On the supervisor's thread, as long as something was given ahead. */
 static void look_at_ahead(void *argument) {

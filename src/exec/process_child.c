@@ -198,17 +198,28 @@ static void describe_end(char *text, size_t size_bytes, const uns_child *child, 
   else snprintf(text, size_bytes, "ended, and somebody else was told how");
 }
 
+typedef struct lost_job {
+  uns_job *job;
+  bool started;
+  bool next;              /* it would have been the next to start */
+  const char *stopped_by; /* static, or NULL */
+} lost_job;
+
 /* What becomes of a call in a child that died. */
-static void lose_job(uns_child *child, uns_job *job, bool started, bool next, uns_exit how) {
+static void lose_job(uns_child *child, const lost_job *lost, uns_exit how) {
   uns_process_pool *pool = child->pool;
-  if (next) job->put_back++;
-  if (!started && !pool->closing && job->put_back < PUT_BACK_MAX) {
+  uns_job *job = lost->job;
+  if (lost->next) job->put_back++;
+  if (!lost->started && !pool->closing && job->put_back < PUT_BACK_MAX) {
     uns_dispatch_put_back(&pool->dispatch, job);
     return;
   }
   char text[200];
   describe_end(text, sizeof text, child, how, true);
-  if (pool->closing) {
+  if (lost->stopped_by != NULL) {
+    uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
+    job->stopped_by = lost->stopped_by;
+  } else if (pool->closing) {
     uns_job_fail(job, "closed", "closed: the program is ending");
   } else {
     uns_job_fail(job, "crashed", "crashed: the worker process of %s %s", job->function->name, text);
@@ -219,24 +230,29 @@ static void lose_job(uns_child *child, uns_job *job, bool started, bool next, un
 }
 
 /* Takes out what the child held, the latest first. */
-static void clear_child(uns_child *child, uns_job **jobs, bool *started, unsigned *count) {
+static unsigned clear_child(uns_child *child, lost_job *lost) {
   uns_board *board = child->wire.board;
+  unsigned count = 0;
   for (;;) {
     int last = -1;
     for (int i = 0; i < UNS_CLAIMS; i++) {
       if (child->jobs[i] != NULL && (last < 0 || child->sequences[i] > child->sequences[last])) last = i;
     }
     if (last < 0) break;
-    jobs[*count] = child->jobs[last];
-    started[(*count)++] = atomic_load(&board->claims[last]) == child->sequences[last] * 4 + UNS_CLAIM_STARTED;
+    uint64_t sequence = child->sequences[last];
+    bool started = atomic_load(&board->claims[last]) == sequence * 4 + UNS_CLAIM_STARTED;
+    lost[count++] = (lost_job){child->jobs[last], started, false, uns_calls_stopped_by(child, sequence)};
     child->jobs[last] = NULL;
   }
+  if (count > 0) lost[count - 1].next = !lost[count - 1].started;
+  child->cancelled = 0;
   if (child->writing) uns_frame_abandon(&child->frame);
   child->writing = false;
   child->unsent_count = 0;
   child->in_flight = 0;
   if (child->wake_fd >= 0) close(child->wake_fd);
   child->wake_fd = -1;
+  return count;
 }
 
 /* It is dead and reaped, and was in state `was`. */
@@ -259,11 +275,9 @@ static void bury(uns_child *child, uns_child_state was, uns_exit how) {
   uv_mutex_unlock(&child->read_lock);
   if (was != UNS_CHILD_ENDING) uns_dispatch_lost(dispatch, &child->worker);
 
-  uns_job *jobs[UNS_CLAIMS];
-  bool started[UNS_CLAIMS];
-  unsigned count = 0;
+  lost_job lost[UNS_CLAIMS];
   uv_mutex_lock(&child->lock);
-  clear_child(child, jobs, started, &count);
+  unsigned count = clear_child(child, lost);
   uns_port_deinit(&child->to_child);
   atomic_store(&child->main_jobs, 0);
   uv_mutex_lock(&dispatch->lock);
@@ -275,7 +289,7 @@ static void bury(uns_child *child, uns_child_state was, uns_exit how) {
   uv_mutex_unlock(&child->lock);
   uns_service_close(child);
 
-  for (unsigned i = 0; i < count; i++) lose_job(child, jobs[i], started[i], i + 1 == count && !started[i], how);
+  for (unsigned i = 0; i < count; i++) lose_job(child, &lost[i], how);
   bool try_again = was == UNS_CHILD_STARTING && child->condemned[0] == '\0' && how.exit_code != UNS_EXIT_OTHER_BUILD && ++pool->failed_starts < STARTS_MAX;
   if (was == UNS_CHILD_STARTING && !pool->closing && !try_again) {
     pool->failed_starts = 0;

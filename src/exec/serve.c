@@ -72,6 +72,7 @@ void uns_service_must_send(uns_child *child, const uns_message *message, const u
 typedef struct nested_call {
   uns_link link;
   uns_child *child; /* NULL: it is dead */
+  uns_job *job;
   uint64_t id;      /* its number there */
 } nested_call;
 
@@ -129,6 +130,7 @@ static bool call(uns_child *child, uns_message *message) {
     return true;
   }
   nested->child = child;
+  nested->job = job;
   nested->id = message->words.id;
   uns_list_push_back(&child->service.nested, &nested->link);
   job->context = nested;
@@ -137,6 +139,25 @@ static bool call(uns_child *child, uns_message *message) {
   job->deadline_ns = message->words.deadline_ns;
   uns_packet_move(&job->call, &message->packet);
   uns_process_pool_submit(child->pool, job);
+  return true;
+}
+
+/* Nobody wants it any more. */
+static void cancel_nested(uns_process_pool *pool, nested_call *call) {
+  uns_job *job = call->job;
+  atomic_store(&job->cancel, 1);
+  if (!uns_process_pool_cancel(pool, job)) return;
+  uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
+  uns_job_post(job);
+}
+
+static bool cancel(uns_child *child, uint64_t id) {
+  for (uns_link *link = child->service.nested.next; link != &child->service.nested; link = link->next) {
+    nested_call *call = uns_container_of(link, nested_call, link);
+    if (call->id != id) continue;
+    cancel_nested(child->pool, call);
+    break; /* it may have ended already, so that there is none */
+  }
   return true;
 }
 
@@ -164,6 +185,7 @@ static bool handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_SETTLE: return uns_exports_settle(child, message);
     case UNS_FRAME_UNREF: return uns_exports_give_back(child, &message->words);
     case UNS_FRAME_CALL: return call(child, message);
+    case UNS_FRAME_CANCEL: return cancel(child, message->words.id);
     default: return false;
   }
 }
@@ -285,7 +307,11 @@ void uns_service_close(uns_child *child) {
   service->received_fd = -1;
   uns_link *link;
   while ((link = uns_list_pop_front(&service->output)) != NULL) uns_free(uns_container_of(link, chunk, link));
-  while ((link = uns_list_pop_front(&service->nested)) != NULL) uns_container_of(link, nested_call, link)->child = NULL;
+  while ((link = uns_list_pop_front(&service->nested)) != NULL) {
+    nested_call *call = uns_container_of(link, nested_call, link);
+    call->child = NULL;
+    cancel_nested(child->pool, call);
+  }
   uns_free(service->input);
   service->input = NULL;
   service->input_bytes = service->input_capacity = 0;
@@ -294,6 +320,11 @@ void uns_service_close(uns_child *child) {
   uns_shared_unref(service->function);
   service->function = NULL;
   uns_exports_clear(child);
+}
+
+void uns_service_cancel(uns_child *child, uint64_t sequence) {
+  uns_message message = {.words = {.kind = UNS_FRAME_CANCEL, .sequence = sequence}};
+  uns_service_must_send(child, &message, NULL);
 }
 
 void uns_service_limit(uns_child *child, uint32_t waiting) {

@@ -58,6 +58,10 @@ typedef struct uns_child {
   char error_code[24]; /* the latter's */
   uns_job *jobs[UNS_CLAIMS]; /* the one with the lowest number runs, or is about to; the others were given ahead */
   uint64_t sequences[UNS_CLAIMS], last_sequence;
+  uint64_t cancelled; /* the number of the call that is being stopped; 0: none */
+  uint64_t grace_ns;  /* its own */
+  int rung;           /* how firmly: 0 asked, 1 SIGTERM, 2 SIGKILL */
+  uint64_t next_rung_ns; /* on uns_clock_ns; timers that come earlier were set for a call before it */
   uint32_t in_flight; /* of `jobs` */
   bool arrived;       /* what the dispatch chose it for has come */
   uns_port to_child;
@@ -155,8 +159,12 @@ void uns_calls_give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job);
 /* Reads what the child wrote; the read_lock held. `runtime`: the script's, on its thread; NULL: the supervisor. True if there
    was something. */
 bool uns_calls_read(uns_child *child, uns_runtime *runtime);
+/* What ended the call with number `sequence`, if it was being stopped by signals; NULL: it was not. The lock held. */
+const char *uns_calls_stopped_by(const uns_child *child, uint64_t sequence);
 /* There is room again for what did not fit into its ring. Supervisor. */
 void uns_calls_write_rest(uns_child *child);
+/* Asks a job to stop that is no longer in the queue. True: it never ran, and is the caller's again. */
+bool uns_calls_cancel(uns_process_pool *pool, uns_job *job);
 /* Takes back what was given ahead and is not claimed; others may run it. */
 void uns_calls_take_back(uns_child *child);
 /* Wakes it for what was written, if it sleeps, or in any case. The lock held. */
@@ -187,6 +195,8 @@ void uns_service_close(uns_child *child);
 /* Sends, or keeps until there is room. UNS_OK or a negative code. `must`: a child that cannot be told is killed. */
 int uns_service_send(uns_child *child, const uns_message *message, const uns_packet *packet);
 void uns_service_must_send(uns_child *child, const uns_message *message, const uns_packet *packet);
+/* Asks the child to stop the call `sequence`. */
+void uns_service_cancel(uns_child *child, uint64_t sequence);
 /* Tells the child that it cannot lend its place: `waiting` is what the board said. */
 void uns_service_limit(uns_child *child, uint32_t waiting);
 
