@@ -305,6 +305,53 @@ describe("unsync.http", function()
     assert.equal("ECONNREFUSED", failure_of(http.get(own.url)).code)
   end)
 
+  describe("cancelled", function()
+    --- Waits until `own` has so many connections open.
+    local function await_open(own, count)
+      while own.open ~= count do unsync.sleep(0.001) end
+    end
+
+    it("gives its connection up, and is `cancelled`", function()
+      local own = http_server.start()
+      local future = http.get(own.url .. "/never")
+      await_open(own, 1)
+      assert.is_true(future:cancel("no more"))
+      assert.equal("cancelled", future:status())
+      local problem = failure_of(future)
+      assert.equal("cancelled", problem.code)
+      assert.equal("no more", problem.reason)
+      await_open(own, 0)
+      assert.is_false(future:cancel())
+      own.close()
+    end)
+
+    it("is what a cancelled task waits for, if nobody else does", function()
+      local own = http_server.start()
+      local futures = {http.get(own.url .. "/never"), http.get(own.url .. "/?delay=0.02")}
+      local tasks = {}
+      for i, future in ipairs(futures) do
+        tasks[i] = unsync.spawn(function() return future:await() end)
+      end
+      local other = unsync.spawn(function() return futures[2]:await().status end)
+      await_open(own, 2)
+      for i = 1, 2 do
+        tasks[i]:cancel()
+        assert.equal("cancelled", failure_of(tasks[i]).code)
+      end
+      assert.equal("cancelled", futures[1]:status())
+      assert.equal(200, other:await())
+      await_open(own, 1) -- kept for the next request
+      own.close()
+    end)
+
+    it("lets those that wait in line go on", function()
+      local futures = {}
+      for i = 1, 1500 do futures[i] = http.get(server.url .. "/never") end
+      for _, future in ipairs(futures) do future:cancel() end
+      assert.equal(200, http.get(server.url):await().status)
+    end)
+  end)
+
   it("works in a thread, with answers and errors coming home", function()
     local size_of = unsync.thread(function(url)
       local answer = require("unsync.http").get(url):await()

@@ -18,6 +18,7 @@
 
 #include "core/error.h"
 #include "core/packet.h"
+#include "loop/future.h"
 #include "loop/transfer.h"
 
 #define REQUEST_TYPE "unsync.HttpRequest"
@@ -296,13 +297,17 @@ static bool is_of(const uns_transfer *transfer, const void *future) {
   return uns_container_of((uns_transfer *)(uintptr_t)transfer, request, transfer)->future == future;
 }
 
-bool uns_http_cancel(uns_runtime *runtime, const uns_future *future) {
+/* runtime->stop: the request of `future` is not wanted any more. */
+static bool stop(uns_runtime *runtime, uns_future *future) {
   uns_transfer *transfer = uns_transfer_find(runtime, is_of, future);
   if (transfer == NULL) return false;
   request *mine = uns_container_of(transfer, request, transfer);
-  int pin = mine->pin;
-  release(mine);
-  uns_runtime_unpin(runtime, pin);
+  lua_State *L = runtime->L;
+  uns_runtime_push_pin(runtime, L, mine->pin);
+  lua_getiuservalue(L, -1, 1);
+  lua_remove(L, -2);
+  uns_runtime_unpin(runtime, mine->pin);
+  release(mine); /* collected only after this: nothing above allocates */
   uns_http_run_waiting(runtime);
   return true;
 }
@@ -479,7 +484,10 @@ static int http_request(lua_State *L) {
   if (code == CURLE_OK) code = set_options(L, 1, mine);
   if (code != CURLE_OK) return luaL_error(L, "unsync.http: %s", uns_curl.easy_strerror(code));
 
-  mine->future = uns_future_push(runtime, L, UNS_KIND_PROMISE, "http");
+  uns_future *future = uns_future_push(runtime, L, UNS_KIND_PROMISE, "http");
+  future->stoppable = true;
+  runtime->stop = stop;
+  mine->future = future;
   lua_pushvalue(L, -1);
   lua_setiuservalue(L, 2, 1);
   lua_getfield(L, 1, "body");
