@@ -1,6 +1,7 @@
 #include "host/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <lua.h>
 #include <signal.h>
 #include <stdio.h>
@@ -134,6 +135,7 @@ static int run(const uns_script *script, const char *script_path) {
 }
 
 int uns_cli_main(int argc, char **argv) {
+  fill_standard_descriptors();
   if (argc > 1 && strcmp(argv[1], UNS_CHILD_OPTION) == 0) return uns_child_main(argc, argv, uns_state_new, uns_state_free);
   options read = {.steps = uns_calloc((size_t)argc + 2, sizeof(uns_step))};
   if (read.steps == NULL) return no_start("memory");
