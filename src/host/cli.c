@@ -134,6 +134,17 @@ static int run(const uns_script *script, const char *script_path) {
   return code;
 }
 
+/*
+ * Standard descriptors that are closed are filled, so that nothing of ours (libuv would object) gets their numbers. The
+ * wrong way round, so that using them is still an error.
+ */
+static void fill_standard_descriptors(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+    if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
+  }
+}
+
 int uns_cli_main(int argc, char **argv) {
   fill_standard_descriptors();
   if (argc > 1 && strcmp(argv[1], UNS_CHILD_OPTION) == 0) return uns_child_main(argc, argv, uns_state_new, uns_state_free);
