@@ -53,9 +53,9 @@ int uns_codec_has_name(lua_State *L, int index);
 
 /* How paths in errors call the values: "argument", "result", "upvalue", "item", "error". */
 typedef struct uns_codec_names {
-  const char *values;   /* "argument": the i-th value is "argument i" */
-  int first;            /* number of the first value; with `function` it is that of the one behind; 0: no number */
-  bool function;        /* the first value is the called function itself: its upvalues are "upvalue NAME" */
+  const char *values; /* "argument": the i-th value is "argument i" */
+  int first;          /* number of the first value; with `function` it is that of the one behind; 0: no number */
+  bool function;      /* the first value is the called function itself: its upvalues are "upvalue NAME" */
 } uns_codec_names;
 
 /*

@@ -65,8 +65,15 @@ static void skip_many(reader *from, size_t count, size_t size_each) {
 }
 
 /* Lua's own tags of constants */
-enum { CONSTANT_NIL = 0x00, CONSTANT_FALSE = 0x01, CONSTANT_TRUE = 0x11, CONSTANT_INTEGER = 0x03, CONSTANT_FLOAT = 0x13,
-       CONSTANT_SHORT = 0x04, CONSTANT_LONG = 0x14 };
+enum {
+  CONSTANT_NIL = 0x00,
+  CONSTANT_FALSE = 0x01,
+  CONSTANT_TRUE = 0x11,
+  CONSTANT_INTEGER = 0x03,
+  CONSTANT_FLOAT = 0x13,
+  CONSTANT_SHORT = 0x04,
+  CONSTANT_LONG = 0x14
+};
 
 static void skip_constant(reader *from) {
   switch (read_byte(from)) {
@@ -85,11 +92,11 @@ static void skip_constant(reader *from) {
 static bool find_upvalues(const uint8_t *bytes, size_t size_bytes, size_t *descriptions, size_t *count) {
   reader from = {bytes, bytes + size_bytes, false};
   skip(&from, DUMP_HEADER_BYTES);
-  read_byte(&from); /* number of upvalues once more */
-  skip_string(&from); /* source */
-  read_size(&from); /* first line */
-  read_size(&from); /* last line */
-  skip(&from, 3); /* parameters, vararg, stack */
+  read_byte(&from);                      /* number of upvalues once more */
+  skip_string(&from);                    /* source */
+  read_size(&from);                      /* first line */
+  read_size(&from);                      /* last line */
+  skip(&from, 3);                        /* parameters, vararg, stack */
   skip_many(&from, read_size(&from), 4); /* instructions */
   for (size_t i = read_size(&from); i > 0 && !from.bad; i--) skip_constant(&from);
   *count = read_size(&from);
@@ -242,14 +249,14 @@ static bool push_maker(lua_State *L, const uns_code *code) {
   size_t at, count;
   if (!find_upvalues(code->bytes, code->size_bytes, &at, &count) || count > MAKER_UPVALUES) return false;
 
-  /* A function without a name or constants, with `count` parameters: closure of its inner function, return it. */
+  /* A function with `count` parameters: make a closure of the inner function, return it, let go of the parameters. */
   const uint32_t instructions[2] = {OP_CLOSURE | (uint32_t)count << 7,
                                     OP_RETURN | (uint32_t)count << 7 | 1u << 15 | 2u << 16};
-  uint8_t head[] = {0,    /* upvalues */
-                    0x80, /* source */
-                    0x80, 0x80, (uint8_t)count, 0, (uint8_t)(count + 2),
-                    0x82, 0,    0,    0,    0, 0, 0, 0, 0, /* two instructions */
-                    0x80, 0x80, 0x81 /* constants, upvalues, inner functions */};
+  /* Its upvalues, source, first and last line: none. Parameters, vararg, stack. Two instructions. Constants, upvalues:
+     none. One inner function. */
+  uint8_t head[] = {0, 0x80, 0x80, 0x80, 0, 0, 0, 0x82, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x80, 0x81};
+  head[4] = (uint8_t)count;
+  head[6] = (uint8_t)(count + 2);
   memcpy(head + 8, instructions, sizeof instructions);
   static const uint8_t tail[] = {0x80, 0x80, 0x80, 0x80}; /* nothing for the debugger */
 

@@ -53,7 +53,7 @@ typedef struct decoder {
   size_t item_count, item_capacity;
   name *names; /* NULL: not read yet; owned, where it is not `few_names` */
   size_t name_count;
-  int code; /* what uns_codec_decode returns for the error that is raised */
+  int code;          /* what uns_codec_decode returns for the error that is raised */
   name few_names[4]; /* last, as it is not zeroed */
 } decoder;
 
@@ -234,12 +234,12 @@ static lua_Integer take_run(decoder *d, unsigned tag, int table, lua_Integer fir
   const uint8_t *from = take(d, count * width);
   const uint8_t *end = from + count * width;
   lua_Integer key = first;
-#define EACH(type, push)                                  \
-  for (; from < end; from += sizeof(type), key++) {       \
-    type value;                                           \
-    memcpy(&value, from, sizeof value);                   \
-    push(L, value);                                       \
-    lua_rawseti(L, table, key);                           \
+#define EACH(type, push)                            \
+  for (; from < end; from += sizeof(type), key++) { \
+    type value;                                     \
+    memcpy(&value, from, sizeof value);             \
+    push(L, value);                                 \
+    lua_rawseti(L, table, key);                     \
   }
   switch (tag) {
     case UNS_TAG_INTS8: EACH(int8_t, lua_pushinteger) break;

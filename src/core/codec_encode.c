@@ -27,7 +27,8 @@ _Noreturn void uns_encoder_no_memory(uns_encoder *e) {
 void uns_encoder_grow(uns_encoder *e, size_t size) {
   static const size_t most = ((size_t)1 << 40) - 1; /* the memo's offsets */
   uns_packet *packet = e->packet;
-  if (size > most || packet->size_bytes > most - size || uns_packet_grow(packet, size) == NULL) uns_encoder_no_memory(e);
+  if (size > most || packet->size_bytes > most - size || uns_packet_grow(packet, size) == NULL)
+    uns_encoder_no_memory(e);
   packet->size_bytes -= size;
 }
 
@@ -129,7 +130,8 @@ _Noreturn void uns_encoder_refuse_type(uns_encoder *e, int i) {
     case LUA_TFUNCTION: uns_encoder_refuse(e, "C function without a name in a loaded module");
     default: break;
   }
-  if (luaL_getmetafield(L, i, "__name") == LUA_TSTRING) uns_encoder_refuse(e, "%s \"%s\"", luaL_typename(L, i), lua_tostring(L, -1));
+  if (luaL_getmetafield(L, i, "__name") == LUA_TSTRING)
+    uns_encoder_refuse(e, "%s \"%s\"", luaL_typename(L, i), lua_tostring(L, -1));
   uns_encoder_refuse(e, "%s", luaL_typename(L, i));
 }
 
@@ -406,7 +408,8 @@ static int encode_body(lua_State *L) {
 
 int uns_codec_encoder(lua_State *L) { return encode_body(L); }
 
-static void encoder_init(uns_encoder *e, uns_codec *codec, int count, const uns_codec_names *names, uns_packet *packet) {
+static void encoder_init(uns_encoder *e, uns_codec *codec, int count, const uns_codec_names *names,
+                         uns_packet *packet) {
   memset(e, 0, sizeof *e);
   e->codec = codec;
   e->packet = packet;

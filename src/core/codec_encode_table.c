@@ -9,21 +9,22 @@
 #include "core/codec_encoder.h"
 
 enum {
-  SCANNED_ITEMS = 64, /* of a list, with lua_next; the rest by number */
+  SCANNED_ITEMS = 64, /* of a list, with lua_next; the rest by number, */
+  LISTED_ITEMS = 128, /* where there are so many */
   STREAK = 4,         /* numbers of one kind in a row, before they are written as a run */
   BATCH = 16,         /* numbers fetched at once */
   AHEAD = 4           /* tables fetched from memory before they are needed */
 };
 
 /* The smallest run whose numbers can be as large as `value`. */
-static int width_of(lua_Integer value) {
+static size_t width_of(lua_Integer value) {
   if (value >= INT8_MIN && value <= INT8_MAX) return 1;
   if (value >= INT16_MIN && value <= INT16_MAX) return 2;
   if (value >= INT32_MIN && value <= INT32_MAX) return 4;
   return 8;
 }
 
-static inline bool put_narrow(uint8_t *to, int width, lua_Integer value) {
+static inline bool put_narrow(uint8_t *to, size_t width, lua_Integer value) {
   switch (width) {
     case 1: {
       int8_t narrow = (int8_t)value;
@@ -52,7 +53,7 @@ static lua_Integer put_run(uns_encoder *e, int i, lua_Integer from, lua_Integer 
   lua_State *L = e->L;
   int base = lua_gettop(L);
   lua_rawgeti(L, i, from);
-  int width = integers ? width_of(lua_tointeger(L, base + 1)) : 8;
+  size_t width = integers ? width_of(lua_tointeger(L, base + 1)) : 8;
   lua_settop(L, base);
   size_t at = here(e);
   static const uint8_t tags[] = {0, UNS_TAG_INTS8, UNS_TAG_INTS16, 0, UNS_TAG_INTS32, 0, 0, 0, UNS_TAG_INTS64};
@@ -64,7 +65,7 @@ static lua_Integer put_run(uns_encoder *e, int i, lua_Integer from, lua_Integer 
   while (going_on && next <= to) {
     int batch = to - next < BATCH ? (int)(to - next) + 1 : BATCH;
     for (int k = 0; k < batch; k++) lua_rawgeti(L, i, next + k);
-    uint8_t *bytes = room(e, (size_t)(BATCH * width));
+    uint8_t *bytes = room(e, BATCH * width);
     int taken = 0;
     if (integers) {
       while (taken < batch && lua_isinteger(L, base + 1 + taken) &&
@@ -81,7 +82,7 @@ static lua_Integer put_run(uns_encoder *e, int i, lua_Integer from, lua_Integer 
       }
     }
     lua_settop(L, base);
-    wrote(e, (size_t)(taken * width));
+    wrote(e, (size_t)taken * width);
     next += taken;
     going_on = taken == batch;
   }
@@ -171,7 +172,7 @@ static void put_fields(uns_encoder *e, int i, bool record, bool more, uint32_t *
       if (list == SCANNED_ITEMS) {
         lua_Integer border = (lua_Integer)lua_rawlen(L, i);
         if (border > INT32_MAX) border = INT32_MAX; /* of a sparse table: the rest comes as pairs */
-        if (border >= 2 * SCANNED_ITEMS) {
+        if (border >= LISTED_ITEMS) {
           count = put_items(e, &place, i, list + 1, border);
           lua_settop(L, key);
           place.kind = UNS_AT_FIELD;
@@ -255,7 +256,8 @@ static uint64_t metatable_word(uns_encoder *e) {
     if (uns_word_kind(known) == UNS_MEMO_META_VALUE) {
       lua_pushliteral(L, "__gc");
       if (lua_rawget(L, top) != LUA_TNIL) {
-        uns_encoder_refuse(e, "table with a metatable that has __gc and that no loaded module holds: it would run twice");
+        uns_encoder_refuse(e,
+                           "table with a metatable that has __gc and that no loaded module holds: it would run twice");
       }
     }
     lua_settop(L, top);

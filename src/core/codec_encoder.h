@@ -31,12 +31,12 @@ typedef struct uns_encoder {
   uns_codec *codec;
   uns_packet *packet;
   const uns_codec_names *names;
-  int count;         /* of the values */
-  uns_memo *memo;    /* the codec's, or its own where that is in use */
+  int count;      /* of the values */
+  uns_memo *memo; /* the codec's, or its own where that is in use */
   uns_memo own_memo;
-  uns_place *place;  /* innermost */
+  uns_place *place; /* innermost */
   int depth, rebuilding;
-  int slots;         /* the stack index before those below */
+  int slots;          /* the stack index before those below */
   bool modules_known; /* the memo has package.loaded */
   const void *globals;
   const void *metatable; /* the last one met, and what is known of it */
@@ -46,8 +46,8 @@ typedef struct uns_encoder {
   size_t item_count, item_capacity;
   uint64_t put_off_count;
   const uns_put_off *item; /* whose content is being written, or NULL */
-  uint64_t sought; /* stop where this one is put off: its path is asked for */
-  int code;        /* what uns_codec_encode returns for the error that is raised */
+  uint64_t sought;         /* stop where this one is put off: its path is asked for */
+  int code;                /* what uns_codec_encode returns for the error that is raised */
 } uns_encoder;
 
 /* Tables on the stack, made when needed: content put off, and what must live to the end. */

@@ -16,7 +16,7 @@ typedef struct uns_memo {
   struct uns_memo_entry {
     uintptr_t key;
     uint64_t word;
-  } *entries; /* open addressing; an entry of another epoch is a free one */
+  } * entries; /* open addressing; an entry of another epoch is a free one */
   size_t mask, used;
   unsigned epoch; /* 1 to UNS_MEMO_EPOCHS - 1 */
   struct uns_memo_string {
@@ -24,7 +24,7 @@ typedef struct uns_memo {
     uint16_t epoch;
     bool key;       /* of a table, as field names are: stays, where the two collide */
     int32_t number; /* -1: was seen once */
-  } *strings;
+  } * strings;
   uint8_t *names; /* the table of names, as it is built */
   size_t names_bytes, names_capacity;
 } uns_memo;

@@ -35,10 +35,11 @@ static int rank_of(const char *module) {
 
 /* Other globals than these are the script's: no worker has them. */
 static bool is_base_function(const char *name) {
-  static const char *const base[] = {
-      "assert", "collectgarbage", "dofile",   "error",    "getmetatable", "ipairs",       "load",     "loadfile", "next",
-      "pairs",  "pcall",          "print",    "rawequal", "rawget",       "rawlen",       "rawset",   "require",  "select",
-      "tostring", "tonumber",     "setmetatable", "type", "warn",         "xpcall",       NULL};
+  static const char *const base[] = {"assert",       "collectgarbage", "dofile",   "error",    "getmetatable",
+                                     "ipairs",       "load",           "loadfile", "next",     "pairs",
+                                     "pcall",        "print",          "rawequal", "rawget",   "rawlen",
+                                     "rawset",       "require",        "select",   "tostring", "tonumber",
+                                     "setmetatable", "type",           "warn",     "xpcall",   NULL};
   return is_one_of(name, base);
 }
 

@@ -59,7 +59,8 @@ static void add_step(lua_State *L, const uns_place *place, const uns_codec_names
   switch (place->kind) {
     case UNS_AT_VALUE:
       if (names->first == 0) lua_pushstring(L, names->values);
-      else if (!names->function) lua_pushfstring(L, "%s %I", names->values, (LUAI_UACINT)(names->first + place->number));
+      else if (!names->function)
+        lua_pushfstring(L, "%s %I", names->values, (LUAI_UACINT)(names->first + place->number));
       else if (place->number == 0) lua_pushliteral(L, ""); /* its upvalues stand for themselves */
       else lua_pushfstring(L, "%s %I", names->values, (LUAI_UACINT)(names->first + place->number - 1));
       break;

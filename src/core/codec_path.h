@@ -18,7 +18,7 @@ typedef enum {
   UNS_AT_METATABLE, /* the metatable of a table */
   UNS_AT_UPVALUE,   /* the `number`-th upvalue of the function at `index` */
   UNS_AT_PART,      /* inside an object: not said */
-  UNS_AT_DEEP       /* far inside: the path so far is the string at `index`, and `number` times as far again is left out */
+  UNS_AT_DEEP /* far inside: the path so far is the string at `index`, and `number` times as far again is left out */
 } uns_place_kind;
 
 typedef struct uns_place {

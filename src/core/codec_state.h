@@ -33,18 +33,18 @@ enum {
 typedef struct uns_makers {
   struct uns_maker {
     uint64_t hash[2];
-    int slot; /* 0: free, else the key in UNS_UP_MAKERS */
+    int slot;          /* 0: free, else the key in UNS_UP_MAKERS */
     int upvalue_count; /* of what it makes */
-  } *entries;
+  } * entries;
   size_t mask;
   int used;
 } uns_makers;
 
 typedef struct uns_codec {
   lua_State *thread;
-  int running; /* encodes and decodes under way on `thread` */
+  int running;                             /* encodes and decodes under way on `thread` */
   int encoder, decoder, loaded, no_memory; /* registry references */
-  bool closed; /* the state is on its way out */
+  bool closed;                             /* the state is on its way out */
   uns_memo memo;
   bool memo_busy;
   uns_makers makers;
@@ -52,9 +52,9 @@ typedef struct uns_codec {
     const void *metatable; /* NULL: by function */
     lua_CFunction function;
     const uns_codec_class *class;
-  } *classes; /* owned */
+  } * classes; /* owned */
   size_t class_count;
-  uns_mailbox *mailbox; /* one reference, or NULL: nothing is lent */
+  uns_mailbox *mailbox;      /* one reference, or NULL: nothing is lent */
   struct uns_lender *lender; /* one reference, or NULL */
 } uns_codec;
 

@@ -16,8 +16,8 @@ struct uns_lender {
   uv_mutex_t lock;
   uns_link out; /* uns_lent.link */
   size_t out_count;
-  lua_State *L; /* a Lua thread of the state, for unpinning */
-  const void *main; /* the main thread: its block is the last that is freed */
+  lua_State *L;       /* a Lua thread of the state, for unpinning */
+  const void *main;   /* the main thread: its block is the last that is freed */
   lua_Alloc allocate; /* the state's own allocator, once it closes */
   void *context;
 };
