@@ -386,7 +386,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   runtime->current = NULL;
   runtime->now_ns = uns_clock_ns();
   bool worked = take_news(runtime);
-  uint64_t left_ns = uns_timers_run(runtime);
+  uint64_t left_ns = uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);
   worked |= run_callbacks(runtime);
   bool alive = true;

@@ -111,6 +111,8 @@ struct uns_runtime {
   void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
+  struct uns_job *job; /* the call that this worker runs now, or NULL */
+  bool job_told;       /* its tasks have been cancelled */
   unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
   bool is_worker;      /* not the main state: process-wide things are not its own */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
@@ -182,8 +184,8 @@ void uns_timer_init(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));
 int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns);
 void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer);
 static inline bool uns_timer_armed(const uns_timer *timer) { return timer->place != SIZE_MAX; }
-/* loop/timer.c, for the turn: fires what is due; nanoseconds until the next, UINT64_MAX if none. */
-uint64_t uns_timers_run(uns_runtime *runtime);
+/* loop/timer.c, for the turn: fires what is due, and says if that was anything; nanoseconds until the next, UINT64_MAX if none. */
+uint64_t uns_timers_run(uns_runtime *runtime, bool *fired);
 /* The same without firing any: 0 if one is due. */
 uint64_t uns_timers_left(const uns_runtime *runtime);
 

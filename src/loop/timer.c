@@ -75,13 +75,14 @@ uint64_t uns_timers_left(const uns_runtime *runtime) {
   return deadline > now ? deadline - now : 0;
 }
 
-uint64_t uns_timers_run(uns_runtime *runtime) {
+uint64_t uns_timers_run(uns_runtime *runtime, bool *fired) {
   if (runtime->timer_count == 0) return UINT64_MAX;
   uint64_t now = uns_clock_ns();
   while (runtime->timer_count > 0) {
     uns_timer *timer = runtime->timers[0];
     if (timer->deadline_ns > now) return timer->deadline_ns - now;
     uns_timer_disarm(runtime, timer);
+    *fired = true;
     timer->fire(timer, runtime);
   }
   return UINT64_MAX;
