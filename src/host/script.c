@@ -192,6 +192,7 @@ bool uns_script_turn(uns_run *run, bool wait) {
   if (!wait) alive = uns_runtime_hopeful(runtime);
   /* What can never go on is told so. */
   if (alive || uns_task_raise_deadlock(runtime)) return true;
+  if (look_at_root(run) != root) return true; /* it has ended just now */
   end(run, root == ROOT_FAILED);
   return false;
 }
