@@ -80,7 +80,8 @@ static const char *code_of(const request *mine, CURLcode result) {
     case CURLE_SEND_ERROR:
     case CURLE_RECV_ERROR:
       if (mine->transfer.socket_error != 0) return uv_err_name(mine->transfer.socket_error);
-      if (number > 0 && number != EINPROGRESS && number != EAGAIN) return uv_err_name(uv_translate_sys_error((int)number));
+      if (number > 0 && number != EINPROGRESS && number != EAGAIN)
+        return uv_err_name(uv_translate_sys_error((int)number));
       return result == CURLE_COULDNT_CONNECT ? "ECONNREFUSED" : "ECONNRESET";
     default: return "EPROTO";
   }
@@ -91,7 +92,7 @@ typedef struct {
   request *mine;
   uns_transfer_end end;
   CURLcode result;
-  const char *url;  /* the last one asked, without user and password; NULL: the first */
+  const char *url; /* the last one asked, without user and password; NULL: the first */
 } ending;
 
 static void push_error(lua_State *L, const ending *end) {

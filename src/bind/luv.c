@@ -44,12 +44,12 @@ typedef struct uns_luv {
   luv_ctx_t *context;
   outside *outside; /* owned; frees itself once closed */
   uv_loop_t loop;
-  bool usable;     /* the nested loop is open */
-  bool readable;   /* its descriptor has news */
-  bool passing;    /* a pass is on the C stack */
-  bool stop;       /* uv.stop was called and no uv.run has ended by it */
-  uint64_t due_ms; /* what `timer` is armed for, on the nested loop's clock; 0: it is not */
-  uint64_t callbacks; /* how many there were */
+  bool usable;          /* the nested loop is open */
+  bool readable;        /* its descriptor has news */
+  bool passing;         /* a pass is on the C stack */
+  bool stop;            /* uv.stop was called and no uv.run has ended by it */
+  uint64_t due_ms;      /* what `timer` is armed for, on the nested loop's clock; 0: it is not */
+  uint64_t callbacks;   /* how many there were */
   int runs[MODE_COUNT]; /* pins of what the callers of uv.run await, by mode; 0: nobody does */
 } uns_luv;
 
@@ -96,7 +96,8 @@ static int call_back(lua_State *L, int count, int result_count, int flags) {
   }
   runtime->unobserved++;
   const char *text = lua_tostring(L, -1);
-  fprintf(stderr, "unsync: error in a callback of luv: %s\n", text != NULL ? text : "(an error object whose tostring failed)");
+  fprintf(stderr, "unsync: error in a callback of luv: %s\n",
+          text != NULL ? text : "(an error object whose tostring failed)");
   lua_settop(L, base - 1);
   return -status;
 }

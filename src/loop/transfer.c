@@ -13,7 +13,7 @@
 #include "core/packet.h"
 
 enum {
-  ACTIVE_MAX = 1024,       /* transfers in libcurl's hands, descriptors permitting: each costs it about 40 KB */
+  ACTIVE_MAX = 1024, /* transfers in libcurl's hands, descriptors permitting: each costs it about 40 KB */
   ACTIVE_MIN = 4,
   DESCRIPTORS_SPARED = 64, /* left to the rest of the program */
   RESOLVING_MAX = 32,      /* transfers that look up a name: a thread and two descriptors each */
@@ -38,7 +38,7 @@ typedef struct {
   uns_http *http;
   curl_socket_t fd;
   int events; /* that libcurl waits for */
-  bool ours; /* libcurl tells us when it closes it; else it goes when libcurl stops watching it */
+  bool ours;  /* libcurl tells us when it closes it; else it goes when libcurl stops watching it */
 } http_socket;
 
 struct uns_http {
@@ -50,10 +50,10 @@ struct uns_http {
   size_t socket_capacity;
   uns_link active, waiting; /* transfers, in order */
   size_t active_count;
-  size_t limit, most;    /* how many may be active: now, where descriptors were short; and ever */
-  size_t resolving;      /* active ones that may be looking up a name */
-  bool breakage;         /* some active ones are broken */
-  bool guard_pipe;       /* SIGPIPE would end the program */
+  size_t limit, most; /* how many may be active: now, where descriptors were short; and ever */
+  size_t resolving;   /* active ones that may be looking up a name */
+  bool breakage;      /* some active ones are broken */
+  bool guard_pipe;    /* SIGPIPE would end the program */
   CURL *spares[SPARE_MAX];
   size_t spare_count;
 };

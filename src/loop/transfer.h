@@ -24,22 +24,22 @@ typedef enum {
 
 typedef struct uns_transfer {
   uns_link link;
-  struct uns_http *http;   /* NULL: not under way */
-  CURL *easy;              /* owned */
+  struct uns_http *http;      /* NULL: not under way */
+  CURL *easy;                 /* owned */
   struct curl_slist *headers; /* owned */
-  uns_timer timer;         /* the whole's deadline */
-  bool active;             /* in the multi */
-  bool resolves;           /* to be set before the start: a name must be looked up for it */
-  bool resolving;          /* counted in http->resolving */
-  bool method_is_custom;   /* set by whoever set it: until a redirect says GET */
-  bool starved;            /* no descriptor was left for it */
-  bool retried;            /* with all kept connections closed */
-  bool too_big;            /* the body has more than body_max bytes */
-  int socket_error;        /* a libuv code: why there is no socket; libcurl may find another way; 0 */
-  int broken;              /* a libuv code; 0 */
-  char *head, *body;       /* owned: what came; the head of the last response */
+  uns_timer timer;            /* the whole's deadline */
+  bool active;                /* in the multi */
+  bool resolves;              /* to be set before the start: a name must be looked up for it */
+  bool resolving;             /* counted in http->resolving */
+  bool method_is_custom;      /* set by whoever set it: until a redirect says GET */
+  bool starved;               /* no descriptor was left for it */
+  bool retried;               /* with all kept connections closed */
+  bool too_big;               /* the body has more than body_max bytes */
+  int socket_error;           /* a libuv code: why there is no socket; libcurl may find another way; 0 */
+  int broken;                 /* a libuv code; 0 */
+  char *head, *body;          /* owned: what came; the head of the last response */
   size_t head_size, head_capacity, body_size, body_capacity, body_max;
-  char address[80];        /* last tried, "127.0.0.1:80"; "" before */
+  char address[80];           /* last tried, "127.0.0.1:80"; "" before */
   char text[CURL_ERROR_SIZE]; /* libcurl's words for what went wrong */
   /* Told once, when it is over; has to call uns_transfer_release at its end. Must run no user code. */
   void (*ended)(struct uns_transfer *transfer, uns_transfer_end end, CURLcode result);
@@ -58,7 +58,8 @@ int uns_transfer_start(uns_transfer *transfer, uns_runtime *runtime, uint64_t de
 void uns_transfer_release(uns_transfer *transfer);
 
 /* The first one under way for which `matches` is true, or NULL. */
-uns_transfer *uns_transfer_find(uns_runtime *runtime, bool (*matches)(const uns_transfer *, const void *), const void *what);
+uns_transfer *uns_transfer_find(uns_runtime *runtime, bool (*matches)(const uns_transfer *, const void *),
+                                const void *what);
 /* After a release from outside `ended`: lets those that wait have the place. */
 void uns_http_run_waiting(uns_runtime *runtime);
 
