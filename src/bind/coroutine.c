@@ -46,8 +46,8 @@ static bool waits_in_place(const uns_runtime *runtime, const lua_State *L) {
 /* ---- resume ---- */
 
 /*
- * Resumes `co` with the `count` values on top of L. Returns the number of results, now on L; FAILED with the error on L;
- * WAITS: L must wait, and then `transfer_again`. Inline, as what it calls: see uns_task_resume_user.
+ * Resumes `co` with the `count` values on top of L. Returns the number of results, now on L; FAILED with the error on
+ * L; WAITS: L must wait, and then `transfer_again`. Inline, as what it calls: see uns_task_resume_user.
  */
 static inline int transfer(lua_State *L, uns_runtime *runtime, lua_State *co, int count) {
   if (!lua_checkstack(co, count)) {
@@ -419,11 +419,10 @@ static int coroutine_isyieldable(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg functions[] = {
-    {"close", coroutine_close},     {"isyieldable", coroutine_isyieldable},
-    {"resume", coroutine_resume},   {"running", coroutine_running},
-    {"status", coroutine_status},   {"wrap", coroutine_wrap},
-    {"yield", coroutine_yield},     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"close", coroutine_close},   {"isyieldable", coroutine_isyieldable},
+                                     {"resume", coroutine_resume}, {"running", coroutine_running},
+                                     {"status", coroutine_status}, {"wrap", coroutine_wrap},
+                                     {"yield", coroutine_yield},   {NULL, NULL}};
 
 void uns_bind_coroutine(lua_State *L, uns_runtime *runtime) {
   if (!uns_stdlib_push_library(L, "coroutine")) return;

@@ -12,10 +12,19 @@
 #include "bind/stdlib.h"
 
 /* The frame: string.find reads the first four and takes no notice of the rest. */
-enum { SLOT_SUBJECT = 1, SLOT_PATTERN, SLOT_FROM, SLOT_PLAIN, SLOT_FUNCTION, SLOT_STATE = UNS_GSUB_BLOCK, SLOT_TEXT, SLOT_TOP = SLOT_TEXT };
+enum {
+  SLOT_SUBJECT = 1,
+  SLOT_PATTERN,
+  SLOT_FROM,
+  SLOT_PLAIN,
+  SLOT_FUNCTION,
+  SLOT_STATE = UNS_GSUB_BLOCK,
+  SLOT_TEXT,
+  SLOT_TOP = SLOT_TEXT
+};
 
 enum {
-  TEXT_MIN = 240,
+  TEXT_MIN = 104,   /* with what lies before it, a small block of a state's allocator */
   CAPTURES_MAX = 32 /* Lua's own limit */
 };
 
@@ -27,7 +36,7 @@ typedef struct {
   size_t last;        /* where the last match ended; SIZE_MAX: none yet */
   lua_Integer count, most;
   bool anchored, changed;
-  char *text;         /* the result so far: `small`, or the userdata in SLOT_TEXT */
+  char *text; /* the result so far: `small`, or the userdata in SLOT_TEXT */
   size_t used, capacity;
   char small[TEXT_MIN];
 } substitution;
@@ -51,10 +60,11 @@ static inline void append(lua_State *L, substitution *state, const char *bytes, 
 }
 
 /*
- * Looks for a match from `at` on, with string.find. Leaves the function and its arguments on top and returns their number,
- * or -1. The match lies from *from to *to.
+ * Looks for a match from `at` on, with string.find. Leaves the function and its arguments on top and returns their
+ * number, or -1. The match lies from *from to *to.
  */
-static inline int find_match(lua_State *L, lua_CFunction find, const char *subject, size_t at, size_t *from, size_t *to) {
+static inline int find_match(lua_State *L, lua_CFunction find, const char *subject, size_t at, size_t *from,
+                             size_t *to) {
   lua_settop(L, SLOT_TOP);
   lua_pushinteger(L, (lua_Integer)at + 1);
   lua_copy(L, -1, SLOT_FROM);
@@ -93,7 +103,10 @@ static void replace_match(lua_State *L, substitution *state, const char *subject
   } else {
     size_t size;
     const char *bytes = lua_tolstring(L, -1, &size);
-    if (bytes == NULL) luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));
+    if (bytes == NULL) {
+      luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));
+      return; /* never: luaL_error does not */
+    }
     append(L, state, bytes, size);
     state->changed = true;
   }
@@ -135,8 +148,8 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
 }
 
 /*
- * string.find takes a pattern without any of its special characters as plain text, and ')' by itself is none of them; the
- * matcher takes it for a mistake. No match gets past it, so no replacement function is called either.
+ * string.find takes a pattern without any of its special characters as plain text, and ')' by itself is none of them;
+ * the matcher takes it for a mistake. No match gets past it, so no replacement function is called either.
  */
 static bool is_lone_bracket(const char *pattern, size_t length) {
   if (memchr(pattern, ')', length) == NULL) return false;

@@ -1,8 +1,8 @@
 /*
  * require: loads a module whose body may wait, and once, although several tasks ask for it meanwhile.
  *
- * As stock in what it finds, returns and says. What is new: whoever asks for a module that another task is loading waits
- * for that, then looks again; if the loading failed, it tries itself.
+ * As stock in what it finds, returns and says. What is new: whoever asks for a module that another task is loading
+ * waits for that, then looks again; if the loading failed, it tries itself.
  *   - While a module loads, a guard in its loader's frame stands for it in the table of modules under way. The guard is
  *     to be closed: it goes when the frame does, by return or error, or when its coroutine is closed or collected.
  *   - Within one task a require that leads back to a module under way behaves as in stock Lua: it loads it once more,
@@ -24,7 +24,7 @@ enum { GUARD_NAME = 1, GUARD_TABLE, GUARD_FUTURE, GUARD_VALUES = GUARD_FUTURE };
 
 typedef struct {
   uns_barrier barrier;
-  uns_runtime *runtime; /* not touched once nobody waits: the state may outlive it */
+  uns_runtime *runtime;  /* not touched once nobody waits: the state may outlive it */
   const uns_task *owner; /* only compared */
   bool gone;
 } guard;

@@ -241,7 +241,7 @@ static int fill_attributes(posix_spawnattr_t *attributes, bool is_worker) {
   return error;
 }
 
-/* Starts the shell with `command`; descriptor `from`, if it is not -1, is its `to`. Returns errno, or 0 and sets the pid. */
+/* Starts the shell with `command`; our descriptor `from`, if not -1, is its `to`. errno, or 0 and the pid is set. */
 static int spawn(child *c, const char *command, int from, int to) {
   char shell[] = "sh", flag[] = "-c", end[] = "--";
   char *const arguments[] = {shell, flag, end, (char *)command, NULL};

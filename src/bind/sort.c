@@ -1,8 +1,9 @@
 /*
  * sort: table.sort whose comparator may wait.
  *
- * The stock algorithm (quicksort by the median of three), so that even an inconsistent order gives the same result, but
- * with its state in a block of its own, since the C stack does not outlive a wait: it goes from comparison to comparison.
+ * The stock algorithm (quicksort by the median of three), so that even an inconsistent order gives the same result,
+ * but with its state in a block of its own, since the C stack does not outlive a wait: it goes from one comparison to
+ * the next.
  *   - Without a comparator, or where nothing could wait anyway, the stock function does the work.
  *   - Ranges still to be sorted wait in `later`; the shorter half goes first, so there are never more than log2(n).
  */
@@ -30,7 +31,7 @@ typedef struct {
   uns_barrier barrier;
   range now;
   purpose asked;
-  unsigned middle;  /* the pivot's place, before the partition */
+  unsigned middle;   /* the pivot's place, before the partition */
   unsigned up, down; /* the partition's fingers: below `up` all is less, above `down` all is greater */
   int later_count;
   range later[];

@@ -109,7 +109,9 @@ void uns_stdlib_leave_dead(lua_State *L, uns_runtime *runtime, lua_State *co) {
   for (int level = 0; lua_getstack(co, level, &frame); level++) {
     lua_CFunction function = barrier_of(co, &frame);
     if (function == NULL || function == uns_run_closers) continue;
-    int slot = function == uns_string_gsub ? UNS_GSUB_BLOCK : function == uns_table_sort ? UNS_SORT_BLOCK : UNS_REQUIRE_BLOCK;
+    int slot = function == uns_table_sort    ? UNS_SORT_BLOCK
+               : function == uns_string_gsub ? UNS_GSUB_BLOCK
+                                             : UNS_REQUIRE_BLOCK;
     if (lua_getlocal(co, &frame, slot) == NULL) continue; /* it failed before it had a block, or the stock one did */
     lua_xmove(co, L, 1);
     if (is_block(L, -1)) {

@@ -44,8 +44,8 @@ bool uns_stdlib_can_wait(uns_runtime *runtime, lua_State *L);
 
 /*
  * Barriers: functions of ours that let a wait through where stock Lua has a C boundary. To a coroutine.yield of the
- * script it must still be one. How many such frames there are is counted, in runtime->barriers, so that a yield pays for a
- * look at its stack only while there are any.
+ * script it must still be one. How many such frames there are is counted, in runtime->barriers, so that a yield pays
+ * for a look at its stack only while there are any.
  *
  * Each has a block, a userdata whose first member is this, in a slot of its frame.
  */
@@ -58,13 +58,13 @@ extern const char uns_barrier_tag;
 
 /* Pushes, once per state, a metatable for blocks. */
 void uns_stdlib_push_barrier_meta(lua_State *L, uns_runtime *runtime);
-/* The userdata at `block` gets the metatable at `meta` and is to be closed: so the frame is left, however that happens. */
+/* The userdata at `block` gets the metatable at `meta` and is to be closed: the frame is left, however that happens. */
 void uns_stdlib_enter_barrier(lua_State *L, uns_runtime *runtime, int block, int meta);
 /* What closing a block does; once is enough. */
 void uns_stdlib_leave_barrier(uns_runtime *runtime, uns_barrier *block);
 /* True if a frame of L is such a barrier. */
 bool uns_stdlib_behind_barrier(lua_State *L, const uns_runtime *runtime);
-/* `co` has failed. Its frames stand until somebody closes it, which may be never: leaves its barriers now. Raises nothing. */
+/* `co` has failed. Its frames stand until it is closed, which may be never: leaves its barriers now. Raises nothing. */
 void uns_stdlib_leave_dead(lua_State *L, uns_runtime *runtime, lua_State *co);
 
 /* The slots of the blocks. */
