@@ -38,6 +38,19 @@ describe("examples", function()
     end
   end
 
+  it("docs/lua.md: each piece of code prints what stands behind its arrows", function()
+    local path = os.tmpname()
+    for code in read("docs/lua.md"):gmatch("\n```lua\n(.-)\n```") do
+      local expected = {}
+      for line in code:gmatch("%-%-> ([^\n]*)") do expected[#expected + 1] = line .. "\n" end
+      local file <close> = assert(io.open(path, "w"))
+      file:write(code)
+      file:flush()
+      assert.same({ table.concat(expected), "", 0 }, { run(path) }, code)
+    end
+    os.remove(path)
+  end)
+
   it("examples/mixed.lua says what ran where, and saves time #slow #plain", function()
     local output, errors, code = run("examples/mixed.lua")
     assert.same({ "", 0 }, { errors, code })
@@ -45,7 +58,7 @@ describe("examples", function()
       assert.truthy(output:find("\n  " .. name .. " +in [^\n]*" .. place), name)
     end
     local serial, whole = output:match("one by one +([%d.]+) s\nwith unsync +([%d.]+) s")
-    assert.is_true(tonumber(whole) < 0.75 * tonumber(serial), output)
+    assert.is_true(serial - whole > 1.5, output) -- of 4.1 s that downloads and a wait take one by one
   end)
 
   it("examples/mixed.lua ends its server with it #slow #plain", function()
