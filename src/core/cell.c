@@ -39,6 +39,13 @@ bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id) {
   return bound;
 }
 
+bool uns_cell_is_remote(uns_cell *cell) {
+  uv_mutex_lock(&cell->lock);
+  bool remote = cell->remote != NULL;
+  uv_mutex_unlock(&cell->lock);
+  return remote;
+}
+
 bool uns_cell_settle(uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
   uv_mutex_lock(&cell->lock);
   uns_cell_remote *remote = cell->state == UNS_CELL_PENDING ? cell->remote : NULL;

@@ -53,6 +53,8 @@ bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outc
 /* From now on `cell`, which may be shared and watched already, stands for number `id` of `remote`. False: it stood for
    one already, or is settled. */
 bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id);
+/* Does it stand for one elsewhere? */
+bool uns_cell_is_remote(uns_cell *cell);
 uns_cell_state uns_cell_peek(uns_cell *cell);
 /* Watches; told through the mailbox at once where it is settled already. */
 void uns_cell_watch(uns_cell *cell, uns_cell_watcher *watcher);
