@@ -330,11 +330,13 @@ static bool needs_lookup(const char *host) {
   return !(size > 10 && strcasecmp(host + size - 10, ".localhost") == 0);
 }
 
-/* Looks at the URL. NULL if it is one we can ask; else what is wrong with it, static. */
+static const char no_memory[] = "not enough memory";
+
+/* Looks at the URL. NULL if it is one we can ask; else what is wrong with it, static, or `no_memory`. */
 static const char *read_url(request *mine, const char *url) {
   CURLU *parsed = uns_curl.url();
   char *scheme = NULL, *host = NULL, *shown = NULL;
-  if (parsed == NULL) return "not enough memory";
+  if (parsed == NULL) return no_memory;
   const char *problem = NULL;
   CURLUcode code = uns_curl.url_set(parsed, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME);
   if (code == CURLUE_OK) code = uns_curl.url_get(parsed, CURLUPART_SCHEME, &scheme, 0);
@@ -348,7 +350,7 @@ static const char *read_url(request *mine, const char *url) {
     mine->transfer.resolves = needs_lookup(host);
     shown = strchr(url, '@') != NULL ? shown_url(url, parsed) : NULL;
     mine->url = copy(shown != NULL ? shown : url);
-    if (mine->url == NULL) problem = "not enough memory";
+    if (mine->url == NULL) problem = no_memory;
   }
   uns_curl.free(scheme);
   uns_curl.free(host);
@@ -471,6 +473,7 @@ static int http_request(lua_State *L) {
   const char *url = string_field(L, 1, "url"), *method = string_field(L, 1, "method");
   if (url == NULL || method == NULL) return luaL_error(L, "url and method expected");
   problem = read_url(mine, url);
+  if (problem == no_memory) return luaL_error(L, "%s", problem);
   if (problem != NULL) {
     luaL_pushfail(L);
     lua_pushstring(L, problem);
