@@ -327,7 +327,7 @@ describe("unsync.http", function()
 
     it("is what a cancelled task waits for, if nobody else does", function()
       local own = http_server.start()
-      local futures = {http.get(own.url .. "/never"), http.get(own.url .. "/?delay=0.02")}
+      local futures = {http.get(own.url .. "/never"), http.get(own.url .. "/?delay=0.3")}
       local tasks = {}
       for i, future in ipairs(futures) do
         tasks[i] = unsync.spawn(function() return future:await() end)
