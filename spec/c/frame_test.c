@@ -184,7 +184,7 @@ static void the_end_of_a_call_arrives_as_it_was(void **state) {
   assert_string_equal(told->error_code, "ENOENT");
   assert_string_equal(told->error_text, "no file");
   assert_int_equal(told->exit_code, 3);
-  assert_int_equal(told->started_ns, 17);
+  assert_int_equal(got.words.started_ns, 17);
 
   job->outcome = UNS_OUTCOME_DONE;
   fill(&job->result, "42", 2);

@@ -148,7 +148,7 @@ int uns_frame_own(uns_packet *packet);
 void uns_message_of_call(uns_message *message, const uns_job *job);
 /* The same for its end; the packet is job->result. */
 void uns_message_of_result(uns_message *message, const uns_job *job);
-/* Fills in what the other side said of the end of `job`; the packet moves. UNS_OK, or UNS_ECORRUPT: it makes no sense. */
+/* Fills in what the other side said of the end of `job`, but for its times; the packet moves. UNS_OK, or UNS_ECORRUPT: it makes no sense. */
 int uns_message_end_job(uns_message *message, uns_job *job);
 
 /* The function that a CALL is of: `last` (may be NULL), if it is that, else a new one. A reference for the caller; NULL

@@ -54,8 +54,6 @@ void uns_message_of_result(uns_message *message, const uns_job *job) {
 int uns_message_end_job(uns_message *message, uns_job *job) {
   const struct uns_message_words *words = &message->words;
   if (words->state > UNS_OUTCOME_ERROR) return UNS_ECORRUPT;
-  job->started_ns = words->started_ns;
-  job->ended_ns = words->ended_ns;
   if (words->state == UNS_OUTCOME_ERROR) {
     uns_job_fail(job, words->error_code, "%s", message->texts[0] != NULL ? message->texts[0] : "");
   } else {

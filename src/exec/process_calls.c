@@ -53,12 +53,29 @@ static bool write_frame(uns_child *child) {
   return true;
 }
 
+static int oldest_slot(const uns_child *child) {
+  int oldest = -1;
+  for (int i = 0; i < UNS_CLAIMS; i++) {
+    if (child->jobs[i] != NULL && (oldest < 0 || child->sequences[i] < child->sequences[oldest])) oldest = i;
+  }
+  return oldest;
+}
+
+/* The child's next call is one that it starts at once; those behind it wait. */
+static void mark_started(uns_child *child) {
+  uns_job *job = child->jobs[oldest_slot(child)];
+  if (atomic_load_explicit(&job->state, memory_order_relaxed) != UNS_JOB_GIVEN) return;
+  job->started_ns = uns_clock_ns();
+  atomic_store_explicit(&job->state, UNS_JOB_STARTED, memory_order_release);
+}
+
 /* The call in `slot` is no longer the child's. */
 static void vacate(uns_child *child, unsigned slot) {
   if (child->jobs[slot]->home == child->pool->main_mailbox) atomic_fetch_sub(&child->main_jobs, 1);
   child->jobs[slot] = NULL;
   child->in_flight--;
   if (child->in_flight == 0) child->arrived = false;
+  else mark_started(child);
 }
 
 static int begin_frame(uns_child *child, unsigned slot) {
@@ -105,8 +122,8 @@ static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
   uns_board *board = child->wire.board;
   unsigned slot = free_slot(child);
   child->jobs[slot] = job;
-  child->in_flight++;
   child->sequences[slot] = ++child->last_sequence;
+  if (child->in_flight++ == 0) mark_started(child);
   atomic_store(&board->claims[slot], child->last_sequence * 4 + UNS_CLAIM_GIVEN);
   child->unsent[child->unsent_count++] = (uint8_t)slot;
   if (job->home == pool->main_mailbox) {
@@ -186,6 +203,12 @@ static uint32_t ahead_limit(uint64_t average_ns) {
   return limit < UNS_CLAIMS ? (uint32_t)limit : UNS_CLAIMS;
 }
 
+/* A call of it has taken so long. The read_lock held. */
+static void note_time(uns_child *child, uint64_t took_ns) {
+  uint64_t average_ns = child->average_ns == 0 ? took_ns : (child->average_ns * 3 + took_ns) / 4;
+  child->average_ns = average_ns | 1; /* 0 is for none yet */
+}
+
 /* The read_lock held, and no call is in it. How many are now. */
 static uint32_t give_next(uns_child *child) {
   uns_dispatch *dispatch = &child->pool->dispatch;
@@ -218,14 +241,6 @@ static void give_ahead(uns_child *child, uint32_t left) {
       !atomic_exchange(&pool->ahead_armed, true)) {
     if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0) atomic_store(&pool->ahead_armed, false);
   }
-}
-
-static int oldest_slot(const uns_child *child) {
-  int oldest = -1;
-  for (int i = 0; i < UNS_CLAIMS; i++) {
-    if (child->jobs[i] != NULL && (oldest < 0 || child->sequences[i] < child->sequences[oldest])) oldest = i;
-  }
-  return oldest;
 }
 
 static void forget_unsent(uns_child *child, unsigned slot) {
@@ -442,8 +457,7 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
     return false;
   }
   uns_message_deinit(&message);
-  uint64_t took_ns = job->ended_ns > job->started_ns ? job->ended_ns - job->started_ns : 0;
-  child->average_ns = child->average_ns == 0 ? took_ns | 1 : (child->average_ns * 3 + took_ns) / 4 | 1;
+  if (message.words.started_ns != 0) note_time(child, message.words.ended_ns - message.words.started_ns);
   if (left == 0) left = give_next(child);
   give_ahead(child, left);
   deliver(pool, job, runtime);
