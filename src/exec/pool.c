@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/codec.h"
 #include "core/error.h"
 #include "exec/supervisor.h"
 #include "loop/task.h"
@@ -18,6 +19,7 @@ static const uint64_t GROW_BUSY_NS = 100000000;        /* the same, while the co
 static const uint64_t IDLE_SURPLUS_NS = 1000000000;    /* idle for that long: a thread beyond the target ends */
 static const uint64_t IDLE_CORE_NS = 10000000000;      /* the same for the rest */
 static const uint64_t SPIN_NS = 30000;                 /* about the price of a sleep and a wake-up */
+static const uint64_t IDLE_LENT_NS = 20000000;         /* meanwhile, how often it asks whether its strings came home */
 
 typedef struct pool_thread {
   uns_worker worker;
@@ -126,18 +128,29 @@ static uns_job *spin_for_job(pool_thread *thread) {
 static uns_job *wait_for_job(pool_thread *thread) {
   uns_pool *pool = thread->pool;
   uns_job *job = spin_for_job(thread);
+/* Between two calls: strings that the last one lent come home. True while some are still out. */
+static bool take_mail(pool_thread *thread) {
+  uns_runtime *runtime = thread->runtime;
+  if (runtime == NULL) return false;
+  if (uns_mailbox_has_mail(runtime->mailbox)) uns_runtime_turn(runtime, false);
+  return uns_codec_lent(runtime->L) > 0;
+}
+
   while (job == NULL) {
     bool surplus = uns_pool_threads(pool) > pool->dispatch.target; /* not under `lock`: stop_all takes it second */
     uv_mutex_lock(&thread->lock);
     atomic_store(&thread->asleep, true);
-    int timed_out = 0;
+  uint64_t since = uns_clock_ns();
+    bool lent = take_mail(thread);
     if (atomic_load(&thread->given) == NULL && !atomic_load(&thread->stop)) {
-      timed_out = uv_cond_timedwait(&thread->wake, &thread->lock, surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS);
+    uint64_t limit_ns = surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS;
+      uv_cond_timedwait(&thread->wake, &thread->lock, lent ? IDLE_LENT_NS : limit_ns);
     }
     atomic_store(&thread->asleep, false);
     uv_mutex_unlock(&thread->lock);
     job = atomic_load_explicit(&thread->given, memory_order_acquire);
-    if (job == NULL && (timed_out != 0 || atomic_load(&thread->stop)) &&
+    bool tired = uns_clock_ns() - since >= limit_ns;
+    if (job == NULL && (tired || atomic_load(&thread->stop)) &&
         uns_dispatch_retire(&pool->dispatch, &thread->worker)) {
       return NULL;
     }
