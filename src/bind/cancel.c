@@ -20,6 +20,7 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
   uns_cancel_scope *scope = lua_touserdata(L, 1);
   uns_cancel_scope_leave(runtime, scope);
+  if (runtime->caught != NULL) runtime->caught(runtime, L);
   if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 2;
   if (scope->timed_out && uns_error_is(L, -1, "cancelled")) uns_cancel_push_timeout(L, NULL, "await");
   return lua_error(L);

@@ -92,11 +92,102 @@ static void submit_next(uns_runtime *runtime, uns_job *back) {
   if (link != NULL) submit(runtime, uns_container_of(link, uns_job, link));
 }
 
+/* ---- deadlines of calls: kept at home as well ---- */
+
+typedef struct {
+  uns_timer timer;
+  uns_job *job;
+  bool from_start; /* it counts from the start of the call, which is not known beforehand */
+} call_deadline;
+
+static void on_call_deadline(uns_timer *timer, uns_runtime *runtime) {
+  call_deadline *deadline = uns_container_of(timer, call_deadline, timer);
+  uns_job *job = deadline->job;
+  uns_function *function = job->function;
+  if (deadline->from_start) {
+    bool started = atomic_load_explicit(&job->state, memory_order_acquire) == UNS_JOB_STARTED;
+    uint64_t due_ns = (started && job->started_ns != 0 ? job->started_ns : uns_clock_ns()) + function->run_timeout_ns;
+    if (job->deadline_ns != 0 && job->deadline_ns < due_ns) due_ns = job->deadline_ns;
+    if (due_ns > uns_clock_ns() && uns_timer_arm(runtime, timer, due_ns) == UNS_OK) return;
+  }
+  job->timed_out = true;
+  uns_executors_cancel(runtime, job);
+}
+
+/* Arms the call's deadline, if its function has one. Raises without memory. */
+static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
+  const uns_function *function = job->function;
+  if (function->timeout_ns > 0) job->deadline_ns = job->submitted_ns + function->timeout_ns;
+  uint64_t due_ns = job->deadline_ns;
+  if (function->run_timeout_ns > 0 && (due_ns == 0 || job->submitted_ns + function->run_timeout_ns < due_ns)) {
+    due_ns = job->submitted_ns + function->run_timeout_ns;
+  }
+  if (due_ns == 0) return;
+  call_deadline *deadline = uns_malloc(sizeof *deadline);
+  if (deadline != NULL) {
+    uns_timer_init(&deadline->timer, on_call_deadline);
+    deadline->job = job;
+    deadline->from_start = function->run_timeout_ns > 0;
+    job->home_data = deadline;
+    if (uns_timer_arm(runtime, &deadline->timer, due_ns) == UNS_OK) return;
+    job->home_data = NULL;
+    uns_free(deadline);
+  }
+  uns_job_free(job);
+  luaL_error(L, "not enough memory");
+}
+
+static bool end_deadline(uns_runtime *runtime, uns_job *job) {
+  call_deadline *deadline = job->home_data;
+  if (deadline == NULL) return false;
+  bool passed = deadline->job->timed_out; /* the job may be a twin of the one it was set for */
+  uns_timer_disarm(runtime, &deadline->timer);
+  uns_free(deadline);
+  job->home_data = NULL;
+  return passed;
+}
+
+/* Pushes "hook" and the like: what the error on top says of how the call was stopped. */
+static const char *stopped_by(lua_State *L, const uns_job *job) {
+  if (job->stopped_by != NULL) return job->stopped_by;
+  const char *rung = NULL;
+  if (job->outcome != UNS_OUTCOME_ERROR && lua_istable(L, -1) && lua_getfield(L, -1, "stopped_by") == LUA_TSTRING) {
+    rung = lua_tostring(L, -1); /* the error table keeps it alive until it is replaced */
+  }
+  return rung != NULL ? rung : "await";
+}
+
+/* The call was stopped. Its own error, or nil, lies on top. */
+static void settle_cancelled(uns_runtime *runtime, lua_State *L, int index, const uns_job *job, bool timed_out) {
+  uns_future *future = lua_touserdata(L, index);
+  int error = lua_gettop(L);
+  const char *rung = stopped_by(L, job);
+  if (timed_out) {
+    uns_cancel_push_timeout(L, future->name, rung);
+  } else {
+    if (job->reason != 0) uns_runtime_push_pin(runtime, L, job->reason);
+    else lua_pushnil(L);
+    uns_cancel_push_error(L, future, rung);
+  }
+  lua_replace(L, error);
+  lua_settop(L, error);
+  lua_pushnil(L);
+  uns_future_fail(runtime, L, index, timed_out ? UNS_FUTURE_FAILED : UNS_FUTURE_CANCELLED);
+}
+
+/* Puts where it ran above where it failed, in the traceback on top. */
+static void say_where(lua_State *L, const uns_future *future) {
+  if (lua_type(L, -1) != LUA_TSTRING) return;
+  lua_pushfstring(L, "in %s %s:\n%s", uns_future_kind_name(future), future->name, lua_tostring(L, -1));
+  lua_replace(L, -2);
+}
+
 /* The completion is home: settles the future. */
 static void on_completion(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, mail);
   uns_runtime *runtime = receiver;
   if (runtime == NULL) { /* the state that asked is closing */
+    uns_free(job->home_data);
     uns_job_free(job);
     return;
   }
@@ -109,34 +200,30 @@ static void on_completion(uns_mail *mail, void *receiver) {
   future->job = NULL;
   runtime->pending--;
   uns_progress_keep(runtime, L, top + 1, job);
-  if (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0) {
+  bool timed_out = end_deadline(runtime, job);
+  bool cancelled = job->outcome == UNS_OUTCOME_CANCELLED ||
+                   (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0);
+  int count = job->outcome == UNS_OUTCOME_ERROR ? 0 : uns_codec_decode(L, &job->result);
+  if (count < 0) { /* why it cannot be read lies on top */
     lua_pushnil(L);
-    uns_cancel_push_error(L, future, "queue");
-    lua_pushnil(L);
-    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_CANCELLED);
+    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
+  } else if (job->outcome == UNS_OUTCOME_DONE) {
+    uns_future_resolve(runtime, L, top + 1, count);
+  } else if (cancelled) {
+    lua_settop(L, top + 2);
+    settle_cancelled(runtime, L, top + 1, job, timed_out);
   } else if (job->outcome == UNS_OUTCOME_ERROR) {
     push_executor_error(L, job);
     lua_pushnil(L);
     uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
   } else {
-    int count = uns_codec_decode(L, &job->result);
-    if (count < 0) {
-      lua_pushnil(L);
-      uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
-    } else if (job->outcome == UNS_OUTCOME_DONE) {
-      uns_future_resolve(runtime, L, top + 1, count);
-    } else {
-      lua_settop(L, top + 3);
-      explain_missing_global(L);
-      if (lua_type(L, -1) == LUA_TSTRING) { /* where it ran, above where it failed */
-        lua_pushfstring(L, "in %s %s:\n%s", uns_future_kind_name(future), future->name, lua_tostring(L, -1));
-        lua_replace(L, -2);
-      }
-      uns_future_fail(runtime, L, top + 1,
-                      job->outcome == UNS_OUTCOME_CANCELLED ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
-    }
+    lua_settop(L, top + 3);
+    explain_missing_global(L);
+    say_where(L, future);
+    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
   }
   lua_settop(L, top);
+  if (job->reason != 0) uns_runtime_unpin(runtime, job->reason);
   submit_next(runtime, job);
   uns_job_free(job);
 }
@@ -178,6 +265,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
     uns_job_free(job);
     return lua_error(L);
   }
+  set_deadline(L, runtime, job);
   uns_future *future = uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
   lua_pushvalue(L, -1);
   job->pin = uns_runtime_pin(runtime, L);

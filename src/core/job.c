@@ -67,6 +67,20 @@ void uns_job_fail(uns_job *job, const char *code, const char *format, ...) {
   va_end(arguments);
 }
 
+uns_job *uns_job_twin(const uns_job *job) {
+  uns_job *twin = uns_job_new(job->home, job->function);
+  if (twin == NULL) return NULL;
+  twin->mail.deliver = job->mail.deliver;
+  twin->submitted_ns = job->submitted_ns;
+  twin->started_ns = job->started_ns;
+  twin->pin = job->pin;
+  twin->home_data = job->home_data;
+  twin->reason = job->reason;
+  twin->stopped_by = "abandoned";
+  uns_job_fail(twin, "cancelled", "%s was cancelled", job->function->name);
+  return twin;
+}
+
 void uns_job_post(uns_job *job) {
   job->ended_ns = uns_clock_ns();
   atomic_store_explicit(&job->state, UNS_JOB_ENDED, memory_order_release);

@@ -38,6 +38,7 @@ typedef enum {
   UNS_JOB_QUEUED,
   UNS_JOB_GIVEN,   /* handed to a worker, which has not said that it started */
   UNS_JOB_STARTED,
+  UNS_JOB_ABANDONED, /* still runs, but nobody waits for it: a twin has gone home in its place */
   UNS_JOB_ENDED
 } uns_job_state;
 
@@ -56,7 +57,7 @@ typedef struct uns_job {
   uns_packet call; /* Lua: the function and its arguments. Native: the arguments */
   char *search_path; /* owned or NULL (as the worker's own): the caller's package.path, '\n', package.cpath */
   atomic_int state; /* uns_job_state */
-  atomic_int cancel; /* 1: asked to stop */
+  atomic_int cancel; /* 1: asked to stop; 2: the grace period is over as well */
   uint64_t submitted_ns, started_ns, ended_ns;
   uint64_t deadline_ns; /* 0: none */
 
@@ -75,6 +76,10 @@ typedef struct uns_job {
   int exit_code, signal_number; /* of "crashed": the one that applies, else -1 and 0 */
 
   uns_mailbox *home; /* one reference; mail.deliver settles the future there and frees the job */
+  void *home_data;   /* home's own: the call's deadline, or NULL */
+  bool timed_out;    /* home's: it was cancelled by its deadline */
+  const char *stopped_by; /* static: which rung ended it ("sigterm"), or NULL */
+  int reason;        /* home's: pin of why it was cancelled, or 0 */
   int pin;           /* home's: the future in its registry */
   void *context;     /* home's too */
   bool held;         /* it was cancelled while it was held: it never counted as running */
@@ -87,6 +92,8 @@ uns_job *uns_job_new(uns_mailbox *home, uns_function *function);
 void uns_job_free(uns_job *job);
 /* Fills in an UNS_OUTCOME_ERROR. */
 void uns_job_fail(uns_job *job, const char *code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* A job in the place of one that is abandoned: goes home as it would have, cancelled. NULL without memory. */
+uns_job *uns_job_twin(const uns_job *job);
 /* Ends the job: posts it home. The last thing an executor does with it. */
 void uns_job_post(uns_job *job);
 

@@ -19,9 +19,9 @@ typedef struct call {
   uns_job *job;
   uns_reader arguments;
   uns_writer results;
-  bool failed;   /* the first failure, and from then on */
-  char *code;    /* owned; NULL with `failed`: there was no memory even for the texts */
-  char *message; /* owned */
+  bool failed;        /* the first failure, and from then on */
+  char *code;         /* owned; NULL with `failed`: there was no memory even for the texts */
+  char *message;      /* owned */
   uns_block **blocks; /* buffers that the task was given, one reference each; owned */
   size_t block_count, block_room;
   _Atomic uint64_t report_ns; /* when progress may be passed on again; also from the task's own threads */
@@ -36,9 +36,9 @@ enum { REPORT_NS = 10000000 }; /* between two reports that are passed on */
 enum { THERE, NO_FIELD, NO_ELEMENT };
 
 _Static_assert((int)UNSYNC_NIL == UNS_ITEM_NIL && (int)UNSYNC_BOOLEAN == UNS_ITEM_BOOLEAN &&
-                 (int)UNSYNC_INTEGER == UNS_ITEM_INTEGER && (int)UNSYNC_NUMBER == UNS_ITEM_NUMBER &&
-                 (int)UNSYNC_STRING == UNS_ITEM_STRING && (int)UNSYNC_TABLE == UNS_ITEM_TABLE &&
-                 (int)UNSYNC_FUNCTION == UNS_ITEM_FUNCTION && (int)UNSYNC_OBJECT == UNS_ITEM_OBJECT,
+                   (int)UNSYNC_INTEGER == UNS_ITEM_INTEGER && (int)UNSYNC_NUMBER == UNS_ITEM_NUMBER &&
+                   (int)UNSYNC_STRING == UNS_ITEM_STRING && (int)UNSYNC_TABLE == UNS_ITEM_TABLE &&
+                   (int)UNSYNC_FUNCTION == UNS_ITEM_FUNCTION && (int)UNSYNC_OBJECT == UNS_ITEM_OBJECT,
                "a plugin's types are the reader's");
 
 static call *call_of(unsync_task *t) { return uns_container_of(t, call, task); }
@@ -142,9 +142,9 @@ static void add_keys(const call *c, uns_text *to, const step *steps, size_t last
 }
 
 /*
- * Adds the shortest way to `sought` from `argument`: "rows[3].price". With `table` a table is sought, by its place, else
- * a value, by its origin. Looks through the whole argument: this is for a call that has failed. Nothing where it is not in
- * there, or is the argument itself.
+ * Adds the shortest way to `sought` from `argument`: "rows[3].price". With `table` a table is sought, by its place,
+ * else a value, by its origin. Looks through the whole argument: this is for a call that has failed. Nothing where it
+ * is not in there, or is the argument itself.
  */
 static void add_way(const call *c, int argument, bool table, size_t sought, uns_text *to) {
   const uns_reader *reader = &c->arguments;
@@ -202,7 +202,8 @@ static int fail_value(call *c, const unsync_value *value, const char *expected, 
   } else {
     add_way(c, value->argument, false, (size_t)value->origin, &way);
   }
-  uns_text_add(&message, "bad argument #%d to '%s.%s' (", (int)value->argument, c->native->plugin->name, c->native->name);
+  uns_text_add(&message, "bad argument #%d to '%s.%s' (", (int)value->argument, c->native->plugin->name,
+               c->native->name);
   if (why != NULL) uns_text_add(&message, "%s", why);
   else uns_text_add(&message, "%s expected", expected);
   if (way.size_bytes > 0) uns_text_add(&message, "%s'%s'", why != NULL ? " at " : " for ", way.bytes);
@@ -543,9 +544,7 @@ static int api_put_foreign(unsync_task *t, const void *bytes, size_t size, void 
   return status;
 }
 
-static int api_begin_table(unsync_task *t) {
-  return done(call_of(t), uns_writer_begin_table(&call_of(t)->results));
-}
+static int api_begin_table(unsync_task *t) { return done(call_of(t), uns_writer_begin_table(&call_of(t)->results)); }
 
 static int api_end_table(unsync_task *t) { return done(call_of(t), uns_writer_end_table(&call_of(t)->results)); }
 static int api_pair(unsync_task *t) { return done(call_of(t), uns_writer_pair(&call_of(t)->results)); }
@@ -609,45 +608,45 @@ static void api_log(unsync_task *t, int level, const char *format, va_list argum
 /* ---- The call --------------------------------------------------------------------------------------------------- */
 
 static const unsync_api api = {
-  .abi = UNSYNC_PLUGIN_ABI,
-  .size_bytes = sizeof(unsync_api),
-  .arg_count = api_arg_count,
-  .arg = api_arg,
-  .to_boolean = api_to_boolean,
-  .to_integer = api_to_integer,
-  .to_number = api_to_number,
-  .to_string = api_to_string,
-  .to_text = api_to_text,
-  .check_table = api_check_table,
-  .length = api_length,
-  .element = api_element,
-  .field = api_field,
-  .next = api_next,
-  .numbers = api_numbers,
-  .integers = api_integers,
-  .same = api_same,
-  .put_nil = api_put_nil,
-  .put_boolean = api_put_boolean,
-  .put_integer = api_put_integer,
-  .put_number = api_put_number,
-  .put_string = api_put_string,
-  .put_value = api_put_value,
-  .alloc_bytes = api_alloc_bytes,
-  .put_bytes = api_put_bytes,
-  .put_foreign = api_put_foreign,
-  .begin_table = api_begin_table,
-  .end_table = api_end_table,
-  .pair = api_pair,
-  .fail = api_fail,
-  .fail_errno = api_fail_errno,
-  .fail_arg = api_fail_arg,
-  .failed = api_failed,
-  .cancelled = api_cancelled,
-  .deadline = api_deadline,
-  .now = api_now,
-  .left_ms = api_left_ms,
-  .progress = api_progress,
-  .log = api_log,
+    .abi = UNSYNC_PLUGIN_ABI,
+    .size_bytes = sizeof(unsync_api),
+    .arg_count = api_arg_count,
+    .arg = api_arg,
+    .to_boolean = api_to_boolean,
+    .to_integer = api_to_integer,
+    .to_number = api_to_number,
+    .to_string = api_to_string,
+    .to_text = api_to_text,
+    .check_table = api_check_table,
+    .length = api_length,
+    .element = api_element,
+    .field = api_field,
+    .next = api_next,
+    .numbers = api_numbers,
+    .integers = api_integers,
+    .same = api_same,
+    .put_nil = api_put_nil,
+    .put_boolean = api_put_boolean,
+    .put_integer = api_put_integer,
+    .put_number = api_put_number,
+    .put_string = api_put_string,
+    .put_value = api_put_value,
+    .alloc_bytes = api_alloc_bytes,
+    .put_bytes = api_put_bytes,
+    .put_foreign = api_put_foreign,
+    .begin_table = api_begin_table,
+    .end_table = api_end_table,
+    .pair = api_pair,
+    .fail = api_fail,
+    .fail_errno = api_fail_errno,
+    .fail_arg = api_fail_arg,
+    .failed = api_failed,
+    .cancelled = api_cancelled,
+    .deadline = api_deadline,
+    .now = api_now,
+    .left_ms = api_left_ms,
+    .progress = api_progress,
+    .log = api_log,
 };
 
 /* Ends the job with an error value: `outcome` is that of a failure or a cancellation. */
@@ -682,8 +681,9 @@ void uns_call_run(const uns_native *native, uns_job *job) {
     bool stopped = false;
     if (!c.failed && code == UNSYNC_CANCELLED) {
       stopped = api_cancelled(&c.task);
-      if (!stopped) fail_text(&c, "misuse", "native task '%s.%s' says that it was cancelled, but nobody did that",
-                              native->plugin->name, native->name);
+      if (!stopped)
+        fail_text(&c, "misuse", "native task '%s.%s' says that it was cancelled, but nobody did that",
+                  native->plugin->name, native->name);
     } else if (!c.failed && code != UNSYNC_OK) {
       fail_text(&c, "failed", "native task '%s.%s' failed without saying why (%d)", native->plugin->name, native->name,
                 code);
@@ -692,7 +692,8 @@ void uns_call_run(const uns_native *native, uns_job *job) {
     }
     if (stopped) end_stopped(&c);
     else if (!c.failed) job->outcome = UNS_OUTCOME_DONE;
-    else if (c.code != NULL && c.message != NULL) end_with_error(job, UNS_OUTCOME_FAILED, c.code, c.message, NULL, NULL);
+    else if (c.code != NULL && c.message != NULL)
+      end_with_error(job, UNS_OUTCOME_FAILED, c.code, c.message, NULL, NULL);
     else uns_job_fail(job, "ENOMEM", "not enough memory to say why %s failed", job->function->name);
   }
   uns_writer_deinit(&c.results);

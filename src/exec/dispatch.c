@@ -8,6 +8,8 @@ int uns_dispatch_init(uns_dispatch *dispatch, const uns_dispatch_ops *ops, void 
   uns_list_init(&dispatch->queue);
   uns_list_init(&dispatch->idle);
   dispatch->queued = 0;
+  dispatch->idle_count = 0;
+  dispatch->strict = false;
   dispatch->workers = dispatch->lending = 0;
   dispatch->target = target;
   dispatch->waiting_max = UINT32_MAX;
@@ -20,6 +22,23 @@ void uns_dispatch_deinit(uns_dispatch *dispatch) { uv_mutex_destroy(&dispatch->l
 /* Fewer run than should. Under the lock. */
 static bool short_of_workers(const uns_dispatch *dispatch) {
   return dispatch->workers - dispatch->lending < dispatch->target;
+}
+
+/* News of a wait may come when its call has ended already: for that moment, one may count as both idle and waiting. */
+static uint32_t running(const uns_dispatch *dispatch) {
+  uint32_t others = dispatch->lending + dispatch->idle_count;
+  return dispatch->workers > others ? dispatch->workers - others : 0;
+}
+
+/* An idle worker that may run, out of the list; NULL if there is none. */
+static uns_worker *take_idle(uns_dispatch *dispatch) {
+  if (dispatch->strict && running(dispatch) >= dispatch->target) return NULL;
+  uns_link *link = uns_list_pop_front(&dispatch->idle);
+  if (link == NULL) return NULL;
+  uns_worker *worker = uns_container_of(link, uns_worker, link);
+  worker->idle = false;
+  dispatch->idle_count--;
+  return worker;
 }
 
 static uns_job *pop_job(uns_dispatch *dispatch, uns_worker *worker) {
@@ -43,13 +62,8 @@ void uns_dispatch_submit(uns_dispatch *dispatch, uns_job *job) {
   }
   uns_list_push_back(&dispatch->queue, &job->link);
   dispatch->queued++;
-  uns_link *link = dispatch->queued == 1 ? uns_list_pop_front(&dispatch->idle) : NULL;
-  uns_worker *worker = NULL;
-  if (link != NULL) {
-    worker = uns_container_of(link, uns_worker, link);
-    worker->idle = false;
-    pop_job(dispatch, worker);
-  }
+  uns_worker *worker = dispatch->queued == 1 ? take_idle(dispatch) : NULL;
+  if (worker != NULL) pop_job(dispatch, worker);
   bool grow = worker == NULL && (dispatch->queued == 1 || short_of_workers(dispatch));
   uv_mutex_unlock(&dispatch->lock);
   if (worker != NULL) dispatch->ops->give(dispatch, worker, job);
@@ -59,10 +73,20 @@ void uns_dispatch_submit(uns_dispatch *dispatch, uns_job *job) {
 uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker) {
   uv_mutex_lock(&dispatch->lock);
   worker->job = NULL;
-  /* Where more run than should (waits have ended), the surplus still takes jobs: an idle worker would not help. */
-  uns_job *job = pop_job(dispatch, worker);
+  if (worker->lost) {
+    uv_mutex_unlock(&dispatch->lock);
+    return NULL;
+  }
+  if (worker->lending) { /* what waited has ended */
+    worker->lending = false;
+    dispatch->lending--;
+  }
+  /* More may run than should, where waits have ended. */
+  bool surplus = dispatch->strict && running(dispatch) > dispatch->target;
+  uns_job *job = surplus ? NULL : pop_job(dispatch, worker);
   if (job == NULL && !worker->idle) {
     worker->idle = true;
+    dispatch->idle_count++;
     uns_list_push_front(&dispatch->idle, &worker->link);
   }
   uv_mutex_unlock(&dispatch->lock);
@@ -72,7 +96,8 @@ uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker) {
 uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker) {
   uns_job *job = NULL;
   uv_mutex_lock(&dispatch->lock);
-  if (uns_list_empty(&dispatch->idle) && !short_of_workers(dispatch)) {
+  bool full = uns_list_empty(&dispatch->idle) || (dispatch->strict && running(dispatch) >= dispatch->target);
+  if (full && !short_of_workers(dispatch)) {
     uns_job *own = worker->job;
     job = pop_job(dispatch, worker);
     worker->job = own;
@@ -81,30 +106,59 @@ uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker) {
   return job;
 }
 
-static void take_out(uns_worker *worker) {
+bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t id, uns_job *twin) {
+  uv_mutex_lock(&dispatch->lock);
+  uns_job *job = worker->job;
+  bool runs = job != NULL && job->id == id && !worker->lost;
+  if (runs) {
+    atomic_store(&job->state, UNS_JOB_ABANDONED);
+    worker->lost = true;
+    if (worker->lending) {
+      worker->lending = false;
+      dispatch->lending--;
+    }
+    dispatch->workers--;
+    uns_job_post(twin); /* under the lock, so before the worker can come back and post the job itself */
+  }
+  bool grow = runs && dispatch->queued > 0 && !dispatch->closed;
+  uv_mutex_unlock(&dispatch->lock);
+  if (grow) dispatch->ops->grow(dispatch);
+  return runs;
+}
+
+static void take_out(uns_dispatch *dispatch, uns_worker *worker) {
   if (!worker->idle) return;
   worker->idle = false;
+  dispatch->idle_count--;
   uns_list_remove(&worker->link);
+}
+
+/* A place has become free: hands a waiting job to an idle worker, or asks for one. Unlocks. */
+static void fill_place(uns_dispatch *dispatch) {
+  uns_worker *worker = dispatch->queued > 0 ? take_idle(dispatch) : NULL;
+  uns_job *job = worker != NULL ? pop_job(dispatch, worker) : NULL;
+  bool grow = worker == NULL && dispatch->queued > 0 && !dispatch->closed && short_of_workers(dispatch);
+  uv_mutex_unlock(&dispatch->lock);
+  if (worker != NULL) dispatch->ops->give(dispatch, worker, job);
+  else if (grow) dispatch->ops->grow(dispatch);
 }
 
 void uns_dispatch_lost(uns_dispatch *dispatch, uns_worker *worker) {
   uv_mutex_lock(&dispatch->lock);
-  take_out(worker);
+  take_out(dispatch, worker);
   if (worker->lending) {
     worker->lending = false;
     dispatch->lending--;
   }
   dispatch->workers--;
-  bool grow = dispatch->queued > 0 && !dispatch->closed && short_of_workers(dispatch);
-  uv_mutex_unlock(&dispatch->lock);
-  if (grow) dispatch->ops->grow(dispatch);
+  fill_place(dispatch);
 }
 
 bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker) {
   uv_mutex_lock(&dispatch->lock);
   bool idle = worker->idle;
   if (idle) {
-    take_out(worker);
+    take_out(dispatch, worker);
     dispatch->workers--;
   }
   uv_mutex_unlock(&dispatch->lock);
@@ -123,13 +177,8 @@ void uns_dispatch_put_back(uns_dispatch *dispatch, uns_job *job) {
   atomic_store_explicit(&job->state, UNS_JOB_QUEUED, memory_order_relaxed);
   uns_list_push_front(&dispatch->queue, &job->link);
   dispatch->queued++;
-  uns_link *link = uns_list_pop_front(&dispatch->idle);
-  uns_worker *worker = NULL;
-  if (link != NULL) {
-    worker = uns_container_of(link, uns_worker, link);
-    worker->idle = false;
-    job = pop_job(dispatch, worker);
-  }
+  uns_worker *worker = take_idle(dispatch);
+  if (worker != NULL) job = pop_job(dispatch, worker);
   uv_mutex_unlock(&dispatch->lock);
   if (worker != NULL) dispatch->ops->give(dispatch, worker, job);
   else dispatch->ops->grow(dispatch);
@@ -148,19 +197,17 @@ bool uns_dispatch_withdraw(uns_dispatch *dispatch, uns_job *job) {
 
 bool uns_dispatch_lend(uns_dispatch *dispatch, uns_worker *worker, bool waiting) {
   uv_mutex_lock(&dispatch->lock);
-  bool fine = true, grow = false;
-  if (waiting != worker->lending) {
+  bool fine = true;
+  if (waiting != worker->lending && !worker->lost) {
     if (waiting && dispatch->lending >= dispatch->waiting_max) {
       fine = false;
     } else {
       worker->lending = waiting;
       if (waiting) dispatch->lending++;
       else dispatch->lending--;
-      grow = waiting && dispatch->queued > 0 && short_of_workers(dispatch);
     }
   }
-  uv_mutex_unlock(&dispatch->lock);
-  if (grow) dispatch->ops->grow(dispatch);
+  fill_place(dispatch);
   return fine;
 }
 

@@ -20,6 +20,7 @@ typedef struct uns_worker {
   uns_link link;  /* in dispatch->idle */
   uns_job *job;   /* the one it holds, or NULL */
   bool idle;      /* in dispatch->idle */
+  bool lost;      /* abandoned with its job: takes no more */
   bool lending;   /* waits, and does not count as running */
 } uns_worker;
 
@@ -37,9 +38,11 @@ struct uns_dispatch {
   uns_link queue; /* jobs, oldest first */
   uns_link idle;  /* workers, the last used first: it is the warmest */
   size_t queued;
+  uint32_t idle_count;
   uint32_t workers;   /* alive or being started */
   uint32_t lending;   /* of these, waiting */
   uint32_t target;    /* how many should run at once */
+  bool strict;        /* and never more, though there may be idle ones: for workers that compute. Set before use */
   uint32_t waiting_max; /* past that many lending workers a wait fails with `limit` */
   bool closed;
 };
@@ -57,6 +60,11 @@ uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker);
 void uns_dispatch_lost(uns_dispatch *dispatch, uns_worker *worker);
 /* Takes an idle worker out to end it; false if it was given a job meanwhile. */
 bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker);
+/*
+ * Gives up the worker if it runs the job `id`: `twin` (see uns_job_twin) goes home in its place, the worker takes no more,
+ * and posts the job, when it comes back, only to be freed. False if that job has ended: the twin is still the caller's.
+ */
+bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t id, uns_job *twin);
 /* A job whose worker died before it started, or was too slow to, goes back in front. */
 void uns_dispatch_put_back(uns_dispatch *dispatch, uns_job *job);
 /* Takes a queued job out (cancelled before it ran); false if it is no longer queued. */

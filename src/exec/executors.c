@@ -110,9 +110,10 @@ void uns_executors_cancel(uns_runtime *runtime, uns_job *job) {
     uns_job_post(job);
     return;
   }
-  bool queued = job->function->kind == UNS_KIND_CPU ? uns_process_pool_withdraw(executors->processes, job)
-                                                    : uns_pool_withdraw(executors->pool, job);
+  bool queued = job->function->kind == UNS_KIND_CPU ? uns_process_pool_cancel(executors->processes, job)
+                                                    : uns_pool_cancel(executors->pool, job);
   if (!queued) return;
+  job->stopped_by = "queue";
   uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);
   uns_job_post(job);
 }

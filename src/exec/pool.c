@@ -11,6 +11,7 @@
 
 #include "core/codec.h"
 #include "core/error.h"
+#include "exec/interrupt.h"
 #include "exec/supervisor.h"
 #include "loop/task.h"
 
@@ -18,8 +19,8 @@ static const uint64_t GROW_AFTER_NS = 2000000;         /* a job has waited that 
 static const uint64_t GROW_BUSY_NS = 100000000;        /* the same, while the cores are busy: more threads help little */
 static const uint64_t IDLE_SURPLUS_NS = 1000000000;    /* idle for that long: a thread beyond the target ends */
 static const uint64_t IDLE_CORE_NS = 10000000000;      /* the same for the rest */
-static const uint64_t SPIN_NS = 30000;                 /* about the price of a sleep and a wake-up */
 static const uint64_t IDLE_LENT_NS = 20000000;         /* meanwhile, how often it asks whether its strings came home */
+static const uint64_t SPIN_NS = 30000;                 /* about the price of a sleep and a wake-up */
 
 typedef struct pool_thread {
   uns_worker worker;
@@ -33,6 +34,7 @@ typedef struct pool_thread {
   uv_cond_t wake;
   atomic_bool stop;
   uns_runtime *runtime; /* the thread's own */
+  bool abandoned; /* counts in pool->abandoned; guarded by pool->lock */
 } pool_thread;
 
 struct uns_pool {
@@ -41,7 +43,9 @@ struct uns_pool {
   uv_mutex_t lock;
   uv_cond_t all_ended;
   uns_link threads, ended;
+  uns_link ladders; /* jobs that were asked to stop, not long ago */
   uint32_t count; /* in `threads` */
+  uint32_t abandoned; /* of these, stuck in jobs that nobody waits for any more */
   bool check_armed; /* the supervisor will look whether a job waits too long */
   uint64_t last_growth_ns; /* the supervisor's */
   bool spin;
@@ -124,10 +128,6 @@ static uns_job *spin_for_job(pool_thread *thread) {
   return NULL;
 }
 
-/* Waits until a job was given; NULL when it is time to end: told to, or idle for long. */
-static uns_job *wait_for_job(pool_thread *thread) {
-  uns_pool *pool = thread->pool;
-  uns_job *job = spin_for_job(thread);
 /* Between two calls: strings that the last one lent come home. True while some are still out. */
 static bool take_mail(pool_thread *thread) {
   uns_runtime *runtime = thread->runtime;
@@ -136,14 +136,18 @@ static bool take_mail(pool_thread *thread) {
   return uns_codec_lent(runtime->L) > 0;
 }
 
+/* Waits until a job was given; NULL when it is time to end: told to, or idle for long. */
+static uns_job *wait_for_job(pool_thread *thread) {
+  uns_pool *pool = thread->pool;
+  uns_job *job = spin_for_job(thread);
+  uint64_t since = uns_clock_ns();
   while (job == NULL) {
+    bool lent = take_mail(thread);
     bool surplus = uns_pool_threads(pool) > pool->dispatch.target; /* not under `lock`: stop_all takes it second */
+    uint64_t limit_ns = surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS;
     uv_mutex_lock(&thread->lock);
     atomic_store(&thread->asleep, true);
-  uint64_t since = uns_clock_ns();
-    bool lent = take_mail(thread);
     if (atomic_load(&thread->given) == NULL && !atomic_load(&thread->stop)) {
-    uint64_t limit_ns = surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS;
       uv_cond_timedwait(&thread->wake, &thread->lock, lent ? IDLE_LENT_NS : limit_ns);
     }
     atomic_store(&thread->asleep, false);
@@ -159,16 +163,28 @@ static bool take_mail(pool_thread *thread) {
   return job;
 }
 
+/* The twin was home before it: nothing there knows this job any more. */
+static void free_abandoned(uns_mail *mail, void *runtime) {
+  (void)runtime;
+  uns_job *job = uns_container_of(mail, uns_job, mail);
+  job->home_data = NULL;
+  uns_job_free(job);
+}
+
 static void *thread_main(void *argument) {
   pool_thread *thread = argument;
   uns_pool *pool = thread->pool;
   thread->thread_id = gettid();
+  uns_interrupt_unblock();
   uns_job *job = uns_dispatch_next(&pool->dispatch, &thread->worker);
   for (;;) {
     if (job == NULL && (job = wait_for_job(thread)) == NULL) break;
     run_job(thread, job);
     uns_job *next = uns_dispatch_next(&pool->dispatch, &thread->worker);
+    bool lost = thread->worker.lost;
+    if (lost) job->mail.deliver = free_abandoned;
     uns_job_post(job); /* last, so that whoever hears of it finds this thread free for the next call */
+    if (lost) break;
     job = next;
   }
   close_state(thread, thread->runtime);
@@ -176,6 +192,7 @@ static void *thread_main(void *argument) {
   uns_list_remove(&thread->link);
   uns_list_push_back(&pool->ended, &thread->link);
   pool->count--;
+  if (thread->abandoned) pool->abandoned--;
   uv_cond_broadcast(&pool->all_ended);
   uv_mutex_unlock(&pool->lock);
   return NULL;
@@ -370,8 +387,10 @@ uns_pool *uns_pool_new(uns_executors *executors) {
   }
   pool->executors = executors;
   pool->spin = executors->cores > 1;
+  uns_interrupt_install();
   uns_list_init(&pool->threads);
   uns_list_init(&pool->ended);
+  uns_list_init(&pool->ladders);
   if (uv_mutex_init(&pool->lock) != 0) goto no_lock;
   if (uv_cond_init(&pool->all_ended) != 0) goto no_cond;
   if (uns_dispatch_init(&pool->dispatch, &pool_ops, pool, executors->thread_target) != 0) goto no_dispatch;
@@ -389,7 +408,93 @@ no_lock:
 
 void uns_pool_submit(uns_pool *pool, uns_job *job) { uns_dispatch_submit(&pool->dispatch, job); }
 
-bool uns_pool_withdraw(uns_pool *pool, uns_job *job) { return uns_dispatch_withdraw(&pool->dispatch, job); }
+/* ---- cancelling ---- */
+
+/* One climb of the ladder, for a job that may end, and be gone, at any moment: it is known by its number. */
+typedef struct {
+  uns_link link; /* in pool->ladders */
+  uns_pool *pool;
+  uint64_t id, grace_ns;
+  uns_job *twin; /* made beforehand: giving up must not fail */
+  bool native, forced;
+} ladder;
+
+/* The thread that runs the job `id`, interrupted at once; NULL if none does. Under the pool's lock. */
+static pool_thread *interrupt(uns_pool *pool, uint64_t id, int rung) {
+  for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
+    pool_thread *thread = uns_container_of(link, pool_thread, link);
+    uv_mutex_lock(&pool->dispatch.lock);
+    uns_job *job = thread->worker.job;
+    bool runs = job != NULL && job->id == id && !thread->worker.lost;
+    if (runs) {
+      atomic_store(&job->cancel, rung);
+      pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL); /* it holds a job, so it lives */
+    }
+    uv_mutex_unlock(&pool->dispatch.lock);
+    if (runs) return thread;
+  }
+  return NULL;
+}
+
+static void ladder_free(ladder *climb) {
+  if (climb->twin != NULL) {
+    climb->twin->home_data = NULL; /* the job's own */
+    uns_job_free(climb->twin);
+  }
+  uns_free(climb);
+}
+
+/* On the supervisor's thread, a grace period later. */
+static void climb_on(void *argument) {
+  ladder *climb = argument;
+  uns_pool *pool = climb->pool;
+  uv_mutex_lock(&pool->lock);
+  if (pool->closing) { /* it is the pool's to free */
+    uv_mutex_unlock(&pool->lock);
+    return;
+  }
+  bool again = false;
+  pool_thread *thread = interrupt(pool, climb->id, 2);
+  if (thread != NULL && !climb->native && !climb->forced) {
+    climb->forced = true;
+    again = uns_supervisor_after(pool->executors->supervisor, climb->grace_ns, climb_on, climb) == 0;
+  } else if (thread != NULL && uns_dispatch_abandon(&pool->dispatch, &thread->worker, climb->id, climb->twin)) {
+    climb->twin = NULL;
+    pool->abandoned++;
+    thread->abandoned = true;
+  }
+  if (!again) uns_list_remove(&climb->link);
+  uv_mutex_unlock(&pool->lock);
+  if (!again) ladder_free(climb);
+}
+
+/* Sees to it that the job is looked at again. Without memory it is asked to stop once, and no more. */
+static void start_climb(uns_pool *pool, const uns_job *job) {
+  uns_supervisor *supervisor = uns_executors_supervisor(pool->executors);
+  ladder *climb = uns_calloc(1, sizeof *climb);
+  if (climb == NULL) return;
+  climb->pool = pool;
+  climb->id = job->id;
+  climb->grace_ns = job->function->grace_ns > 0 ? job->function->grace_ns : pool->executors->grace_ns;
+  climb->native = job->function->native != NULL;
+  climb->twin = uns_job_twin(job);
+  uv_mutex_lock(&pool->lock);
+  uns_list_push_back(&pool->ladders, &climb->link);
+  bool watched = climb->twin != NULL && supervisor != NULL &&
+                 uns_supervisor_after(supervisor, climb->grace_ns, climb_on, climb) == 0;
+  if (!watched) uns_list_remove(&climb->link);
+  uv_mutex_unlock(&pool->lock);
+  if (!watched) ladder_free(climb);
+}
+
+bool uns_pool_cancel(uns_pool *pool, uns_job *job) {
+  if (uns_dispatch_withdraw(&pool->dispatch, job)) return true;
+  start_climb(pool, job);
+  uv_mutex_lock(&pool->lock);
+  interrupt(pool, job->id, 1);
+  uv_mutex_unlock(&pool->lock);
+  return false;
+}
 
 uint32_t uns_pool_threads(uns_pool *pool) {
   uv_mutex_lock(&pool->lock);
@@ -409,6 +514,18 @@ static void stop_all(uns_pool *pool) {
   }
 }
 
+/* The supervisor calls nothing of this pool any more. */
+static void forget_callbacks(uns_pool *pool) {
+  uns_supervisor *supervisor = pool->executors->supervisor;
+  if (supervisor != NULL) uns_supervisor_forget(supervisor, pool);
+  uns_link *link;
+  while ((link = uns_list_pop_front(&pool->ladders)) != NULL) {
+    ladder *climb = uns_container_of(link, ladder, link);
+    uns_supervisor_forget(supervisor, climb);
+    ladder_free(climb);
+  }
+}
+
 bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
   if (pool == NULL) return true;
   uns_dispatch_close(&pool->dispatch);
@@ -416,7 +533,7 @@ bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
   uv_mutex_lock(&pool->lock);
   pool->closing = true;
   stop_all(pool);
-  while (pool->count > 0) {
+  while (pool->count > pool->abandoned) {
     uint64_t now = uns_clock_ns();
     if (now >= end) break;
     uv_cond_timedwait(&pool->all_ended, &pool->lock, end - now);
@@ -425,6 +542,7 @@ bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
   uv_mutex_unlock(&pool->lock);
   reap(pool);
   if (stuck) return false;
+  forget_callbacks(pool);
   uns_dispatch_deinit(&pool->dispatch);
   uv_cond_destroy(&pool->all_ended);
   uv_mutex_destroy(&pool->lock);

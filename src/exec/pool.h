@@ -19,8 +19,11 @@ typedef struct uns_pool uns_pool;
 uns_pool *uns_pool_new(uns_executors *executors);
 /* Any thread. */
 void uns_pool_submit(uns_pool *pool, uns_job *job);
-/* Takes a queued job out; false if it is not queued any more. Any thread. */
-bool uns_pool_withdraw(uns_pool *pool, uns_job *job);
+/*
+ * Asks a job to stop. True: it was queued and is the caller's again. A Lua function is interrupted; what does not end
+ * within the grace period, twice, is abandoned: it goes home cancelled, and its thread is replaced. Home's thread.
+ */
+bool uns_pool_cancel(uns_pool *pool, uns_job *job);
 /* Takes no more jobs, waits for those that run; false if some did not end within the grace period. */
 bool uns_pool_free(uns_pool *pool, uint64_t grace_ns);
 /* Threads alive now. Any thread. */

@@ -246,6 +246,7 @@ uns_process_pool *uns_process_pool_new(uns_executors *executors, uns_mailbox *ma
   if (uv_cond_init(&pool->gone) != 0) goto no_cond;
   if (uns_dispatch_init(&pool->dispatch, &process_ops, pool, executors->process_target) != 0) goto no_dispatch;
   pool->dispatch.waiting_max = UNS_PROCESSES_WAITING_MAX;
+  pool->dispatch.strict = true;
   pool->main_mailbox = uns_mailbox_ref(main_mailbox);
   uns_mailbox_post(uns_supervisor_mailbox(pool->supervisor), &pool->open_mail);
   return pool;

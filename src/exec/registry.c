@@ -30,8 +30,8 @@
 enum { NAME_MAX_BYTES = 64, KNOWN_FLAGS = 0 };
 
 struct uns_registry {
-  uv_mutex_t lock;                       /* held while a plugin is loaded and registered */
-  _Atomic(const uns_plugin *) plugins;   /* the newest first; release by who registers, acquire by who looks */
+  uv_mutex_t lock;                     /* held while a plugin is loaded and registered */
+  _Atomic(const uns_plugin *) plugins; /* the newest first; release by who registers, acquire by who looks */
   int log_level;
   size_t place_count;
   char *places[]; /* directories, owned */
@@ -61,7 +61,10 @@ static int log_level(const char *name) {
   static const struct {
     const char *name;
     int level;
-  } levels[] = {{"debug", UNSYNC_DEBUG}, {"info", UNSYNC_INFO}, {"warn", UNSYNC_WARN}, {"error", UNSYNC_ERROR},
+  } levels[] = {{"debug", UNSYNC_DEBUG},
+                {"info", UNSYNC_INFO},
+                {"warn", UNSYNC_WARN},
+                {"error", UNSYNC_ERROR},
                 {"off", UNSYNC_ERROR + 1}};
   for (size_t i = 0; name != NULL && i < sizeof levels / sizeof levels[0]; i++)
     if (strcmp(name, levels[i].name) == 0) return levels[i].level;
@@ -112,7 +115,7 @@ fail:
 
 void uns_registry_free(uns_registry *registry) {
   if (registry == NULL) return;
-  /* The plugins' code stays: an abandoned task may still run in it, and bytes of a result may still be released by it. */
+  /* The plugins' code stays: an abandoned task may still run in it, and bytes of a result be released by it. */
   for (const uns_plugin *plugin = atomic_load(&registry->plugins), *next; plugin != NULL; plugin = next) {
     next = plugin->next;
     uns_free(plugin->path);
@@ -155,8 +158,8 @@ static bool is_name(const char *name, size_t size) {
 }
 
 /*
- * The dynamic linker maps what the program headers say without a look at the file's size, and is killed by SIGBUS where the
- * file is shorter. All else that can be wrong with a file is left to it: its own messages are good.
+ * The dynamic linker maps what the program headers say without a look at the file's size, and is killed by SIGBUS
+ * where the file is shorter. All else that can be wrong with a file is left to it: its own messages are good.
  */
 static bool is_whole(const char *path, uns_text *why) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -168,8 +171,7 @@ static bool is_whole(const char *path, uns_text *why) {
   struct stat info;
   ElfW(Ehdr) header;
   if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
-      pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
-      memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 &&
+      pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header && memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 &&
       header.e_ident[EI_CLASS] == (sizeof(void *) == 8 ? ELFCLASS64 : ELFCLASS32) &&
       header.e_phentsize == sizeof(ElfW(Phdr))) {
     uint64_t size = (uint64_t)info.st_size;
@@ -194,7 +196,8 @@ static const unsync_plugin *find_descriptor(void *handle, uns_text *why) {
   if (symbol == NULL || dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 ||
       dladdr1(symbol, &info, (void **)&entry, RTLD_DL_SYMENT) == 0 || entry == NULL ||
       (map != NULL && info.dli_fname != NULL && strcmp(map->l_name, info.dli_fname) != 0)) { /* a library's it needs */
-    uns_text_add(why, "it has no descriptor: the symbol " DESCRIPTOR " is missing (see UNSYNC_PLUGIN in unsync_plugin.h)");
+    uns_text_add(why,
+                 "it has no descriptor: the symbol " DESCRIPTOR " is missing (see UNSYNC_PLUGIN in unsync_plugin.h)");
     return NULL;
   }
   if (ELF32_ST_TYPE(entry->st_info) != STT_OBJECT || entry->st_size < sizeof(uint32_t)) {
@@ -204,11 +207,15 @@ static const unsync_plugin *find_descriptor(void *handle, uns_text *why) {
   const unsync_plugin *descriptor = symbol;
   if (descriptor->abi != UNSYNC_PLUGIN_ABI) {
     uns_text_add(why, "it was built for plugin ABI version %u; this host has version %u", (unsigned)descriptor->abi,
-             (unsigned)UNSYNC_PLUGIN_ABI);
+                 (unsigned)UNSYNC_PLUGIN_ABI);
     return NULL;
   }
   if (entry->st_size < sizeof *descriptor || descriptor->size_bytes < sizeof *descriptor) {
     uns_text_add(why, "its descriptor is too short: %zu bytes of %zu", (size_t)entry->st_size, sizeof *descriptor);
+    return NULL;
+  }
+  if (descriptor->api_size_bytes > sizeof(unsync_api)) {
+    uns_text_add(why, "it was built with a newer unsync_plugin.h: it needs functions that this host does not have");
     return NULL;
   }
   return descriptor;
@@ -222,7 +229,7 @@ static const unsync_task_def *task_at(const unsync_plugin *descriptor, size_t in
 static bool check_descriptor(const unsync_plugin *descriptor, uns_text *why) {
   if (descriptor->name == NULL || !is_name(descriptor->name, strlen(descriptor->name))) {
     uns_text_add(why, "its name '%s' is not made of letters, digits and _ (at most %d)",
-             descriptor->name == NULL ? "" : descriptor->name, NAME_MAX_BYTES);
+                 descriptor->name == NULL ? "" : descriptor->name, NAME_MAX_BYTES);
   } else if ((descriptor->flags & ~(uint32_t)KNOWN_FLAGS) != 0) {
     uns_text_add(why, "it has flags that this host does not know: 0x%x", (unsigned)descriptor->flags);
   } else if (descriptor->tasks == NULL || descriptor->task_count == 0) {
@@ -234,7 +241,7 @@ static bool check_descriptor(const unsync_plugin *descriptor, uns_text *why) {
       const unsync_task_def *task = task_at(descriptor, i);
       if (task->name == NULL || !is_name(task->name, strlen(task->name))) {
         uns_text_add(why, "the name '%s' of its task %zu is not made of letters, digits and _ (at most %d)",
-                 task->name == NULL ? "" : task->name, i + 1, NAME_MAX_BYTES);
+                     task->name == NULL ? "" : task->name, i + 1, NAME_MAX_BYTES);
         return false;
       }
       if (task->run == NULL) {
@@ -242,7 +249,8 @@ static bool check_descriptor(const unsync_plugin *descriptor, uns_text *why) {
         return false;
       }
       if ((task->flags & ~(uint32_t)KNOWN_FLAGS) != 0) {
-        uns_text_add(why, "its task '%s' has flags that this host does not know: 0x%x", task->name, (unsigned)task->flags);
+        uns_text_add(why, "its task '%s' has flags that this host does not know: 0x%x", task->name,
+                     (unsigned)task->flags);
         return false;
       }
       for (size_t before = 0; before < i; before++) {
@@ -356,7 +364,7 @@ refuse:
   return NULL;
 }
 
-/* Looks for `name` in all places. The first file of that name decides, whether it can be loaded or not. Under the lock. */
+/* Looks for `name` in all places. The first file of that name decides, be it good or not. Under the lock. */
 static const uns_plugin *search(uns_registry *registry, const char *name, uns_text *error) {
   uns_text places = {0};
   for (size_t i = 0; i < registry->place_count; i++) {
@@ -378,7 +386,7 @@ static const uns_plugin *search(uns_registry *registry, const char *name, uns_te
   if (places.lost) error->lost = true;
   else
     uns_text_add(error, "no plugin '%s' was found; looked for%s", name,
-             places.bytes == NULL ? " it nowhere: no place is set (UNSYNC_PLUGIN_PATH)" : places.bytes);
+                 places.bytes == NULL ? " it nowhere: no place is set (UNSYNC_PLUGIN_PATH)" : places.bytes);
   uns_free(places.bytes);
   return NULL;
 }
@@ -427,7 +435,9 @@ const uns_plugin *uns_registry_plugin(uns_registry *registry, const char *name, 
   uns_text why = {0};
   const uns_plugin *plugin = NULL;
   if (is_name(name, strlen(name))) plugin = get_plugin(registry, name, strlen(name), &why);
-  else uns_text_add(&why, "'%s' does not name a plugin: a name is letters, digits and _; a file has a / in its path", name);
+  else
+    uns_text_add(&why, "'%s' does not name a plugin: a name is letters, digits and _; a file has a / in its path",
+                 name);
   if (plugin == NULL) *error = why.bytes;
   return plugin;
 }

@@ -1,8 +1,8 @@
 /*
  * registry: the plugins of a host: found, loaded, checked, and their tasks by name.
  *
- *   - A plugin once registered stays as it is until the registry is freed, and its code stays in the process for good:
- *     so look-ups take no lock. `lock` is held while one is loaded.
+ *   - A plugin once registered stays as it is until the registry is freed, and its code stays in the process for
+ *     good: so look-ups take no lock. `lock` is held while one is loaded.
  *   - Nothing of a plugin is run here but what the dynamic linker runs. Its descriptor is read only as far as its ABI
  *     version vouches for it.
  * What a plugin is: include/unsync_plugin.h. How a task of one is called: exec/call.h.
@@ -30,7 +30,7 @@ typedef struct uns_native {
 } uns_native;
 
 struct uns_plugin {
-  const uns_plugin *next; /* the one registered before it, or NULL */
+  const uns_plugin *next;           /* the one registered before it, or NULL */
   const char *name, *version, *doc; /* the plugin's own; version and doc may be "" */
   char *path;                       /* absolute, without symbolic links */
   void *handle;
@@ -53,12 +53,12 @@ typedef struct uns_registry_places {
 uns_registry *uns_registry_new(const uns_registry_places *places);
 /* No task of its plugins may be called any more. NULL is allowed. */
 void uns_registry_free(uns_registry *registry);
-/* The registry of a host, made at its first use from the environment and the executors' settings; NULL without memory. */
+/* The registry of a host, made at its first use from the environment and the executors' settings; NULL: no memory. */
 uns_registry *uns_registry_of(struct uns_executors *executors);
 
 /*
- * All of these: NULL, and in `*error` a text that names the plugin, the task and every place looked at, to be freed with
- * uns_free (NULL there: no memory). `error` is untouched otherwise. Any thread; may block while a file is loaded.
+ * All of these: NULL, and in `*error` a text that names the plugin, the task and every place looked at, to be freed
+ * with uns_free (NULL there: no memory). `error` is untouched otherwise. Any thread; may block while a file is loaded.
  *   find     the task "plugin.task"; loads the plugin from the search path at its first use
  *   plugin   the plugin `name`, the same way
  *   load     the plugin in the file `path`; a file that is loaded already is not loaded again

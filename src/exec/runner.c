@@ -12,12 +12,15 @@
 #include "core/error.h"
 #include "exec/call.h"
 #include "exec/executors.h"
+#include "exec/interrupt.h"
 #include "loop/task.h"
 
-/* Turns the loop until the future at `index` has settled and no task is left. */
+/* Turns the loop until the future at `index` has settled and no task is left. Whoever asks the job to stop sets its flag
+   and wakes the loop. */
 static void drive(uns_runtime *runtime, int index) {
   uns_future *future = lua_touserdata(runtime->L, index);
   while (!uns_future_settled(future) || runtime->live_count > 0) {
+    uns_interrupt_look(runtime);
     if (!uns_runtime_turn(runtime, true) && !uns_task_raise_deadlock(runtime)) break;
   }
 }
@@ -118,6 +121,10 @@ void uns_runner_run(uns_runtime *runtime, uns_job *job) {
     return;
   }
   lua_State *L = runtime->L;
+  if (uns_mailbox_has_mail(runtime->mailbox)) uns_runtime_turn(runtime, false); /* strings that calls before this one lent */
+  runtime->job = job;
+  runtime->job_told = false;
+  uns_interrupt_listen(runtime);
   lua_settop(L, 0);
   lua_pushcfunction(L, run_lua);
   lua_pushlightuserdata(L, job);
@@ -126,4 +133,6 @@ void uns_runner_run(uns_runtime *runtime, uns_job *job) {
     uns_job_fail(job, "ENOMEM", "%s: %s", job->function->name, text);
     lua_settop(L, 0);
   }
+  uns_interrupt_listen(NULL);
+  runtime->job = NULL;
 }

@@ -159,6 +159,10 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
     task->base.reason = uns_runtime_pin(runtime, L);
     return uns_cancel_work(runtime, future);
   }
+  if (future->job != NULL && future->job->reason == 0 && !lua_isnil(L, -1)) {
+    future->job->reason = uns_runtime_pin(runtime, L);
+    return uns_cancel_work(runtime, future);
+  }
   if (task != NULL || future->job != NULL || future->foreign) { /* of another state's future only its owner disposes */
     lua_pop(L, 1);
     return uns_cancel_work(runtime, future);

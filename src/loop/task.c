@@ -310,6 +310,7 @@ uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const 
   runtime->nested_starts++;
   if (!run(runtime, L, task, count)) broken(runtime, L, task);
   runtime->nested_starts--;
+  if (runtime->caught != NULL) runtime->caught(runtime, L); /* an interrupt may have ended it: it is meant for us too */
   return future;
 }
 
@@ -556,7 +557,7 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
   uns_future_add_waiter(future, &task->waiter);
   task->awaited = future;
   task->waits_for = "future";
-  if (future->foreign) { /* somebody in another state may settle it */
+  if (future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
     task->hopeful = true;
     runtime->pending++;
   }
