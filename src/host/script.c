@@ -177,23 +177,25 @@ static void end(uns_run *run, bool failed) {
   if (uns_future_report_unobserved(runtime) > run->unobserved && run->code == 0) run->code = 1;
 }
 
-bool uns_script_turn(uns_run *run, bool wait) {
-  if (!run->going) return false;
+/* Where the root task has failed: cancels the rest, and ends the run when that has ended, or had its time. */
+static bool ends_by_failure(uns_run *run) {
+  if (look_at_root(run) != ROOT_FAILED) return false;
   uns_runtime *runtime = run->runtime;
-  root_state root = look_at_root(run);
-  if (root == ROOT_FAILED) {
-    if (!run->cancelled) uns_script_cancel(run);
-    if (runtime->live_count == 0 || uns_clock_ns() - run->cancelled_ns > runtime->executors->grace_ns) {
-      end(run, true);
-      return false;
-    }
-  }
+  if (!run->cancelled) uns_script_cancel(run);
+  if (runtime->live_count > 0 && uns_clock_ns() - run->cancelled_ns <= runtime->executors->grace_ns) return false;
+  end(run, true);
+  return true;
+}
+
+bool uns_script_turn(uns_run *run, bool wait) {
+  if (!run->going || ends_by_failure(run)) return false;
+  uns_runtime *runtime = run->runtime;
   bool alive = uns_runtime_turn(runtime, wait);
-  if (!wait) alive = uns_runtime_hopeful(runtime);
+  if (ends_by_failure(run)) return false; /* before anybody sleeps */
+  if (!wait || !alive) alive = uns_runtime_hopeful(runtime);
   /* What can never go on is told so. */
   if (alive || uns_task_raise_deadlock(runtime)) return true;
-  if (look_at_root(run) != root) return true; /* it has ended just now */
-  end(run, root == ROOT_FAILED);
+  end(run, false);
   return false;
 }
 

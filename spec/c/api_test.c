@@ -1,0 +1,730 @@
+/*
+ * api: a host in somebody else's program, as include/unsync.h promises it.
+ *
+ * Worker processes are the program of the build under test.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "unsync.h"
+
+static char program[4096];
+
+static unsync_options default_options(void) { return (unsync_options){.size = sizeof(unsync_options), .program = program}; }
+
+static unsync_host *new_host(void) {
+  unsync_options options = default_options();
+  unsync_host *host = NULL;
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  assert_non_null(host);
+  return host;
+}
+
+static int run_with_limit(unsync_host *host, const char *code, uint64_t timeout_ms) {
+  return unsync_host_run_string(host, code, strlen(code), "=test", 0, NULL, timeout_ms);
+}
+
+static int run(unsync_host *host, const char *code) { return run_with_limit(host, code, 0); }
+
+static void runs_well(unsync_host *host, const char *code) {
+  int status = run(host, code);
+  if (status != 0) fail_msg("%s: %s", unsync_code_text(status), unsync_host_error(host));
+  assert_string_equal(unsync_host_error(host), "");
+}
+
+static void has_error(const unsync_host *host, const char *part) {
+  if (strstr(unsync_host_error(host), part) == NULL) fail_msg("no \"%s\" in: %s", part, unsync_host_error(host));
+}
+
+static lua_Integer global(unsync_host *host, const char *name) {
+  lua_State *L = unsync_host_lua(host);
+  lua_getglobal(L, name);
+  lua_Integer value = luaL_optinteger(L, -1, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+/* Turns the host as a program's own loop would, until there is no more to come. */
+static int drive(unsync_host *host) {
+  for (;;) {
+    int status = unsync_host_turn(host);
+    if (status != UNSYNC_AGAIN) return status;
+    struct pollfd watched = {.fd = unsync_host_fd(host), .events = POLLIN};
+    int timeout_ms = unsync_host_timeout_ms(host);
+    int found = poll(&watched, 1, timeout_ms >= 0 && timeout_ms < 20000 ? timeout_ms : 20000);
+    if (found == 0 && timeout_ms < 0) fail_msg("nothing came in 20 s");
+  }
+}
+
+static int start(unsync_host *host, const char *code) {
+  return unsync_host_start_string(host, code, strlen(code), "=test", 0, NULL);
+}
+
+static void sleep_ms(long ms) {
+  struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+  while (nanosleep(&left, &left) != 0) continue;
+}
+
+/* ---- running ---- */
+
+static void runs_a_string(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  const char *const arguments[] = {"one", "two"};
+  const char code[] = "local a, b = ... got = (a == 'one' and b == 'two' and arg[1] == 'one' and arg[2] == 'two' "
+                      "and arg[0] == '=test' and #arg == 2) and 1 or 0";
+  assert_int_equal(unsync_host_run_string(host, code, strlen(code), "=test", 2, arguments, 0), 0);
+  assert_int_equal(global(host, "got"), 1);
+  runs_well(host, "got = select('#', ...)");
+  assert_int_equal(global(host, "got"), 0);
+  assert_int_equal(unsync_host_run_string(host, NULL, 0, NULL, 0, NULL, 0), 0);
+  assert_int_equal(unsync_host_run_string(host, "zero = 1\0", 9, NULL, 0, NULL, 0), UNSYNC_ESCRIPT);
+  has_error(host, "(string):1:");
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void runs_a_file(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  char path[] = "/tmp/api_test.XXXXXX";
+  int fd = mkstemp(path);
+  assert_true(fd >= 0);
+  const char code[] = "#!/usr/bin/env unsync\nrequire('unsync').sleep(0.001) got = arg[0]:sub(1, 5) == '/tmp/' and ... == 'x' and 1";
+  assert_int_equal(write(fd, code, strlen(code)), (ssize_t)strlen(code));
+  close(fd);
+  const char *const arguments[] = {"x"};
+  assert_int_equal(unsync_host_run(host, path, 1, arguments, 0), 0);
+  assert_int_equal(global(host, "got"), 1);
+  unlink(path);
+  assert_int_equal(unsync_host_run(host, path, 0, NULL, 0), UNSYNC_ESCRIPT);
+  has_error(host, path);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void refuses_arguments_that_cannot_be(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(unsync_host_new(NULL, NULL), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_run(NULL, "x", 0, NULL, 0), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_run_string(host, NULL, 1, NULL, 0, NULL, 0), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_run_string(host, "", 0, NULL, 1, NULL, 0), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_run_string(host, "", 0, NULL, -1, NULL, 0), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_call(host, 0, 0, 0), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_release(host), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_post(host, NULL, NULL), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_turn(NULL), UNSYNC_EINVAL);
+  assert_int_equal(unsync_host_free(NULL), 0);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void waits_for_what_was_started(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  runs_well(host, "local unsync = require 'unsync' count = 0\n"
+                  "for i = 1, 10 do unsync.spawn(function() unsync.sleep(i / 1000) count = count + 1 end) end");
+  assert_int_equal(global(host, "count"), 10);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void tells_errors(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(run(host, "error('boo')"), UNSYNC_ESCRIPT);
+  has_error(host, "test:1: boo\nstack traceback:");
+  assert_int_equal(run(host, "x ="), UNSYNC_ESCRIPT);
+  has_error(host, "test:1: unexpected symbol");
+  assert_int_equal(run(host, "error({})"), UNSYNC_ESCRIPT);
+  has_error(host, "(error object is a table value)");
+  assert_int_equal(run(host, "error(setmetatable({}, {__tostring = function() error('worse') end}))"), UNSYNC_ESCRIPT);
+  assert_int_equal(run(host, "require('unsync').spawn(error, 'unseen')"), UNSYNC_ESCRIPT);
+  has_error(host, "a failure that nobody looked at");
+  has_error(host, "unseen");
+  assert_int_equal(run(host, "require('unsync').promise():await()"), UNSYNC_ESCRIPT);
+  has_error(host, "deadlock");
+  runs_well(host, "x = 1"); /* none of it is left */
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void uses_threads_and_processes(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  runs_well(host, "local unsync = require 'unsync'\n"
+                  "local function double(n) return n * 2 end\n"
+                  "sum = unsync.thread(double)(10):await() + unsync.cpu(double)(100):await()");
+  assert_int_equal(global(host, "sum"), 220);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void says_where_no_worker_was_found(void **state) {
+  (void)state;
+  if (getenv("UNSYNC_WORKER") != NULL) skip();
+  unsync_options options = {.size = sizeof options, .program = "/nowhere/unsync"};
+  unsync_host *host;
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  assert_int_equal(run(host, "require('unsync').cpu(function() end)():await()"), UNSYNC_ESCRIPT);
+  has_error(host, "/nowhere/unsync");
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+/* ---- limits ---- */
+
+static void ends_a_run_at_its_limit(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  const char code[] = "local unsync = require 'unsync'\n"
+                      "cleaned = 0\n"
+                      "for _ = 1, 3 do unsync.spawn(function()\n"
+                      "  local _ <close> = setmetatable({}, {__close = function() cleaned = cleaned + 1 end})\n"
+                      "  unsync.sleep(60)\n"
+                      "end) end\n"
+                      "unsync.sleep(60)";
+  assert_int_equal(run_with_limit(host, code, 30), UNSYNC_ETIMEDOUT);
+  has_error(host, "timeout: the script had not ended after 30 ms");
+  assert_int_equal(global(host, "cleaned"), 3);
+  runs_well(host, "require('unsync').sleep(0.001)");
+  assert_int_equal(run_with_limit(host, "require('unsync').promise():await()", 10000), UNSYNC_ESCRIPT);
+  has_error(host, "deadlock"); /* at once: the limit is no hope */
+  assert_int_equal(run_with_limit(host, "got = 1", 10000), 0);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void gives_up_what_does_not_end(void **state) {
+  (void)state;
+  unsync_options options = default_options();
+  options.grace_ms = 50;
+  unsync_host *host;
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  const char code[] = "local unsync = require 'unsync'\n"
+                      "unsync.spawn(function() while true do pcall(unsync.sleep, 0.01) unsync.shield(unsync.sleep, 0.01) end end)\n"
+                      "unsync.sleep(60)";
+  assert_int_equal(run_with_limit(host, code, 20), UNSYNC_ETIMEDOUT);
+  assert_int_equal(run(host, "x = 1"), UNSYNC_ECLOSED);
+  assert_int_equal(unsync_host_turn(host), UNSYNC_ECLOSED);
+  assert_int_equal(unsync_host_start(host, "x", 0, NULL), UNSYNC_ECLOSED);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+/* ---- calls ---- */
+
+static void calls_functions_that_wait(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  lua_State *L = unsync_host_lua(host);
+  runs_well(host, "local unsync = require 'unsync'\n"
+                  "function add(a, b) unsync.sleep(0.001) return a + b, nil, 'third' end\n"
+                  "function broken() unsync.yield() error({code = 7}) end\n"
+                  "function stuck() unsync.sleep(60) end\n"
+                  "function hopeless() unsync.promise():await() end");
+  int top = lua_gettop(L);
+  lua_getglobal(L, "add");
+  lua_pushinteger(L, 1);
+  lua_pushinteger(L, 2);
+  assert_int_equal(unsync_host_call(host, 2, LUA_MULTRET, 0), 0);
+  assert_int_equal(lua_gettop(L), top + 3);
+  assert_int_equal(lua_tointeger(L, -3), 3);
+  assert_true(lua_isnil(L, -2));
+  assert_string_equal(lua_tostring(L, -1), "third");
+  lua_settop(L, top);
+  lua_getglobal(L, "add");
+  lua_pushinteger(L, 1);
+  lua_pushinteger(L, 2);
+  assert_int_equal(unsync_host_call(host, 2, 1, 0), 0);
+  assert_int_equal(lua_gettop(L), top + 1);
+  lua_settop(L, top);
+  lua_getglobal(L, "broken");
+  assert_int_equal(unsync_host_call(host, 0, 2, 0), UNSYNC_ESCRIPT);
+  assert_int_equal(lua_gettop(L), top + 1);
+  lua_getfield(L, -1, "code");
+  assert_int_equal(lua_tointeger(L, -1), 7);
+  has_error(host, "table");
+  lua_settop(L, top);
+  lua_getglobal(L, "hopeless");
+  assert_int_equal(unsync_host_call(host, 0, 0, 60000), UNSYNC_ESCRIPT);
+  has_error(host, "deadlock");
+  lua_settop(L, top);
+  lua_getglobal(L, "stuck");
+  assert_int_equal(unsync_host_call(host, 0, 0, 20), UNSYNC_ETIMEDOUT);
+  has_error(host, "timeout: the call had not ended after 20 ms");
+  assert_int_equal(lua_gettop(L), top);
+  lua_pushinteger(L, 1); /* not callable */
+  assert_int_equal(unsync_host_call(host, 0, 0, 0), UNSYNC_ESCRIPT);
+  has_error(host, "attempt to call a number value");
+  lua_settop(L, top);
+  runs_well(host, "x = 1");
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+/* reenter(host) -> the codes of all that would turn the loop once more */
+static int reenter(lua_State *L) {
+  unsync_host *host = lua_touserdata(L, 1);
+  int codes[] = {unsync_host_run(host, "x", 0, NULL, 0), unsync_host_start(host, "x", 0, NULL), unsync_host_turn(host),
+                 unsync_host_call(host, 0, 0, 0), unsync_host_free(host)};
+  for (int i = 0; i < 5; i++) lua_pushboolean(L, codes[i] == UNSYNC_EBUSY);
+  lua_pushboolean(L, unsync_host_cancel(host) == 0);
+  return 6;
+}
+
+static void refuses_to_be_turned_from_inside(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  lua_State *L = unsync_host_lua(host);
+  lua_register(L, "reenter", reenter);
+  lua_pushlightuserdata(L, host);
+  lua_setglobal(L, "host");
+  runs_well(host, "for i, refused in ipairs({reenter(host)}) do assert(refused, i) end");
+  assert_int_equal(start(host, "require('unsync').sleep(0.01)"), 0);
+  assert_int_equal(start(host, "x = 1"), UNSYNC_EBUSY);
+  assert_int_equal(run(host, "x = 1"), UNSYNC_EBUSY);
+  assert_int_equal(drive(host), 0);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void *try_from_elsewhere(void *argument) {
+  unsync_host *host = argument;
+  bool refused = run(host, "x = 1") == UNSYNC_ETHREAD && unsync_host_turn(host) == UNSYNC_ETHREAD &&
+                 unsync_host_free(host) == UNSYNC_ETHREAD && unsync_host_cancel(host) == UNSYNC_ETHREAD &&
+                 unsync_host_hold(host) == UNSYNC_ETHREAD;
+  return refused ? host : NULL;
+}
+
+static void refuses_other_threads(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  pthread_t thread;
+  void *refused;
+  assert_int_equal(pthread_create(&thread, NULL, try_from_elsewhere, host), 0);
+  pthread_join(thread, &refused);
+  assert_ptr_equal(refused, host);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+/* ---- somebody else's loop ---- */
+
+static void is_driven_by_another_loop(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(unsync_host_turn(host), 0); /* nothing to do */
+  assert_int_equal(start(host, "local unsync = require 'unsync'\n"
+                               "local function double(n) return n * 2 end\n"
+                               "unsync.spawn(function() unsync.sleep(0.03) late = 1 end)\n"
+                               "unsync.sleep(0.01)\n"
+                               "sum = unsync.thread(double)(1):await() + unsync.cpu(double)(10):await()"),
+                   0);
+  assert_int_equal(drive(host), 0);
+  assert_int_equal(global(host, "sum"), 22);
+  assert_int_equal(global(host, "late"), 1);
+  assert_int_equal(start(host, "error('at once')"), 0);
+  assert_int_equal(drive(host), UNSYNC_ESCRIPT);
+  has_error(host, "at once");
+  assert_int_equal(unsync_host_turn(host), 0); /* told once */
+  assert_int_equal(start(host, "require('unsync').promise():await()"), 0);
+  assert_int_equal(drive(host), UNSYNC_ESCRIPT);
+  has_error(host, "deadlock");
+  assert_int_equal(start(host, "local uv = require 'luv' local t = uv.new_timer() fired = 0\n"
+                               "t:start(5, 5, function() fired = fired + 1 if fired == 3 then t:close() end end)"),
+                   0);
+  assert_int_equal(drive(host), 0);
+  assert_int_equal(global(host, "fired"), 3);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void sleeps_while_there_is_nothing_to_do(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(start(host, "require('unsync').sleep(0.1)"), 0);
+  int turns = 0;
+  while (unsync_host_turn(host) == UNSYNC_AGAIN) {
+    int timeout_ms = unsync_host_timeout_ms(host);
+    assert_in_range(timeout_ms, 0, 100);
+    struct pollfd watched = {.fd = unsync_host_fd(host), .events = POLLIN};
+    poll(&watched, 1, timeout_ms);
+    turns++;
+  }
+  assert_in_range(turns, 1, 20);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void cancels_what_runs(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(start(host, "require('unsync').sleep(60)"), 0);
+  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+  assert_int_equal(unsync_host_cancel(host), 0);
+  assert_int_equal(drive(host), UNSYNC_ESCRIPT);
+  has_error(host, "cancelled");
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static atomic_int posted_calls, posted_ends;
+
+static void on_post(lua_State *L, void *context) {
+  if (L == NULL) {
+    atomic_fetch_add(&posted_ends, 1);
+    return;
+  }
+  atomic_fetch_add(&posted_calls, 1);
+  lua_getglobal(L, "got");
+  lua_pushinteger(L, *(int *)context);
+  lua_call(L, 1, 0);
+}
+
+typedef struct {
+  unsync_host *host;
+  int number;
+} poster;
+
+static void *post_from_elsewhere(void *argument) {
+  poster *mine = argument;
+  for (int i = 0; i < 100; i++) unsync_host_post(mine->host, on_post, &mine->number);
+  return NULL;
+}
+
+static int let_go(lua_State *L) {
+  unsync_host_release(lua_touserdata(L, lua_upvalueindex(1)));
+  return 0;
+}
+
+static void takes_posts_from_any_thread(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  lua_State *L = unsync_host_lua(host);
+  lua_pushlightuserdata(L, host);
+  lua_pushcclosure(L, let_go, 1);
+  lua_setglobal(L, "let_go");
+  for (int round = 0; round < 2; round++) { /* driven from outside, then by itself */
+    atomic_store(&posted_calls, 0);
+    assert_int_equal(unsync_host_hold(host), 0);
+    const char code[] = "local unsync = require 'unsync' local all = unsync.promise() sum = 0 local count = 0\n"
+                        "function got(n) sum = sum + n count = count + 1 if count == 200 then all:resolve() end end\n"
+                        "all:await() let_go()";
+    if (round == 0) assert_int_equal(start(host, code), 0);
+    poster posters[2] = {{host, 1}, {host, 1000}};
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
+      if (round == 1) lua_register(L, "got", let_go); /* until the script has its own; never called before */
+      if (round == 0) assert_int_equal(pthread_create(&threads[i], NULL, post_from_elsewhere, &posters[i]), 0);
+    }
+    if (round == 1) {
+      for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, post_from_elsewhere, &posters[i]), 0);
+      runs_well(host, code);
+    } else {
+      assert_int_equal(drive(host), 0);
+    }
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    assert_int_equal(atomic_load(&posted_calls), 200);
+    assert_int_equal(global(host, "sum"), 100 * 1001);
+  }
+  int number = 0;
+  atomic_store(&posted_ends, 0);
+  assert_int_equal(unsync_host_post(host, on_post, &number), 0);
+  assert_int_equal(unsync_host_free(host), 0);
+  assert_int_equal(atomic_load(&posted_ends), 1);
+}
+
+static void waits_for_what_is_held(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(unsync_host_hold(host), 0);
+  assert_int_equal(start(host, "p = require('unsync').promise() got = p:await()"), 0);
+  for (int i = 0; i < 5; i++) assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+  assert_int_equal(unsync_host_timeout_ms(host), -1);
+  lua_State *L = unsync_host_lua(host);
+  assert_int_equal(luaL_dostring(L, "p:resolve(5)"), LUA_OK);
+  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+  assert_int_equal(unsync_host_release(host), 0);
+  assert_int_equal(drive(host), 0);
+  assert_int_equal(global(host, "got"), 5);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void lets_plain_calls_start_but_not_wait(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  lua_State *L = unsync_host_lua(host);
+  assert_int_equal(luaL_dostring(L, "local unsync = require 'unsync'\n"
+                                    "unsync.spawn(function() unsync.sleep(0.001) got = 1 end)\n"
+                                    "local ok, why = pcall(unsync.sleep, 1) return ok, why.code"),
+                   LUA_OK);
+  assert_false(lua_toboolean(L, -2));
+  assert_string_equal(lua_tostring(L, -1), "unyieldable");
+  lua_pop(L, 2);
+  assert_int_equal(drive(host), 0);
+  assert_int_equal(global(host, "got"), 1);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+/* ---- options ---- */
+
+typedef struct {
+  atomic_int main_states, thread_states, reports;
+  char last[4096]; /* of the reports */
+} witness;
+
+static int setup(lua_State *L) {
+  witness *seen = lua_touserdata(L, 1);
+  bool is_thread = lua_toboolean(L, 2);
+  atomic_fetch_add(is_thread ? &seen->thread_states : &seen->main_states, 1);
+  lua_pushinteger(L, 42);
+  lua_setglobal(L, "answer");
+  return 0;
+}
+
+static void report(void *context, const char *text) {
+  witness *seen = context;
+  atomic_fetch_add(&seen->reports, 1);
+  snprintf(seen->last, sizeof seen->last, "%s", text);
+}
+
+static int fails_everywhere(lua_State *L) { return luaL_error(L, "no setup today"); }
+
+static int fails_in_threads(lua_State *L) { return lua_toboolean(L, 2) ? luaL_error(L, "not in threads") : 0; }
+
+static void sets_states_up(void **state) {
+  (void)state;
+  witness seen = {.last = ""};
+  unsync_options options = default_options();
+  options.setup = setup;
+  options.report = report;
+  options.context = &seen;
+  options.threads = 1;
+  unsync_host *host;
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  runs_well(host, "sum = answer + require('unsync').thread(function() return answer end)():await()");
+  assert_int_equal(global(host, "sum"), 84);
+  assert_int_equal(atomic_load(&seen.main_states), 1);
+  assert_int_equal(atomic_load(&seen.thread_states), 1);
+  assert_int_equal(atomic_load(&seen.reports), 0);
+  assert_int_equal(run(host, "error('told')"), UNSYNC_ESCRIPT);
+  assert_int_equal(atomic_load(&seen.reports), 1);
+  assert_non_null(strstr(seen.last, "told"));
+  has_error(host, "told");
+  assert_int_equal(unsync_host_free(host), 0);
+
+  options.setup = fails_everywhere;
+  assert_int_equal(unsync_host_new(&host, &options), UNSYNC_ESCRIPT);
+  assert_null(host);
+  assert_non_null(strstr(seen.last, "no setup today"));
+
+  options.setup = fails_in_threads;
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  assert_int_equal(run(host, "require('unsync').thread(function() end)():await()"), UNSYNC_ESCRIPT);
+  has_error(host, "cannot make a Lua state");
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+static void reads_options_of_other_sizes(void **state) {
+  (void)state;
+  struct {
+    unsync_options known;
+    long later;
+  } options = {.known = default_options(), .later = 0};
+  unsync_host *host;
+  options.known.size = sizeof options;
+  assert_int_equal(unsync_host_new(&host, &options.known), 0);
+  assert_int_equal(unsync_host_free(host), 0);
+  options.later = 1;
+  assert_int_equal(unsync_host_new(&host, &options.known), UNSYNC_EINVAL);
+  assert_null(host);
+  options.known.size = offsetof(unsync_options, cores);
+  assert_int_equal(unsync_host_new(&host, &options.known), 0);
+  assert_int_equal(unsync_host_free(host), 0);
+  options.known.size = 0;
+  assert_int_equal(unsync_host_new(&host, &options.known), UNSYNC_EINVAL);
+  options.known = default_options();
+  options.known.threads = -1;
+  assert_int_equal(unsync_host_new(&host, &options.known), UNSYNC_EINVAL);
+  assert_string_equal(unsync_version(), UNSYNC_VERSION);
+  for (int code = 1; code >= UNSYNC_ESTUCK; code--) assert_string_not_equal(unsync_code_text(code), "unknown code");
+  assert_string_equal(unsync_code_text(99), "unknown code");
+}
+
+/* ---- several ---- */
+
+static void *live_a_life(void *argument) {
+  unsync_options options = default_options();
+  options.processes = 1;
+  options.threads = 1;
+  unsync_host *host;
+  if (unsync_host_new(&host, &options) != 0) return argument;
+  char code[512];
+  snprintf(code, sizeof code,
+           "local unsync = require 'unsync' local me = %d\n"
+           "local function add(n) return n + me end sum = 0\n"
+           "for i = 1, 20 do sum = sum + unsync.thread(add)(i):await() unsync.sleep(0.0001) end\n"
+           "sum = sum + unsync.cpu(add)(1000):await()",
+           *(int *)argument);
+  bool fine = run(host, code) == 0 && global(host, "sum") == 210 + 1000 + 21 * *(int *)argument;
+  if (!fine) fprintf(stderr, "%s\n", unsync_host_error(host));
+  return unsync_host_free(host) == 0 && fine ? NULL : argument;
+}
+
+static void lives_beside_others(void **state) {
+  (void)state;
+  int numbers[3] = {1, 2, 3};
+  pthread_t threads[3];
+  for (int i = 0; i < 3; i++) assert_int_equal(pthread_create(&threads[i], NULL, live_a_life, &numbers[i]), 0);
+  for (int i = 0; i < 3; i++) {
+    void *failed;
+    pthread_join(threads[i], &failed);
+    assert_null(failed);
+  }
+  unsync_host *one = new_host(), *other = new_host(); /* on the same thread, by turns */
+  const char code[] = "local unsync = require 'unsync' for i = 1, 5 do unsync.sleep(0.002) count = i end";
+  assert_int_equal(start(one, code), 0);
+  assert_int_equal(start(other, code), 0);
+  bool going = true;
+  while (going) {
+    going = false;
+    struct pollfd watched[2] = {{.fd = unsync_host_fd(one), .events = POLLIN}, {.fd = unsync_host_fd(other), .events = POLLIN}};
+    going |= unsync_host_turn(one) == UNSYNC_AGAIN;
+    going |= unsync_host_turn(other) == UNSYNC_AGAIN;
+    if (going) poll(watched, 2, 1);
+  }
+  assert_int_equal(global(one, "count"), 5);
+  assert_int_equal(global(other, "count"), 5);
+  assert_int_equal(unsync_host_free(one), 0);
+  assert_int_equal(unsync_host_free(other), 0);
+}
+
+/* ---- the end ---- */
+
+static void ends_with_work_in_flight(void **state) {
+  (void)state;
+  witness seen = {.last = ""};
+  unsync_options options = default_options();
+  options.grace_ms = 2000;
+  options.report = report; /* nobody looks at the request that fails */
+  options.context = &seen;
+  unsync_host *host;
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  assert_int_equal(
+      start(host, "local unsync, uv = require 'unsync', require 'luv'\n"
+                  "local function spin(s) local t = os.clock() while os.clock() - t < s do end end\n"
+                  "unsync.thread(spin)(0.2) unsync.cpu(spin)(5) unsync.cpu(unsync.sleep)(5)\n"
+                  "for _ = 1, 20 do unsync.thread(spin)(0.1) end\n"
+                  "unsync.spawn(function() unsync.sleep(60) end) unsync.spawn(function() unsync.promise():await() end)\n"
+                  "local p = unsync.promise() unsync.thread(function() p:resolve(1) end)()\n"
+                  "uv.new_timer():start(10000, 0, function() end)\n"
+                  "require('unsync.http').get('http://127.0.0.1:9/')\n"
+                  "keep = setmetatable({}, {__gc = function() p:resolve(2) pcall(unsync.spawn, print)\n"
+                  "  pcall(unsync.thread, 'no.such') pcall(unsync.thread(spin), 1) pcall(p.await, p) coroutine.wrap(print) end})\n"
+                  "unsync.sleep(60)"),
+      0);
+  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+  sleep_ms(20);
+  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+/* block(): stands in foreign code for 30 s */
+static int block(lua_State *L) {
+  (void)L;
+  sleep_ms(30000);
+  return 0;
+}
+
+static int open_blocking(lua_State *L) {
+  lua_newtable(L);
+  lua_pushcfunction(L, block);
+  lua_setfield(L, -2, "block");
+  lua_setglobal(L, "blocking");
+  return 0;
+}
+
+static int free_while_stuck(void) {
+  unsync_options options = default_options();
+  options.setup = open_blocking;
+  options.grace_ms = 50;
+  unsync_host *host;
+  if (unsync_host_new(&host, &options) != 0) return 1;
+  if (start(host, "local unsync = require 'unsync' unsync.thread(function() blocking.block() end)() unsync.sleep(60)") != 0) return 2;
+  if (unsync_host_turn(host) != UNSYNC_AGAIN) return 3;
+  sleep_ms(100);
+  return unsync_host_free(host) == UNSYNC_ESTUCK ? 0 : 4;
+}
+
+static void leaves_a_stuck_thread_what_it_may_touch(void **state) {
+  (void)state;
+  fflush(NULL);
+  pid_t child = fork(); /* there is no other thread at this point */
+  if (child == 0) _exit(free_while_stuck());
+  int status;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* Each request for memory on the way fails in turn; where it is Lua's, a collection may still find some. */
+static void survives_a_lack_of_memory(void **state) {
+  (void)state;
+  const char *slowness = getenv("UNSYNC_SLOWNESS");
+  long step = slowness != NULL && atoi(slowness) >= 10 ? 7 : 1;
+  unsync_options options = default_options();
+  int failures = 0;
+  for (long countdown = 1; countdown < 120; countdown += step) {
+    unsync_host *host;
+    uns_alloc_fail_after(countdown);
+    int status = unsync_host_new(&host, &options);
+    uns_alloc_fail_after(0);
+    assert_true(status == 0 || status == UNSYNC_ENOMEM || status == UNSYNC_ESYSTEM);
+    if (status != 0) failures++;
+    assert_int_equal(unsync_host_free(host), 0);
+  }
+  assert_true(failures > 0);
+  unsync_host *host = new_host();
+  for (long countdown = 1; countdown < 150; countdown += step) {
+    uns_alloc_fail_after(countdown);
+    int status = run(host, "local unsync = require 'unsync' unsync.spawn(function() unsync.sleep(0) end):await()");
+    uns_alloc_fail_after(0);
+    assert_true(status == 0 || status == UNSYNC_ESCRIPT || status == UNSYNC_ENOMEM);
+  }
+  runs_well(host, "x = 1");
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
+int main(void) {
+  const char *build = getenv("UNSYNC_BUILD");
+  snprintf(program, sizeof program, "%s/unsync", build != NULL ? build : "build");
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test(leaves_a_stuck_thread_what_it_may_touch),
+    cmocka_unit_test(runs_a_string),
+    cmocka_unit_test(runs_a_file),
+    cmocka_unit_test(refuses_arguments_that_cannot_be),
+    cmocka_unit_test(waits_for_what_was_started),
+    cmocka_unit_test(tells_errors),
+    cmocka_unit_test(uses_threads_and_processes),
+    cmocka_unit_test(says_where_no_worker_was_found),
+    cmocka_unit_test(ends_a_run_at_its_limit),
+    cmocka_unit_test(gives_up_what_does_not_end),
+    cmocka_unit_test(calls_functions_that_wait),
+    cmocka_unit_test(refuses_to_be_turned_from_inside),
+    cmocka_unit_test(refuses_other_threads),
+    cmocka_unit_test(is_driven_by_another_loop),
+    cmocka_unit_test(sleeps_while_there_is_nothing_to_do),
+    cmocka_unit_test(cancels_what_runs),
+    cmocka_unit_test(takes_posts_from_any_thread),
+    cmocka_unit_test(waits_for_what_is_held),
+    cmocka_unit_test(lets_plain_calls_start_but_not_wait),
+    cmocka_unit_test(sets_states_up),
+    cmocka_unit_test(reads_options_of_other_sizes),
+    cmocka_unit_test(lives_beside_others),
+    cmocka_unit_test(ends_with_work_in_flight),
+    cmocka_unit_test(survives_a_lack_of_memory),
+  };
+  return cmocka_run_group_tests_name("api", tests, NULL, NULL);
+}
