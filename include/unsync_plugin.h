@@ -53,7 +53,7 @@
 
 #ifdef __cplusplus
 #define UNSYNC_EXTERN_C extern "C"
-UNSYNC_EXTERN_C {
+extern "C" {
 #else
 #define UNSYNC_EXTERN_C extern
 #endif
@@ -94,11 +94,11 @@ enum {
 
 /* The kinds of values, as Lua has them. An integer is also read as a number, and a whole number as an integer. */
 typedef enum {
-  UNSYNC_NIL,      /* also an argument, field or element that is not there */
+  UNSYNC_NIL, /* also an argument, field or element that is not there */
   UNSYNC_BOOLEAN,
-  UNSYNC_INTEGER,  /* int64_t */
-  UNSYNC_NUMBER,   /* double */
-  UNSYNC_STRING,   /* any bytes */
+  UNSYNC_INTEGER, /* int64_t */
+  UNSYNC_NUMBER,  /* double */
+  UNSYNC_STRING,  /* any bytes */
   UNSYNC_TABLE,
   UNSYNC_FUNCTION, /* can be told, not read */
   UNSYNC_OBJECT    /* a future, a channel, a userdata: can be told, not read */
@@ -106,7 +106,7 @@ typedef enum {
 
 /* A value in the arguments, passed around by value. Look at `type`; read the rest through the functions. */
 typedef struct unsync_value {
-  int32_t type;    /* unsync_type */
+  int32_t type;     /* unsync_type */
   int32_t argument; /* the rest is the host's */
   union {
     int64_t integer;
@@ -125,13 +125,13 @@ static inline int unsync_arg_count(unsync_task *t);
  * Argument `index`, counted from 1, as what it should be. If it is something else the call fails with
  * "bad argument #1 to 'sum.add' (number expected, got nil)".
  */
-static inline int unsync_arg_boolean(unsync_task *t, int index);    /* 0 or 1 */
+static inline int unsync_arg_boolean(unsync_task *t, int index); /* 0 or 1 */
 static inline int64_t unsync_arg_integer(unsync_task *t, int index);
 static inline double unsync_arg_number(unsync_task *t, int index);
-/* The bytes and, where `size` is not NULL, their number. They are read where they lie, not copied, whatever their size;
-   no zero byte follows them. NULL on failure only. */
+/* The bytes and, where `size` is not NULL, their number. They are read where they lie, not copied, whatever their
+   size; no zero byte follows them. NULL on failure only. */
 static inline const char *unsync_arg_string(unsync_task *t, int index, size_t *size);
-/* A copy with a zero byte behind it, for functions that want one: a path, a name. Bytes with a zero among them fail. */
+/* A copy with a zero byte behind it, for functions that want one: a path. Bytes with a zero among them fail. */
 static inline const char *unsync_arg_text(unsync_task *t, int index);
 static inline unsync_value unsync_arg_table(unsync_task *t, int index);
 
@@ -209,8 +209,8 @@ static inline int unsync_put_number(unsync_task *t, double value);
 /* The bytes are copied. */
 static inline int unsync_put_string(unsync_task *t, const char *bytes, size_t size);
 static inline int unsync_put_text(unsync_task *t, const char *text);
-/* An argument, or what is in one, as it is: large strings are not copied, shared and cyclic tables stay what they are.
-   Functions and objects fail. */
+/* An argument, or what is in one, as it is but for metatables: large strings are not copied, shared and cyclic tables
+   stay what they are. Functions and objects fail. */
 static inline int unsync_put_value(unsync_task *t, unsync_value value);
 
 /*
@@ -300,10 +300,10 @@ static inline void unsync_log(unsync_task *t, int level, const char *format, ...
 enum { UNSYNC_PLUGIN_ABI = 1 };
 
 typedef struct unsync_task_def {
-  const char *name;            /* letters, digits and _; unique in the plugin */
+  const char *name; /* letters, digits and _; unique in the plugin */
   int (*run)(unsync_task *t);
-  const char *doc;             /* a line: "add(a, b) -> number: the sum of two numbers"; may be NULL */
-  uint32_t flags;              /* 0. A host refuses a plugin with a flag that it does not know */
+  const char *doc; /* a line: "add(a, b) -> number: the sum of two numbers"; may be NULL */
+  uint32_t flags;  /* 0. A host refuses a plugin with a flag that it does not know */
 } unsync_task_def;
 
 /*
@@ -312,29 +312,37 @@ typedef struct unsync_task_def {
  */
 
 typedef struct unsync_plugin {
-  uint32_t abi;                /* UNSYNC_PLUGIN_ABI; first in every version */
-  uint32_t flags;              /* 0, as above */
-  size_t size_bytes;           /* of this struct */
-  const char *name;            /* letters, digits and _; also the name of the file: "sum" in sum.so */
-  const char *version;         /* of the plugin, as you like */
-  const char *doc;             /* a line; may be NULL */
+  uint32_t abi;        /* UNSYNC_PLUGIN_ABI; first in every version */
+  uint32_t flags;      /* 0, as above */
+  size_t size_bytes;   /* of this struct */
+  const char *name;    /* letters, digits and _; also the name of the file: "sum" in sum.so */
+  const char *version; /* of the plugin, as you like */
+  const char *doc;     /* a line; may be NULL */
   const unsync_task_def *tasks;
   size_t task_count;
-  size_t task_size_bytes;      /* of one unsync_task_def */
+  size_t task_size_bytes; /* of one unsync_task_def */
+  size_t api_size_bytes;  /* how much of unsync_api it relies on: a host that has less refuses it */
 } unsync_plugin;
 
+/* What a plugin relies on: all that its header has. One that asks UNSYNC_HAS before it uses what is new may define
+   less, as offsetof(unsync_api, the first new member), before it includes this. */
+#ifndef UNSYNC_PLUGIN_NEEDS
+#define UNSYNC_PLUGIN_NEEDS sizeof(unsync_api)
+#endif
+
 /* Once in a plugin, outside any function. `tasks` is an array. */
-#define UNSYNC_PLUGIN(name, version, doc, tasks)                                          \
-  UNSYNC_EXTERN_C UNSYNC_PLUGIN_EXPORT const unsync_plugin unsync_plugin_descriptor;      \
-  const unsync_plugin unsync_plugin_descriptor = {UNSYNC_PLUGIN_ABI,                      \
-                                                  0,                                      \
-                                                  sizeof(unsync_plugin),                  \
-                                                  name,                                   \
-                                                  version,                                \
-                                                  doc,                                    \
-                                                  tasks,                                  \
-                                                  sizeof(tasks) / sizeof((tasks)[0]),     \
-                                                  sizeof((tasks)[0])};
+#define UNSYNC_PLUGIN(name, version, doc, tasks)                                      \
+  UNSYNC_EXTERN_C UNSYNC_PLUGIN_EXPORT const unsync_plugin unsync_plugin_descriptor;  \
+  const unsync_plugin unsync_plugin_descriptor = {UNSYNC_PLUGIN_ABI,                  \
+                                                  0,                                  \
+                                                  sizeof(unsync_plugin),              \
+                                                  name,                               \
+                                                  version,                            \
+                                                  doc,                                \
+                                                  tasks,                              \
+                                                  sizeof(tasks) / sizeof((tasks)[0]), \
+                                                  sizeof((tasks)[0]),                 \
+                                                  UNSYNC_PLUGIN_NEEDS};
 
 /* ---- 8 The table behind all this -------------------------------------------------------------------------------- */
 
@@ -388,8 +396,7 @@ struct unsync_task {
   const unsync_api *api; /* behind it the host keeps what it needs */
 };
 
-#define UNSYNC_HAS(t, member) \
-  ((t)->api->size_bytes >= offsetof(unsync_api, member) + sizeof((t)->api->member))
+#define UNSYNC_HAS(t, member) ((t)->api->size_bytes >= offsetof(unsync_api, member) + sizeof((t)->api->member))
 
 static inline int unsync_arg_count(unsync_task *t) { return t->api->arg_count(t); }
 

@@ -120,7 +120,7 @@ static int digest_file(unsync_task *t, const EVP_MD *algorithm, const char *path
     goto done;
   }
   total = S_ISREG(info.st_mode) ? (double)info.st_size : 0;
-  setvbuf(file, NULL, _IONBF, 0); /* the pieces are large: no second buffer */
+  setvbuf(file, NULL, _IONBF, 0);             /* the pieces are large: no second buffer */
   piece = unsync_alloc_bytes(t, PIECE_BYTES); /* belongs to the task: nothing to free */
   if (piece == NULL) goto done;
   context = EVP_MD_CTX_new();
@@ -203,8 +203,7 @@ static int task_hmac(unsync_task *t) {
   int result = UNSYNC_FAILED;
   if (HMAC(algorithm, key, (int)key_size, (const unsigned char *)bytes, size, digest, &digest_size) == NULL)
     fail_openssl(t, "hmac");
-  else
-    result = put_hex(t, digest, digest_size);
+  else result = put_hex(t, digest, digest_size);
   EVP_MD_free(algorithm);
   return result;
 }
@@ -234,14 +233,14 @@ static int task_algorithms(unsync_task *t) {
 }
 
 static const unsync_task_def tasks[] = {
-  {"sha256", task_sha256, "sha256(bytes) -> hex: the SHA-256 digest of a string", 0},
-  {"sha512", task_sha512, "sha512(bytes) -> hex: the SHA-512 digest of a string", 0},
-  {"digest", task_digest, "digest(algorithm, bytes) -> hex: any digest that OpenSSL knows", 0},
-  {"file", task_file, "file(path [, algorithm = \"SHA256\"]) -> hex: of what a file holds; reports progress", 0},
-  {"all", task_all, "all({bytes, ...} [, algorithm]) -> {[bytes] = hex, ...}: of many strings", 0},
-  {"hmac", task_hmac, "hmac(algorithm, key, bytes) -> hex: a keyed digest", 0},
-  {"random", task_random, "random(size) -> bytes: random bytes, good enough for keys", 0},
-  {"algorithms", task_algorithms, "algorithms() -> {name, ...}: what `digest` knows", 0},
+    {"sha256", task_sha256, "sha256(bytes) -> hex: the SHA-256 digest of a string", 0},
+    {"sha512", task_sha512, "sha512(bytes) -> hex: the SHA-512 digest of a string", 0},
+    {"digest", task_digest, "digest(algorithm, bytes) -> hex: any digest that OpenSSL knows", 0},
+    {"file", task_file, "file(path [, algorithm = \"SHA256\"]) -> hex: of what a file holds; reports progress", 0},
+    {"all", task_all, "all({bytes, ...} [, algorithm]) -> {[bytes] = hex, ...}: of many strings", 0},
+    {"hmac", task_hmac, "hmac(algorithm, key, bytes) -> hex: a keyed digest", 0},
+    {"random", task_random, "random(size) -> bytes: random bytes, good enough for keys", 0},
+    {"algorithms", task_algorithms, "algorithms() -> {name, ...}: what `digest` knows", 0},
 };
 
 UNSYNC_PLUGIN("hash", "1.0", "Message digests over OpenSSL", tasks)

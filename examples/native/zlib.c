@@ -178,9 +178,9 @@ static int task_crc32(unsync_task *t) {
 }
 
 static const unsync_task_def tasks[] = {
-  {"compress", task_compress, "compress(bytes [, {level = 0..9, format = zlib|gzip|raw}]) -> bytes", 0},
-  {"decompress", task_decompress, "decompress(bytes [, {max = bytes, format = zlib|gzip|raw}]) -> bytes", 0},
-  {"crc32", task_crc32, "crc32(bytes [, start = 0]) -> integer", 0},
+    {"compress", task_compress, "compress(bytes [, {level = 0..9, format = zlib|gzip|raw}]) -> bytes", 0},
+    {"decompress", task_decompress, "decompress(bytes [, {max = bytes, format = zlib|gzip|raw}]) -> bytes", 0},
+    {"crc32", task_crc32, "crc32(bytes [, start = 0]) -> integer", 0},
 };
 
 UNSYNC_PLUGIN("zlib", "1.0", "Compression over zlib", tasks)

@@ -357,17 +357,18 @@ static int put_everything(unsync_task *t) {
 }
 
 static const char everything[] =
-  "local long = ('z'):rep(300) local t = {1, 2, 3, 4, 5, 6, 7, -1000, 70000, 1 << 40, 1.5, 2.5, 3.5, 4.5, 'a', nil, long,"
-  "  name = 'n', [true] = false, [-0.5] = {}, [{}] = long, f = print, g = function() return t end} "
-  "t.self = t t.list = {} for i = 1, 300 do t.list[i] = i * 1.25 end "
-  "local deep = t for i = 1, 200 do deep.next = {deep, name = 'deep', other = 'other'} deep = deep.next end "
-  "return t, nil, long, t.list, 'short', 1, -1.5, true, {t, t, long}";
+    "local long = ('z'):rep(300) local t = {1, 2, 3, 4, 5, 6, 7, -1000, 70000, 1 << 40, 1.5, 2.5, 3.5, 4.5, 'a', nil, "
+    "  long, name = 'n', [true] = false, [-0.5] = {}, [{}] = long, f = print, g = function() return t end} "
+    "t.self = t t.list = {} for i = 1, 300 do t.list[i] = i * 1.25 end "
+    "local deep = t for i = 1, 200 do deep.next = {deep, name = 'deep', other = 'other'} deep = deep.next end "
+    "return t, nil, long, t.list, 'short', 1, -1.5, true, {t, t, long}";
 
 /* Bytes that are wrong in any way give an error or some other values, never a crash. */
 static void survives_damaged_packets(void **state) {
   (void)state;
   static const uns_codec_names names = {"argument", 1, false};
-  static const uns_native readers[] = {{"read", "", read_everything, 0, &plugin}, {"put", "", put_everything, 0, &plugin}};
+  static const uns_native readers[] = {{"read", "", read_everything, 0, &plugin},
+                                       {"put", "", put_everything, 0, &plugin}};
   static const uns_native nobody = {"never", "", never, 0, &plugin};
   lua_State *L = state_new();
   uns_packet whole;
@@ -528,15 +529,15 @@ static void is_found_by_its_name(void **state) {
 
 int main(void) {
   static const struct CMUnitTest in_c[] = {
-    cmocka_unit_test(reads_large_strings_where_they_lie),
-    cmocka_unit_test(puts_buffers_without_a_copy),
-    cmocka_unit_test(gives_foreign_memory_back_once),
-    cmocka_unit_test(ends_texts_with_a_zero),
-    cmocka_unit_test(cuts_no_text_short),
-    cmocka_unit_test(survives_damaged_packets),
-    cmocka_unit_test(survives_failing_allocations),
-    cmocka_unit_test(may_be_watched_from_threads_of_the_task),
-    cmocka_unit_test(is_found_by_its_name),
+      cmocka_unit_test(reads_large_strings_where_they_lie),
+      cmocka_unit_test(puts_buffers_without_a_copy),
+      cmocka_unit_test(gives_foreign_memory_back_once),
+      cmocka_unit_test(ends_texts_with_a_zero),
+      cmocka_unit_test(cuts_no_text_short),
+      cmocka_unit_test(survives_damaged_packets),
+      cmocka_unit_test(survives_failing_allocations),
+      cmocka_unit_test(may_be_watched_from_threads_of_the_task),
+      cmocka_unit_test(is_found_by_its_name),
   };
   enum { IN_C = sizeof in_c / sizeof in_c[0], MOST = 200 };
   static struct CMUnitTest all[MOST];

@@ -72,8 +72,8 @@ static void says_where_it_looked(void **state) {
   (void)state;
   char *error = NULL, variable[16384], script[] = "/nowhere/script";
   snprintf(variable, sizeof variable, "/nowhere/one::/nowhere/two/:");
-  uns_registry *registry =
-    uns_registry_new(&(uns_registry_places){variable, script, "/nowhere/program", "/nowhere/installed", NULL});
+  uns_registry *registry = uns_registry_new(
+      &(uns_registry_places){variable, script, "/nowhere/program", "/nowhere/installed", NULL});
   assert_null(uns_registry_find(registry, "no.such", &error));
   assert_string_equal(error, "no plugin 'no' was found; looked for\n\t/nowhere/one/no.so\n\t/nowhere/two/no.so"
                              "\n\t/nowhere/script/plugins/no.so\n\t/nowhere/installed/no.so");
@@ -91,15 +91,16 @@ static void says_which_tasks_there_are(void **state) {
   char *error = NULL;
   uns_registry *registry = make(here);
   assert_null(uns_registry_find(registry, "crash.nothing", &error));
-  assert_says(error, "plugin 'crash' (", "crash.so) has no task 'nothing'", "it has 'segfault', 'wild', 'overflow'", NULL);
+  assert_says(error, "plugin 'crash' (", "crash.so) has no task 'nothing'", "it has 'segfault', 'wild', 'overflow'",
+              NULL);
   uns_free(error);
   uns_registry_free(registry);
 }
 
 static void refuses_what_is_no_name(void **state) {
   (void)state;
-  static const char *const names[] = {"", ".", "echo", "echo.", ".all", "echo.all.more", "../echo.all", "echo/x.all",
-                                      "echo all", "\303\244.b"};
+  static const char *const names[] = {
+      "", ".", "echo", "echo.", ".all", "echo.all.more", "../echo.all", "echo/x.all", "echo all", "\303\244.b"};
   uns_registry *registry = make(here);
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
     char *error = NULL;
@@ -124,14 +125,15 @@ static void refuses_broken_plugins(void **state) {
   static const struct {
     const char *name, *says, *too;
   } broken[] = {
-    {"other_abi", "was built for plugin ABI version 2", "this host has version 1"},
-    {"no_descriptor", "unsync_plugin_descriptor is missing", ""},
-    {"wrong_descriptor", "unsync_plugin_descriptor is no descriptor", ""},
-    {"duplicate", "two tasks with the name 'twice'", "tasks 2 and 3"},
-    {"misnamed", "calls itself 'other_name'", ""},
-    {"unknown_flag", "its task 'one' has flags that this host does not know: 0x40000000", ""},
-    {"no_function", "its task 'hollow' has no function", ""},
-    {"unresolved", "this_function_is_nowhere", ""},
+      {"other_abi", "was built for plugin ABI version 2", "this host has version 1"},
+      {"no_descriptor", "unsync_plugin_descriptor is missing", ""},
+      {"wrong_descriptor", "unsync_plugin_descriptor is no descriptor", ""},
+      {"duplicate", "two tasks with the name 'twice'", "tasks 2 and 3"},
+      {"misnamed", "calls itself 'other_name'", ""},
+      {"unknown_flag", "its task 'one' has flags that this host does not know: 0x40000000", ""},
+      {"no_function", "its task 'hollow' has no function", ""},
+      {"newer", "built with a newer unsync_plugin.h", "functions that this host does not have"},
+      {"unresolved", "this_function_is_nowhere", ""},
   };
   uns_registry *registry = make(here);
   for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
@@ -269,16 +271,16 @@ static void may_be_asked_from_many_threads_at_once(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(finds_a_task_and_loads_its_plugin_once),
-    cmocka_unit_test(says_where_it_looked),
-    cmocka_unit_test(says_which_tasks_there_are),
-    cmocka_unit_test(refuses_what_is_no_name),
-    cmocka_unit_test(refuses_broken_plugins),
-    cmocka_unit_test(loads_a_file_under_the_name_it_gives_itself),
-    cmocka_unit_test(tells_two_plugins_of_one_name_apart),
-    cmocka_unit_test(refuses_damaged_files),
-    cmocka_unit_test(survives_failing_allocations),
-    cmocka_unit_test(may_be_asked_from_many_threads_at_once),
+      cmocka_unit_test(finds_a_task_and_loads_its_plugin_once),
+      cmocka_unit_test(says_where_it_looked),
+      cmocka_unit_test(says_which_tasks_there_are),
+      cmocka_unit_test(refuses_what_is_no_name),
+      cmocka_unit_test(refuses_broken_plugins),
+      cmocka_unit_test(loads_a_file_under_the_name_it_gives_itself),
+      cmocka_unit_test(tells_two_plugins_of_one_name_apart),
+      cmocka_unit_test(refuses_damaged_files),
+      cmocka_unit_test(survives_failing_allocations),
+      cmocka_unit_test(may_be_asked_from_many_threads_at_once),
   };
   return cmocka_run_group_tests(tests, set_up_all, NULL);
 }

@@ -10,7 +10,7 @@
 
 /* All zero: empty. Without memory it loses all that it had, is `lost`, and stays so. */
 typedef struct uns_text {
-  char *bytes; /* owned, to be freed with uns_free; NULL: empty or lost */
+  char *bytes;       /* owned, to be freed with uns_free; NULL: empty or lost */
   size_t size_bytes; /* without the zero at the end */
   bool lost;
 } uns_text;

@@ -12,8 +12,8 @@
 struct uns_executors;
 
 /*
- * The native task `name`, "plugin.task"; its plugin is loaded where it is not yet. Raises an error with the code "plugin"
- * that says what is wrong and where was looked.
+ * The native task `name`, "plugin.task"; its plugin is loaded where it is not yet. Raises an error with the code
+ * "plugin" that says what is wrong and where was looked.
  */
 const uns_native *uns_native_check(lua_State *L, struct uns_executors *executors, const char *name);
 

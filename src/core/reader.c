@@ -1,5 +1,6 @@
 #include "core/reader.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -86,7 +87,7 @@ static bool is_run(uint8_t tag) { return tag >= UNS_TAG_INTS8 && tag <= UNS_TAG_
 typedef struct head {
   uint32_t list, pairs; /* tables */
   uint32_t others;      /* upvalues, parts; 1 for a metatable */
-  spot where;          /* the others stand */
+  spot where;           /* the others stand */
   bool later;
   const uint8_t *content; /* behind the head; where it is not put off, the content */
 } head;
@@ -227,8 +228,7 @@ static int scan_value(scan *s, spot where) {
       int status = note(&reader->strings, &reader->string_count, &reader->string_room, offset);
       if (status != UNS_OK) return status;
     } /* fall through */
-    case UNS_TAG_STRING:
-      return s->at < s->end && advance(s, (uint64_t)*s->at + 1) ? UNS_OK : UNS_ECORRUPT;
+    case UNS_TAG_STRING: return s->at < s->end && advance(s, (uint64_t)*s->at + 1) ? UNS_OK : UNS_ECORRUPT;
     case UNS_TAG_STRING_OLD:
       return uns_read_varint(&s->at, s->end, &number) && number < reader->string_count ? UNS_OK : UNS_ECORRUPT;
     case UNS_TAG_BYTES:
@@ -248,10 +248,8 @@ static int scan_value(scan *s, spot where) {
     case UNS_TAG_CELL:
       return where == UPVALUES && uns_read_varint(&s->at, s->end, &number) && advance(s, 1) ? UNS_OK : UNS_ECORRUPT;
     case UNS_TAG_NAMED: return uns_read_varint(&s->at, s->end, &number) ? UNS_OK : UNS_ECORRUPT;
-    case UNS_TAG_OWN:
-      return where == PARTS && uns_read_varint(&s->at, s->end, &number) ? UNS_OK : UNS_ECORRUPT;
-    default:
-      return tag >= UNS_TAG_TABLE && tag < UNS_TAG_REBUILT ? scan_container(s, offset) : UNS_ECORRUPT;
+    case UNS_TAG_OWN: return where == PARTS && uns_read_varint(&s->at, s->end, &number) ? UNS_OK : UNS_ECORRUPT;
+    default: return tag >= UNS_TAG_TABLE && tag < UNS_TAG_REBUILT ? scan_container(s, offset) : UNS_ECORRUPT;
   }
 }
 
@@ -293,15 +291,11 @@ static uint64_t read_number(const uns_reader *reader, size_t offset) {
 }
 
 static void read_scalar(const uint8_t *at, uint8_t run_tag, uns_item *item) {
-  int8_t i8;
   int16_t i16;
   int32_t i32;
   item->type = UNS_ITEM_INTEGER;
   switch (run_tag) {
-    case UNS_TAG_INTS8:
-      memcpy(&i8, at, sizeof i8);
-      item->as.integer = i8;
-      break;
+    case UNS_TAG_INTS8: item->as.integer = (at[0] ^ 0x80) - 0x80; break; /* its sign stretched */
     case UNS_TAG_INTS16:
       memcpy(&i16, at, sizeof i16);
       item->as.integer = i16;
@@ -311,9 +305,7 @@ static void read_scalar(const uint8_t *at, uint8_t run_tag, uns_item *item) {
       item->as.integer = i32;
       break;
     case UNS_TAG_INTS64: memcpy(&item->as.integer, at, sizeof item->as.integer); break;
-    default:
-      item->type = UNS_ITEM_NUMBER;
-      memcpy(&item->as.number, at, sizeof item->as.number);
+    default: item->type = UNS_ITEM_NUMBER; memcpy(&item->as.number, at, sizeof item->as.number);
   }
 }
 
@@ -353,6 +345,15 @@ static uns_item item_at(const uns_reader *reader, size_t offset) {
   return item;
 }
 
+/* The head at `offset`, which was read before. */
+static head head_at(const uns_reader *reader, size_t offset) {
+  head of;
+  bool whole = read_head(reader->packet->bytes + offset, reader->packet->bytes + reader->end, &of);
+  assert(whole);
+  (void)whole;
+  return of;
+}
+
 /* Where the value that begins at `offset`, with all that lies in it, ends. */
 static size_t skip(const uns_reader *reader, size_t offset) {
   const uint8_t *start = reader->packet->bytes, *at = start + offset, *end = start + reader->end;
@@ -387,9 +388,7 @@ static size_t skip(const uns_reader *reader, size_t offset) {
           at++;
           break;
         case UNS_TAG_REBUILT:
-        case UNS_TAG_REBUILT | UNS_SHARED_BIT:
-          at = start + later_content(reader, (size_t)(at - 1 - start));
-          break;
+        case UNS_TAG_REBUILT | UNS_SHARED_BIT: at = start + later_content(reader, (size_t)(at - 1 - start)); break;
         case UNS_TAG_INTS8:
         case UNS_TAG_INTS16:
         case UNS_TAG_INTS32:
@@ -401,8 +400,7 @@ static size_t skip(const uns_reader *reader, size_t offset) {
           break;
         default:
           if (tag >= UNS_TAG_TABLE && tag < UNS_TAG_REBUILT) {
-            head of;
-            read_head(at - 1, end, &of);
+            head of = head_at(reader, (size_t)(at - 1 - start));
             at = of.content;
             if (!of.later) left += of.list + (uint64_t)of.pairs * 2 + of.others;
           }
@@ -448,21 +446,12 @@ const char *uns_reader_string(const uns_reader *reader, size_t place, size_t *si
 
 /* ---- Tables ----------------------------------------------------------------------------------------------------- */
 
-uint32_t uns_reader_length(const uns_reader *reader, size_t place) {
-  head of;
-  read_head(reader->packet->bytes + place, reader->packet->bytes + reader->end, &of);
-  return of.list;
-}
+uint32_t uns_reader_length(const uns_reader *reader, size_t place) { return head_at(reader, place).list; }
 
-uint32_t uns_reader_pairs(const uns_reader *reader, size_t place) {
-  head of;
-  read_head(reader->packet->bytes + place, reader->packet->bytes + reader->end, &of);
-  return of.pairs;
-}
+uint32_t uns_reader_pairs(const uns_reader *reader, size_t place) { return head_at(reader, place).pairs; }
 
 static head walk_head(const uns_reader *reader, uns_walk *walk) {
-  head of;
-  read_head(reader->packet->bytes + walk->table, reader->packet->bytes + reader->end, &of);
+  head of = head_at(reader, walk->table);
   if (walk->at == 0) {
     walk->at = of.later ? later_content(reader, walk->table) : (size_t)(of.content - reader->packet->bytes);
   }

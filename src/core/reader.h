@@ -1,8 +1,8 @@
 /*
- * reader: a packet's values read where they lie, without Lua: for native tasks, and for whoever must look into a message.
+ * reader: a packet's values read where they lie, without Lua: for native tasks, and whoever must look into a message.
  *
- * Opening it goes once through the whole packet, checks every tag, length and reference, and notes where to find what is
- * out of line. After that reading cannot fail.
+ * Opening it goes once through the whole packet, checks every tag, length and reference, and notes where to find what
+ * is out of line. After that reading cannot fail.
  *   - Nothing is copied and nothing is changed: a reader is valid as long as its packet stays as it is. One thread.
  *   - What is found at one offset is one thing: tables are the same if their places are.
  * How values lie there: core/tags.h. Into Lua: core/codec.h.
@@ -55,7 +55,7 @@ void uns_reader_close(uns_reader *reader);
 
 /* Value `index`, from 0, below `count`. */
 uns_item uns_reader_value(const uns_reader *reader, uint32_t index);
-/* The bytes of the string at `place`. `*ref`, where not NULL: what holds them, if that is a shared object (borrowed). */
+/* The bytes of the string at `place`. `*ref`, where not NULL: the shared object that holds them, or NULL (borrowed). */
 const char *uns_reader_string(const uns_reader *reader, size_t place, size_t *size_bytes, uns_shared **ref);
 /* Where `place` is among the tags that others refer to; -1: nobody does. */
 ptrdiff_t uns_reader_shared(const uns_reader *reader, size_t place);
@@ -67,17 +67,17 @@ uint32_t uns_reader_pairs(const uns_reader *reader, size_t place);
 
 /* A walk through a table. All zero, but for `table`: at its start. */
 typedef struct uns_walk {
-  size_t table; /* its place */
-  size_t at;    /* offset of what comes next; 0: not started */
+  size_t table;           /* its place */
+  size_t at;              /* offset of what comes next; 0: not started */
   uint32_t element, pair; /* how many of the list, of the pairs, are done */
-  uint32_t run;  /* how many of the run at hand are left */
+  uint32_t run;           /* how many of the run at hand are left */
   uint8_t run_tag;
 } uns_walk;
 
 /* The next pair; false: no more. First the list's elements in order, with integers for keys, then the others. */
 bool uns_walk_next(const uns_reader *reader, uns_walk *walk, uns_item *key, uns_item *value);
-/* Moves on so that element `index` (from 1, at most the length, and behind those that are done) comes next. Fast where
-   the list is made of numbers. */
+/* Moves on so that element `index` (from 1, and behind those that are done) comes next; with one more than the length,
+   the first pair. Fast where the list is made of numbers. */
 void uns_walk_to(const uns_reader *reader, uns_walk *walk, uint32_t index);
 
 #endif

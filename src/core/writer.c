@@ -7,18 +7,18 @@
 #include "core/tags.h"
 
 /*
- * A run of bytes that will lie together. The main one is the packet's own; one for each table that is nested too deep is
- * placed behind it at the end, in the order in which a reader will come to want them.
+ * A run of bytes that will lie together. The main one is the packet's own; one for each table that is nested too deep
+ * is placed behind it at the end, in the order in which a reader will come to want them.
  */
 struct uns_segment {
-  uns_packet own;     /* bytes only */
-  uns_packet *to;     /* where its bytes go: `own`, or the packet itself */
-  size_t base;        /* offset of its first byte in the packet */
-  bool placed;        /* `base` is known */
-  const uns_reader *reader; /* NULL, or: the content is copied when it is placed, */
-  size_t table;             /* from the table there */
+  uns_packet own;                /* bytes only */
+  uns_packet *to;                /* where its bytes go: `own`, or the packet itself */
+  size_t base;                   /* offset of its first byte in the packet */
+  bool placed;                   /* `base` is known */
+  const uns_reader *reader;      /* NULL, or: the content is copied when it is placed, */
+  size_t table;                  /* from the table there */
   uns_segment *children, **last; /* owned */
-  uns_segment *next;   /* its parent's next child; from placing on, the next in line */
+  uns_segment *next;             /* its parent's next child; from placing on, the next in line */
 };
 
 struct uns_open_table {
@@ -29,8 +29,8 @@ struct uns_open_table {
   uint64_t elements; /* values put without a key: `list`, and those that came behind a pair */
   enum { ELEMENT, KEY, VALUE } next;
   /* Numbers of a kind, one after the other, become a run: the last value put into the list, if it was one. */
-  uint8_t last;       /* its tag: INT64 or FLOAT for a single one, INTS64 or FLOATS for a run; 0: something else */
-  size_t last_at;     /* offset of that tag in `into` */
+  uint8_t last;   /* its tag: INT64 or FLOAT for a single one, INTS64 or FLOATS for a run; 0: something else */
+  size_t last_at; /* offset of that tag in `into` */
   int64_t last_integer;
 };
 
@@ -380,7 +380,7 @@ int uns_writer_end_table(uns_writer *writer) {
   return UNS_OK;
 }
 
-/* ---- Copies of what a reader shows -------------------------------------------------------------------------------- */
+/* ---- Copies of what a reader shows ------------------------------------------------------------------------------ */
 
 static int copy_value(uns_writer *writer, uns_segment *in, int depth, const uns_reader *reader, const uns_item *item);
 
@@ -470,9 +470,7 @@ static int place_segments(uns_writer *writer) {
     uns_segment *segment = line;
     segment->base = main->to->size_bytes;
     segment->placed = true;
-    if (segment->reader != NULL) {
-      copy_content(writer, segment, 0, segment->reader, segment->table);
-    }
+    if (segment->reader != NULL) { copy_content(writer, segment, 0, segment->reader, segment->table); }
     put_bytes(writer, main, segment->own.bytes, segment->own.size_bytes);
     /* Its children go to the end of the line, which is the list of the main segment's children. */
     if (segment->children != NULL) {

@@ -22,11 +22,11 @@ typedef struct uns_writer {
   uint32_t open_count, open_room;
   uns_fixup *fixups; /* references to what has no offset yet; owned */
   size_t fixup_count, fixup_room;
-  const uns_reader *reader; /* whose tables were put; borrowed */
+  const uns_reader *reader;  /* whose tables were put; borrowed */
   struct uns_copied *copied; /* where they are now, by their index in reader->shared; owned */
-  uint32_t count;     /* values put at top level */
-  int status;         /* UNS_OK, UNS_ENOMEM, or UNS_ECORRUPT: misuse */
-  const char *misuse; /* what was wrong then; static */
+  uint32_t count;            /* values put at top level */
+  int status;                /* UNS_OK, UNS_ENOMEM, or UNS_ECORRUPT: misuse */
+  const char *misuse;        /* what was wrong then; static */
 } uns_writer;
 
 /* `packet` must be empty. UNS_OK or UNS_ENOMEM. To be deinit'ed in any case. */
@@ -54,8 +54,8 @@ int uns_writer_pair(uns_writer *writer);
 int uns_writer_finish(uns_writer *writer);
 
 /*
- * An error of the runtime and no traceback, as a failed call's packet holds them. `extra`, one more field of it, may be
- * NULL. UNS_OK, or UNS_ENOMEM with `packet`, which must be empty, empty again.
+ * An error of the runtime and no traceback, as a failed call's packet holds them. `extra`, one more field of it, may
+ * be NULL. UNS_OK, or UNS_ENOMEM with `packet`, which must be empty, empty again.
  */
 int uns_write_error(uns_packet *packet, const char *code, const char *message, const char *extra, const char *value);
 

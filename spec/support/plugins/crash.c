@@ -1,4 +1,4 @@
-/* crash: tasks that end badly, each in its own way. For the specs of worker processes: never call them in a thread. */
+/* crash: tasks that end badly, each in its own way. For specs of worker processes: never call them in a thread. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,13 +49,13 @@ static int stuck(unsync_task *t) {
 }
 
 static const unsync_task_def tasks[] = {
-  {"segfault", segfault, "raises SIGSEGV", 0},
-  {"wild", wild, "writes to address 8", 0},
-  {"overflow", overflow_stack, "calls itself until the stack ends", 0},
-  {"abort", abort_it, "aborts", 0},
-  {"exit", exit_with, "exit([code = 3]): ends the process", 0},
-  {"signal", kill_self, "signal(number): raises it", 0},
-  {"stuck", stuck, "never returns", 0},
+    {"segfault", segfault, "raises SIGSEGV", 0},
+    {"wild", wild, "writes to address 8", 0},
+    {"overflow", overflow_stack, "calls itself until the stack ends", 0},
+    {"abort", abort_it, "aborts", 0},
+    {"exit", exit_with, "exit([code = 3]): ends the process", 0},
+    {"signal", kill_self, "signal(number): raises it", 0},
+    {"stuck", stuck, "never returns", 0},
 };
 
 UNSYNC_PLUGIN("crash", "1.0", "Ends badly, on purpose", tasks)

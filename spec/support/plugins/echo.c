@@ -1,4 +1,4 @@
-/* echo: gives back what it is given, in every way that there is; and tasks that show how a call goes. For the specs. */
+/* echo: gives back what it is given, in every way that there is; and tasks that show how a call goes. For specs. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -283,41 +283,41 @@ static int log_line(unsync_task *t) {
 static int pid(unsync_task *t) { return unsync_put_integer(t, getpid()); }
 
 /* has() -> whether this host has what this header has */
-static int has(unsync_task *t) { return unsync_put_boolean(t, UNSYNC_HAS(t, arg_count) && UNSYNC_HAS(t, log)); }
+static int has(unsync_task *t) { return unsync_put_boolean(t, UNSYNC_HAS(t, log)); }
 
 static const unsync_task_def tasks[] = {
-  {"all", all, "all(...) -> ...: what it is given", 0},
-  {"walk", walk, "walk(...) -> ...: the same, copied piece by piece", 0},
-  {"list", list, NULL, 0},
-  {"types", types, NULL, 0},
-  {"typed", typed, NULL, 0},
-  {"optional", optional, NULL, 0},
-  {"sum", sum, NULL, 0},
-  {"sum_integers", sum_integers, NULL, 0},
-  {"sum_deep", sum_deep, NULL, 0},
-  {"path", path, NULL, 0},
-  {"bytes", bytes, NULL, 0},
-  {"foreign", foreign, NULL, 0},
-  {"fail", fail, NULL, 0},
-  {"fail_errno", fail_errno, NULL, 0},
-  {"fail_arg", fail_arg, NULL, 0},
-  {"returns", returns, NULL, 0},
-  {"leave_open", leave_open, NULL, 0},
-  {"end_twice", end_twice, NULL, 0},
-  {"lone_key", lone_key, NULL, 0},
-  {"nil_key", nil_key, NULL, 0},
-  {"key_outside", key_outside, NULL, 0},
-  {"nested", nested, NULL, 0},
-  {"depth", depth, NULL, 0},
-  {"cycle", cycle, NULL, 0},
-  {"mixed", mixed, NULL, 0},
-  {"work", work, NULL, 0},
-  {"deaf", deaf, NULL, 0},
-  {"give_up", give_up, NULL, 0},
-  {"deadline", deadline, NULL, 0},
-  {"log", log_line, NULL, 0},
-  {"pid", pid, NULL, 0},
-  {"has", has, NULL, 0},
+    {"all", all, "all(...) -> ...: what it is given", 0},
+    {"walk", walk, "walk(...) -> ...: the same, copied piece by piece", 0},
+    {"list", list, NULL, 0},
+    {"types", types, NULL, 0},
+    {"typed", typed, NULL, 0},
+    {"optional", optional, NULL, 0},
+    {"sum", sum, NULL, 0},
+    {"sum_integers", sum_integers, NULL, 0},
+    {"sum_deep", sum_deep, NULL, 0},
+    {"path", path, NULL, 0},
+    {"bytes", bytes, NULL, 0},
+    {"foreign", foreign, NULL, 0},
+    {"fail", fail, NULL, 0},
+    {"fail_errno", fail_errno, NULL, 0},
+    {"fail_arg", fail_arg, NULL, 0},
+    {"returns", returns, NULL, 0},
+    {"leave_open", leave_open, NULL, 0},
+    {"end_twice", end_twice, NULL, 0},
+    {"lone_key", lone_key, NULL, 0},
+    {"nil_key", nil_key, NULL, 0},
+    {"key_outside", key_outside, NULL, 0},
+    {"nested", nested, NULL, 0},
+    {"depth", depth, NULL, 0},
+    {"cycle", cycle, NULL, 0},
+    {"mixed", mixed, NULL, 0},
+    {"work", work, NULL, 0},
+    {"deaf", deaf, NULL, 0},
+    {"give_up", give_up, NULL, 0},
+    {"deadline", deadline, NULL, 0},
+    {"log", log_line, NULL, 0},
+    {"pid", pid, NULL, 0},
+    {"has", has, NULL, 0},
 };
 
 UNSYNC_PLUGIN("echo", "1.0", "Gives back what it is given", tasks)

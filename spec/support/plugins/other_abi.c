@@ -7,4 +7,4 @@ static const unsync_task_def tasks[] = {{"never", never, "must not run", 0}};
 
 UNSYNC_EXTERN_C UNSYNC_PLUGIN_EXPORT const unsync_plugin unsync_plugin_descriptor;
 const unsync_plugin unsync_plugin_descriptor = {
-  UNSYNC_PLUGIN_ABI + 1, 0, sizeof(unsync_plugin), "other_abi", "1.0", "", tasks, 1, sizeof tasks[0]};
+    UNSYNC_PLUGIN_ABI + 1, 0, sizeof(unsync_plugin), "other_abi", "1.0", "", tasks, 1, sizeof tasks[0], 0};
