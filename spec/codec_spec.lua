@@ -130,7 +130,7 @@ for _, kind in ipairs(kinds) do
         return f == string.rep, format == string.format, stdout == io.stdout, _ENV == _G, unsync == require("unsync")
       end)
       assert.same({true, true, true, true, true}, {there(string.rep):await()})
-      for _, f in ipairs {print, pcall, coroutine.wrap, table.sort, string.gsub, require, unsync.sleep, unsync.thread} do
+      for _, f in ipairs {print, pcall, coroutine.wrap, table.sort, string.gsub, require, unsync.sleep, unsync.io} do
         assert.is_true(rawequal(f, (echo(f):await())))
       end
       assert.is_true(rawequal(unsync, (echo(unsync):await())))
