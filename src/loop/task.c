@@ -172,6 +172,8 @@ static void reset_base(uns_runtime *runtime, uns_task *task) {
 }
 
 static void task_free(uns_runtime *runtime, uns_task *task) {
+  /* Where the state ends in the middle of it, its scopes are finalized later. */
+  for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer) scope->task = NULL;
   reset_base(runtime, task);
   uns_list_remove(&task->live_link);
   uns_list_remove(&task->ready_link);
