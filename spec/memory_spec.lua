@@ -20,7 +20,7 @@ local function soak(body, rounds)
   ]]):format(rounds or 100000, body), {env = {LUA_PATH = "./?.lua;;"}, limit_s = 100})
   local lua, resident, descriptors, threads = out:match("^(%-?%d+)\t(%-?%d+)\n(%-?%d+)\t(%-?%d+)\n$")
   assert.truthy(lua, out)
-  assert.is_true(tonumber(lua) < 100, lua .. " KiB more in Lua")
+  assert.is_true(tonumber(lua) < 300, lua .. " KiB more in Lua")
   assert.is_true(tonumber(resident) < 6000, resident .. " KiB more in the process")
   -- A thread that the pool added has a loop of its own.
   assert.is_true(tonumber(descriptors) <= 8 * math.max(0, tonumber(threads)), descriptors .. " descriptors more")
