@@ -396,6 +396,7 @@ static declaration *push_declaration(lua_State *L, uns_runtime *runtime) {
 
 static int declare(lua_State *L, uns_kind kind) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (runtime->closing) return uns_error_raise(L, "closed", "closed: the state is ending");
   bool native = kind != UNS_KIND_IO && lua_type(L, 1) == LUA_TSTRING;
   if (!native && !lua_isfunction(L, 1)) {
     return luaL_typeerror(L, 1, kind == UNS_KIND_IO ? "function" : "function or native task's name");
