@@ -117,13 +117,14 @@ int uns_child_start(uns_child *child, const char **what) {
   uv_mutex_unlock(&child->read_lock);
   child->started_ns = uns_clock_ns();
   child->waiting = 0;
+  if (uns_service_open(child, sockets[0]) != 0) uns_child_condemn(child, "there was not enough memory for its channel");
+  arm_hello(child);
+  /* Last, for where it has to be looked for, it may be found dead here and now. */
   child->ended.ready = on_ended;
   if (watch_fd < 0 || uns_supervisor_watch(pool->supervisor, &child->ended, watch_fd, EPOLLIN) != 0) {
     if (watch_fd >= 0) close(watch_fd);
     look_again(child);
   }
-  if (uns_service_open(child, sockets[0]) != 0) uns_child_condemn(child, "there was not enough memory for its channel");
-  arm_hello(child);
   return 0;
 
 no_sockets:
