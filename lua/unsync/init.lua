@@ -26,12 +26,23 @@ local unsync = {
   Future = core.Future,
 }
 
-for _, part in ipairs({ "wrap" }) do
-  for name, fn in pairs(require("unsync." .. part)) do
-    unsync[name] = fn
+unsync.wrap = require("unsync.wrap").wrap
+
+--- Parts that most programs do not use are loaded when they are first looked at.
+local later = { http = true }
+
+local meta = {}
+
+function meta.__index(self, name)
+  if not later[name] then
+    return nil
   end
+  self[name] = require("unsync." .. name)
+  return rawget(self, name)
 end
 
 --- `local unsync <close> = require "unsync"`: where stock Lua runs the script, the end of the block waits for all that was
 --- started. In the host it changes nothing: that waits anyway.
-return setmetatable(unsync, { __close = core.finish })
+meta.__close = core.finish
+
+return setmetatable(unsync, meta)

@@ -94,6 +94,7 @@ struct uns_runtime {
   const void *future_class; /* the metatable of futures, to tell them fast */
   int future_class_ref;     /* the same in the registry */
   uint64_t last_task_id;
+  uint32_t last_mark;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
   size_t pending_io;   /* of these, what the loop itself waits for, as HTTP: no reason to spin for mail */
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */

@@ -566,7 +566,7 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
   return uns_task_park(runtime, L, index, after_await);
 }
 
-/* ---- deadlocks ---- */
+/* ---- seen and stopped from outside ---- */
 
 void uns_task_push_where(lua_State *L, uns_task *task) {
   lua_Debug frame;
@@ -581,76 +581,11 @@ void uns_task_push_where(lua_State *L, uns_task *task) {
   lua_pushnil(L);
 }
 
-static void describe(luaL_Buffer *text, lua_State *L, uns_task *task) {
-  const char *name = task->future != NULL ? task->future->name : NULL;
-  uns_task_push_where(L, task);
-  const char *where = lua_tostring(L, -1);
-  lua_pushfstring(L, "%s (%s) waits for %s", task->is_main ? "the main script" : name != NULL ? name : "a task",
-                  where != NULL ? where : "?", task->waits_for != NULL ? task->waits_for : "nothing");
-  lua_remove(L, -2);
-  luaL_addvalue(text);
-}
-
-/* Pushes the error with the chain of waits that starts at `task`. */
-static void push_deadlock(lua_State *L, uns_task *task) {
-  luaL_Buffer text;
-  luaL_buffinit(L, &text);
-  luaL_addstring(&text, "deadlock: nothing can ever end this wait: ");
-  uns_task *at = task;
-  for (int links = 0; links < 32; links++) {
-    describe(&text, L, at);
-    uns_future *awaited = at->awaited;
-    if (awaited == NULL) break;
-    if (awaited->task == NULL) {
-      lua_pushfstring(L, " (%s%s%s that nobody will settle)", uns_future_kind_name(awaited), awaited->name ? " " : "",
-                      awaited->name ? awaited->name : "");
-      luaL_addvalue(&text);
-      break;
-    }
-    at = awaited->task;
-    luaL_addstring(&text, "\n\tof ");
-    if (at == task) {
-      luaL_addstring(&text, "itself: a cycle");
-      break;
-    }
-  }
-  luaL_pushresult(&text);
-  uns_error_push(L, "deadlock", "%s", lua_tostring(L, -1));
-  lua_remove(L, -2);
-}
-
 void uns_task_interrupt(uns_runtime *runtime, uns_task *task) {
   if (task->interrupt == UNS_INTERRUPT_ERROR) uns_runtime_unpin(runtime, task->interrupt_error);
   task->interrupt_error = uns_runtime_pin(runtime, runtime->L);
   task->interrupt = UNS_INTERRUPT_ERROR;
   uns_task_wake(runtime, task);
-}
-
-/* The youngest parked task; of those that wait for no other task, if `cause` and if there is one. */
-static uns_task *youngest_parked(uns_runtime *runtime, bool cause) {
-  uns_task *best = NULL, *youngest = NULL;
-  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
-    uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->state != UNS_TASK_PARKED) continue;
-    bool is_cause = task->awaited == NULL || task->awaited->task == NULL;
-    if (youngest == NULL || task->id > youngest->id) youngest = task;
-    if (is_cause && (best == NULL || task->id > best->id)) best = task;
-  }
-  return cause && best != NULL ? best : youngest;
-}
-
-bool uns_task_raise_deadlock(uns_runtime *runtime) {
-  uns_task *victim = youngest_parked(runtime, true);
-  if (victim == NULL) return false;
-  push_deadlock(runtime->L, victim);
-  uns_task_interrupt(runtime, victim);
-  return true;
-}
-
-void uns_task_interrupt_youngest(uns_runtime *runtime) {
-  uns_task *victim = youngest_parked(runtime, false);
-  if (victim != NULL) uns_task_interrupt(runtime, victim);
-  else lua_pop(runtime->L, 1);
 }
 
 int uns_task_adopt_main(uns_runtime *runtime) {

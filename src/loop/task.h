@@ -43,6 +43,7 @@ struct uns_task {
   bool hopeful;        /* its wait counts in runtime->pending: somebody elsewhere may end it */
   int interrupt_error; /* pin of the error to raise */
   uint8_t interrupt;   /* uns_interrupt: what the wait it is woken from must raise */
+  uint32_t mark;       /* loop/deadlock.c: seen in the search with this number */
   uint32_t wait;       /* number of the present or last wait */
   uns_future *future;  /* on co's stack */
   uns_runtime *runtime;
