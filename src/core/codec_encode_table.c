@@ -115,7 +115,7 @@ static lua_Integer put_items(uns_encoder *e, uns_place *place, int i, lua_Intege
       if (next == from) uns_memo_expect(e->memo, (size_t)(to - from)); /* most likely they are tables all */
       if (next + AHEAD <= to) { /* a cache miss is what a small table costs most */
         lua_rawgeti(L, i, next + AHEAD);
-        __builtin_prefetch(lua_topointer(L, -1));
+        uns_memo_fetch(e->memo, lua_topointer(L, -1));
         lua_pop(L, 1);
       }
     }

@@ -60,12 +60,20 @@ bool uns_memo_grow(uns_memo *memo);
 /* Room for `count` more, if there is memory: saves growing step by step. */
 void uns_memo_expect(uns_memo *memo, size_t count);
 
-/* Objects made one after another lie near each other, and so do their entries, but each 256 KiB of them elsewhere. */
+static inline size_t uns_memo_first(const uns_memo *memo, uintptr_t key) {
+  return (size_t)((uint64_t)key * UINT64_C(0x9e3779b97f4a7c15) >> 20) & memo->mask;
+}
+
 static inline struct uns_memo_entry *uns_memo_place(const uns_memo *memo, uintptr_t key) {
-  uint64_t region = (uint64_t)(key >> 18) * UINT64_C(0x9e3779b97f4a7c15) >> 32;
-  size_t i = (size_t)((key >> 4) ^ region ^ (key & 7)) & memo->mask;
+  size_t i = uns_memo_first(memo, key);
   while (memo->entries[i].word >> 52 == memo->epoch && memo->entries[i].key != key) i = (i + 1) & memo->mask;
   return &memo->entries[i];
+}
+
+/* `key` will be asked for soon, and so will what lies there. */
+static inline void uns_memo_fetch(const uns_memo *memo, const void *key) {
+  __builtin_prefetch(key);
+  __builtin_prefetch(&memo->entries[uns_memo_first(memo, (uintptr_t)key)]);
 }
 
 /* What is known of `key`: never 0. Where nothing is, it is entered with `word`, and `*known` set to 0. False without memory. */

@@ -1,7 +1,7 @@
 /*
  * packet: Lua values as flat bytes, plus counted references to what cannot be bytes inside one process.
  *
- * A value is one tag byte and what follows it (packet.c and codec.c have the table of tags). References are
+ * A value is one tag byte and what follows it: core/tags.h has the table of them. References are
  * named in the bytes by their index in `refs`.
  *   - A packet belongs to one thread at a time; handing it over hands over its bytes and references.
  *   - The reading side trusts nothing: every length, index and tag is checked.
