@@ -1,5 +1,4 @@
 -- A wait that can never end is an error that says why, not a hang; and a wait that can is none.
-local unsync = require("unsync")
 local script = require("spec.support.script")
 
 --- Runs a script that is expected to hit a deadlock; its stderr.

@@ -628,7 +628,8 @@ describe("a failure that nobody looked at", function()
 
   it("is told whatever the error is", function()
     for _, case in ipairs({
-      {"nil", "nil"}, {"12", "12"}, {"{}", "table"}, {"setmetatable({}, {__tostring = function() return 'as text' end})", "as text"},
+      {"nil", "nil"}, {"12", "12"}, {"{}", "table"},
+      {"setmetatable({}, {__tostring = function() return 'as text' end})", "as text"},
       {"setmetatable({}, {__tostring = function() error('no') end})", "tostring failed"},
       {"setmetatable({}, {__tostring = function() return {} end})", "tostring failed"},
       {"print", "function"}, {"('x'):rep(100000)", "xxxxx"}, {"'with \\0 zero'", "with"},

@@ -1,4 +1,5 @@
--- io functions: coroutines on the ambient loop. What a call does at once, in which order the rest runs, where it may wait.
+-- io functions: coroutines on the ambient loop. What a call does at once, in which order the rest runs, and where it
+-- may wait.
 local unsync = require("unsync")
 local script = require("spec.support.script")
 

@@ -62,7 +62,9 @@ describe("the layers of src/", function()
       local own = path:match("^src/(%w+)/")
       for _, name in ipairs(includes(path)) do
         local other = name:match("^(%w+)/")
-        if rank[own] and rank[other] and rank[other] < rank[own] then wrong[#wrong + 1] = path .. " includes " .. name end
+        if rank[own] and rank[other] and rank[other] < rank[own] then
+          wrong[#wrong + 1] = path .. " includes " .. name
+        end
       end
     end
     assert.same({}, wrong)

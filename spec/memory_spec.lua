@@ -42,7 +42,8 @@ describe("memory stays flat #slow #plain", function()
     {"failures that were looked at", [[
       local f = unsync.io(function() unsync.yield() error("x") end)
       function round(n) for i = 1, n do local g = f() pcall(g.await, g) end end]], 20000},
-    {"continuations", "function round(n) for i = 1, n do unsync.resolved(i):and_then(print and math.abs):await() end end"},
+    {"continuations",
+      "function round(n) for i = 1, n do unsync.resolved(i):and_then(print and math.abs):await() end end"},
     {"combinators", [[
       local f = unsync.io(function(x) unsync.yield() return x end)
       function round(n)
@@ -116,7 +117,9 @@ describe("memory stays flat #slow #plain", function()
 
   it("over 1,000 thread calls with a new state each", function()
     soak([[
-      local f = unsync.thread(function() return require "unsync".spawn(function() return 1 end):await() end, {fresh = true})
+      local f = unsync.thread(function()
+        return require "unsync".spawn(function() return 1 end):await()
+      end, {fresh = true})
       function round(n) for i = 1, n do f():await() end end]], 1000)
   end)
 

@@ -34,7 +34,8 @@ local in_flight = {
 describe("an error in main", function()
   for _, case in ipairs(in_flight) do
     it("ends the program although there is " .. case[1] .. " #memcheck", function()
-      local ran = script.run(('local unsync = require "unsync"\n%s\nunsync.sleep(0.01)\nerror("main ends")'):format(case[2]))
+      local code = 'local unsync = require "unsync"\n%s\nunsync.sleep(0.01)\nerror("main ends")'
+      local ran = script.run(code:format(case[2]))
       assert.equal(1, ran.code, ran.err)
       assert.matches("main ends", ran.err)
       assert.is_true(ran.seconds < 10 * script.slowness, ran.seconds)

@@ -100,13 +100,16 @@ describe("the state of a worker", function()
       local list = {3, 1, 2}
       table.sort(list, function(a, b) uns.yield() return a < b end)
       local seven = 0
-      for n in coroutine.wrap(function() for i = 3, 4 do uns.sleep(0) coroutine.yield(i) end end) do seven = seven + n end
+      for n in coroutine.wrap(function() for i = 3, 4 do uns.sleep(0) coroutine.yield(i) end end) do
+        seven = seven + n
+      end
       return "slept", sum, word, seven, list[1] == 1
     end)():await()})
   end)
 
   it("is kept between calls, with what modules hold", function()
-    with_module("counting_module", "local m = {n = 0} function m.next() m.n = m.n + 1 return m.n end return m", function()
+    local text = "local m = {n = 0} function m.next() m.n = m.n + 1 return m.n end return m"
+    with_module("counting_module", text, function()
       local last
       local next_number = unsync.thread(function() return require("counting_module").next() end)
       for _ = 1, 20 do last = next_number():await() end
@@ -288,7 +291,8 @@ end)
 describe("futures and wrapped functions in threads", function()
   it("are awaited there, whoever settles them", function()
     local task = unsync.spawn(function() unsync.sleep(0.002) return "from the script", nil end)
-    assert.same(table.pack("from the script", nil), table.pack(unsync.thread(function() return task:await() end)():await()))
+    local there = unsync.thread(function() return task:await() end)()
+    assert.same(table.pack("from the script", nil), table.pack(there:await()))
     local other = unsync.thread(function() return "from a thread" end)()
     assert.equal("from a thread", unsync.thread(function(f) return f:await() end)(other):await())
     local failed = unsync.spawn(function() unsync.yield() error("of a task", 0) end)

@@ -6,7 +6,7 @@ local gate = {}
 --- A gate, which may be sent to threads and processes: `g:await()` waits for it, `g:resolve(...)` opens it.
 gate.new = unsync.promise
 
---- A future that fails with `message` unless `future` settles within `seconds`, so that a hang is a failure with a name.
+--- What `future` results in, unless it takes more than `seconds`: a hang is a failure with a name.
 function gate.within(future, seconds, message)
   local script = require("spec.support.script")
   local ok = pcall(future.await, future, seconds * script.slowness)

@@ -36,7 +36,9 @@ function script.path(name)
     local made = assert(io.popen("mktemp -d", "r"))
     local path = made:read("l")
     made:close()
-    directory = setmetatable({path = path}, {__gc = function(self) os.execute("rm -rf " .. script.quote(self.path)) end})
+    directory = setmetatable({path = path}, {__gc = function(self)
+      os.execute("rm -rf " .. script.quote(self.path))
+    end})
     -- The last thing to go: after the finalizers of what may still write there.
     debug.getregistry()["unsync.spec.directory"] = directory
   end
