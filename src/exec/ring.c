@@ -53,10 +53,13 @@ int uns_wire_map(uns_wire *wire, int fd) {
     }
     return -1;
   }
-  wire->base = base;
-  wire->board = wire->base;
-  wire->to_child = (uns_ring){.words = &wire->board->to_child, .data = base + BOARD_BYTES};
-  wire->to_host = (uns_ring){.words = &wire->board->to_host, .data = base + BOARD_BYTES + 2 * UNS_RING_BYTES};
+  if (fresh) { /* else others may be reading just these */
+    wire->base = base;
+    wire->board = wire->base;
+    wire->to_child = (uns_ring){.words = &wire->board->to_child, .data = base + BOARD_BYTES};
+    wire->to_host = (uns_ring){.words = &wire->board->to_host, .data = base + BOARD_BYTES + 2 * UNS_RING_BYTES};
+  }
+  wire->to_child.position = wire->to_child.origin = wire->to_host.position = wire->to_host.origin = 0;
   return 0;
 }
 
