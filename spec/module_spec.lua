@@ -245,8 +245,8 @@ describe("unsync in stock lua5.4 #plain", function()
       ]]
       local ran = stock(code)
       assert.equal(0, ran.code)
-      assert.equal("older\t1\tfalse\tx\n" .. ("false\tclosed\n"):rep(3) .. "false\tunyieldable\ntrue\tdone\tfalse\ttrue\texit\t0\n",
-        ran.out)
+      assert.equal("older\t1\tfalse\tx\n" .. ("false\tclosed\n"):rep(3) ..
+        "false\tunyieldable\ntrue\tdone\tfalse\ttrue\texit\t0\n", ran.out)
     end)
 
     it("refuses to wait in a finalizer", function()

@@ -41,8 +41,6 @@ function meta.__index(self, name)
   return rawget(self, name)
 end
 
---- `local unsync <close> = require "unsync"`: where stock Lua runs the script, the end of the block waits for all that was
---- started. In the host it changes nothing: that waits anyway.
-meta.__close = core.finish
-
+--- `local unsync <close> = require "unsync"`: where stock Lua runs the script, the end of the block waits for all
+--- that was started. In the host it changes nothing: that waits anyway.
 return setmetatable(unsync, meta)
