@@ -43,8 +43,9 @@ static void greet(lua_State *L, void *context) {
 
 /* Some other thread of the program's. */
 static void *work(void *host) {
+  static char greeting[] = "hello";
   sleep_ms(100);
-  unsync_host_post(host, greet, "hello");
+  unsync_host_post(host, greet, greeting);
   return NULL;
 }
 

@@ -43,4 +43,6 @@ end
 
 --- `local unsync <close> = require "unsync"`: where stock Lua runs the script, the end of the block waits for all
 --- that was started. In the host it changes nothing: that waits anyway.
+meta.__close = core.finish
+
 return setmetatable(unsync, meta)

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <lauxlib.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "host/modules.h"
@@ -93,8 +94,9 @@ static int module_gc(lua_State *L) {
 
 /* ---- the start ---- */
 
-static int no_start(lua_State *L, const char *what) {
-  return luaL_error(L, "unsync cannot start: %s: %s", what, strerror(errno));
+static _Noreturn void no_start(lua_State *L, const char *what) {
+  luaL_error(L, "unsync cannot start: %s: %s", what, strerror(errno));
+  abort(); /* luaL_error does not return, but does not say so */
 }
 
 /* Makes the state of L, whose main thread is `main`, know tasks. Raises. */
