@@ -61,7 +61,8 @@ static bool held_elsewhere(lua_State *L, const failure *lost) {
   companion **slot = lua_touserdata(L, -1);
   if (slot != NULL && *slot != NULL) own++; /* it goes in the same collection, before or after */
   lua_pop(L, 1);
-  return atomic_load_explicit(&lost->cell->base.count, memory_order_relaxed) > own;
+  if (atomic_load_explicit(&lost->cell->base.count, memory_order_relaxed) > own) return true;
+  return uns_cell_is_remote(lost->cell); /* the host's process has the real one */
 }
 
 /* One line for stderr: the error as text, whatever it is. Runs protected, for __tostring may raise. */
