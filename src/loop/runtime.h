@@ -70,7 +70,6 @@ struct uns_runtime {
   /* tasks */
   uns_task *current;  /* the task that runs now; NULL in the loop itself and in callbacks */
   lua_State *running; /* the Lua thread that we resumed last; another one was resumed by code that knows no tasks */
-  bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
   int nested_starts;  /* eager starts on the C stack now */
   int budget;         /* settled awaits left before the running task must let others run */
   uns_link ready;     /* tasks to resume, by task->ready_link */
@@ -93,13 +92,12 @@ struct uns_runtime {
   uint64_t now_ns;     /* uns_clock_ns when this turn began */
   const void *future_class; /* the metatable of futures, to tell them fast */
   int future_class_ref;     /* the same in the registry */
-  uint64_t last_task_id;
   uint32_t last_mark;
+  uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
   size_t pending_io;   /* of these, what the loop itself waits for, as HTTP: no reason to spin for mail */
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/future.c) */
-  int unobserved;      /* how many of those were reported */
   void (*report)(uns_runtime *runtime, const char *text); /* told of errors nobody handles; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
@@ -113,12 +111,14 @@ struct uns_runtime {
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
   struct uns_job *job; /* the call that this worker runs now, or NULL */
-  bool job_told;       /* its tasks have been cancelled */
-  unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
-  bool is_worker;      /* not the main state: process-wide things are not its own */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
-  bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
+  int unobserved;      /* how many of those were reported */
+  unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
   unsigned turns;
+  bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
+  bool job_told;       /* its tasks have been cancelled */
+  bool is_worker;      /* not the main state: process-wide things are not its own */
+  bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   bool closing;
   bool in_state; /* this struct lies in a userdata: nobody is there to free it after lua_close */
   bool spin;           /* another core is free for us: a short spin before sleeping pays */
