@@ -2,6 +2,7 @@
  * codec_encode_object: functions with their upvalues, objects that have a class, objects that pack themselves, and
  * what has a name.
  */
+#include <assert.h>
 #include <lauxlib.h>
 
 #include "core/codec_encoder.h"
@@ -154,7 +155,8 @@ static void put_object(uns_encoder *e, int i, const uns_codec_class *class) {
   luaL_checkstack(L, 2 * LUA_MINSTACK, NULL);
   int first = lua_gettop(L) + 1;
   int count = class->encode(L, i);
-  if (count < 0 || count > PARTS_MOST) uns_encoder_refuse(e, "%s that cannot cross", class->name);
+  assert(count <= PARTS_MOST);
+  if (count < 0) uns_encoder_refuse(e, "%s that cannot cross", class->name);
   uint32_t first_own = take_parts(e, first, count);
   bool owns = e->packet->ref_count > first_own;
   for (int part = first; part < first + count; part++) {
