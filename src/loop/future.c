@@ -61,8 +61,7 @@ static bool held_elsewhere(lua_State *L, const failure *lost) {
   companion **slot = lua_touserdata(L, -1);
   if (slot != NULL && *slot != NULL) own++; /* it goes in the same collection, before or after */
   lua_pop(L, 1);
-  if (atomic_load_explicit(&lost->cell->base.count, memory_order_relaxed) > own) return true;
-  return uns_cell_is_remote(lost->cell); /* the host's process has the real one */
+  return atomic_load_explicit(&lost->cell->base.count, memory_order_relaxed) > own;
 }
 
 /* One line for stderr: the error as text, whatever it is. Runs protected, for __tostring may raise. */
@@ -122,7 +121,9 @@ static void keep(lua_State *L, failure *lost) {
 
 static int failure_gc(lua_State *L) {
   failure *lost = lua_touserdata(L, 1);
-  if (!uns_list_empty(&lost->link)) {
+  if (lost->cell != NULL && uns_cell_is_remote(lost->cell)) {
+    uns_list_remove(&lost->link); /* the host's process has the real future, and its failure */
+  } else if (!uns_list_empty(&lost->link)) {
     if (!lost->runtime->closing && held_elsewhere(L, lost)) {
       keep(L, lost);
       return 0;
