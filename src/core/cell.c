@@ -39,6 +39,14 @@ bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id) {
   return bound;
 }
 
+void uns_cell_look_at(uns_cell *cell) {
+  if (atomic_exchange_explicit(&cell->looked_at, true, memory_order_relaxed)) return;
+  uv_mutex_lock(&cell->lock);
+  uns_cell_remote *remote = cell->remote;
+  uv_mutex_unlock(&cell->lock);
+  if (remote != NULL) remote->looked_at(remote, cell);
+}
+
 bool uns_cell_is_remote(uns_cell *cell) {
   uv_mutex_lock(&cell->lock);
   bool remote = cell->remote != NULL;

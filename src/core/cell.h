@@ -22,6 +22,8 @@ typedef struct uns_cell uns_cell;
 typedef struct uns_cell_remote {
   /* Asks for the real one to be settled, and settles `cell` here where that was the first. `outcome` is taken over. */
   bool (*settle)(struct uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome);
+  /* Somebody has looked at the failure with which it ended. Any thread. */
+  void (*looked_at)(struct uns_cell_remote *remote, uns_cell *cell);
   /* The last reference to `cell` is gone. Any thread. */
   void (*drop)(struct uns_cell_remote *remote, uns_cell *cell);
 } uns_cell_remote;
@@ -53,6 +55,8 @@ bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outc
 /* From now on `cell`, which may be shared and watched already, stands for number `id` of `remote`. False: it stood for
    one already, or is settled. */
 bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id);
+/* Somebody has looked at it as a failure: nobody needs to report it any more. */
+void uns_cell_look_at(uns_cell *cell);
 /* Does it stand for one elsewhere? */
 bool uns_cell_is_remote(uns_cell *cell);
 uns_cell_state uns_cell_peek(uns_cell *cell);

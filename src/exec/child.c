@@ -27,6 +27,7 @@ typedef struct worker {
   uns_wire wire;
   uns_port in, out;
   uns_function *function; /* of the last call; one reference */
+  uint64_t sequence;      /* of the call that runs */
   bool spin;
 } worker;
 
@@ -164,7 +165,22 @@ static uns_runtime *open_state(worker *w) {
   return runtime;
 }
 
+/* Puts a native task's progress on the board. On a thread of the task. */
+static void tell_progress(uns_job *job) {
+  worker *w = job->worker;
+  uns_board *board = w->wire.board;
+  atomic_store(&board->progress_call, 0);
+  atomic_store(&board->progress_done, atomic_load(&job->progress_done));
+  atomic_store(&board->progress_total, atomic_load(&job->progress_total));
+  atomic_store(&board->progress_call, w->sequence);
+  atomic_fetch_add(&board->progress_count, 1);
+  uns_parent_wake_supervisor(w->parent);
+}
+
 static void run_in(worker *w, uns_runtime *runtime, uns_job *job, const struct uns_message_words *words) {
+  w->sequence = words->sequence;
+  job->worker = w;
+  job->progressed = tell_progress;
   uns_parent_set_running(w->parent, job, words->sequence);
   if (atomic_load(&w->wire.board->cancels[words->slot]) == words->sequence) atomic_store(&job->cancel, 1);
   if (atomic_load(&job->cancel)) uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);

@@ -311,6 +311,16 @@ bool uns_exports_give_back(uns_child *child, const struct uns_message_words *wor
   return true;
 }
 
+bool uns_exports_look_at(uns_child *child, uint64_t id) {
+  uns_exports *exports = &child->exports;
+  uns_export *export;
+  uv_mutex_lock(&exports->lock);
+  bool fine = known_export(child, id, false, &export) == UNS_OK;
+  if (fine) atomic_store_explicit(&export->cell->looked_at, true, memory_order_relaxed);
+  uv_mutex_unlock(&exports->lock);
+  return fine;
+}
+
 bool uns_exports_settle(uns_child *child, uns_message *message) {
   uns_exports *exports = &child->exports;
   const struct uns_message_words *words = &message->words;

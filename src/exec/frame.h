@@ -21,6 +21,7 @@ typedef enum {
   UNS_FRAME_SETTLE,   /* child: settle cell `id`; `request` is answered */
   UNS_FRAME_SETTLED,  /* host: cell `id` has settled */
   UNS_FRAME_ANSWER,   /* host: to request `id`; `first` */
+  UNS_FRAME_LOOKED,   /* child: somebody has looked at the failure of cell `id` */
   UNS_FRAME_UNREF,    /* child: gives back `count` references to cell `id` */
   UNS_FRAME_FORGET,   /* host: cell `id` is known no more */
   UNS_FRAME_HELLO,    /* child: I am up; texts: its build */
@@ -42,7 +43,8 @@ typedef struct uns_message {
     uint64_t sequence; /* CALL: what the board says of it, claimed or not */
     uint64_t submitted_ns, started_ns, ended_ns, deadline_ns;
     uint64_t timeout_ns, run_timeout_ns, grace_ns; /* CALL: of the function */
-    uint64_t request, count;
+    uint64_t request, count; /* RESULT: `count` reports of progress were made, the last of them this one: */
+    uint64_t progress_done, progress_total; /* the doubles' bits */
     uint32_t limit;
     uint8_t function_kind; /* uns_kind */
     uint8_t fresh;

@@ -9,7 +9,7 @@
 #include "exec/registry.h"
 
 /* Counted up with every change of what the frames or the board mean. */
-#define PROTOCOL "1"
+#define PROTOCOL "2"
 #ifndef UNS_BUILD
 #define UNS_BUILD "unsync"
 #endif
@@ -46,6 +46,9 @@ void uns_message_of_result(uns_message *message, const uns_job *job) {
   words->state = job->outcome;
   words->exit_code = job->exit_code;
   words->signal_number = job->signal_number;
+  words->count = atomic_load_explicit(&job->progress_count, memory_order_acquire);
+  words->progress_done = atomic_load_explicit(&job->progress_done, memory_order_relaxed);
+  words->progress_total = atomic_load_explicit(&job->progress_total, memory_order_relaxed);
   if (job->outcome != UNS_OUTCOME_ERROR) return;
   memcpy(words->error_code, job->error_code, sizeof words->error_code);
   message->texts[0] = job->error_text;

@@ -271,6 +271,12 @@ static void drop(uns_cell_remote *remote, uns_cell *cell) {
   if (ours) send_message(parent, &message, NULL);
 }
 
+static void looked_at(uns_cell_remote *remote, uns_cell *cell) {
+  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
+  uns_message message = {.words = {.kind = UNS_FRAME_LOOKED, .id = cell->remote_id}};
+  send_message(parent, &message, NULL);
+}
+
 /* Asks the host, and waits for what it says: it knows who was first. */
 static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
   request asked = {.answered = false};
@@ -548,6 +554,7 @@ uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd) {
   parent->board = board;
   parent->supervisor_fd = supervisor_fd;
   parent->remote.settle = settle;
+  parent->remote.looked_at = looked_at;
   parent->remote.drop = drop;
   uns_list_init(&parent->requests);
   uns_port_init(&parent->in, &uns_parent_ops, parent);

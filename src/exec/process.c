@@ -169,6 +169,7 @@ static void sweep(uns_sweep *swept) {
     uv_mutex_unlock(&child->read_lock);
     if (!there) continue;
     look_at_waiting(child);
+    uns_calls_pass_progress(child);
     uns_exports_sweep(child);
   }
   if (pool->closing) uns_process_pool_tell_if_gone(pool);

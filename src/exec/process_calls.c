@@ -402,6 +402,35 @@ void uns_calls_write_rest(uns_child *child) {
   } while (true);
 }
 
+/* ---- progress ---- */
+
+/* Notes what a call says of how far it is, and tells whoever wants to know, if that is news. */
+static void note_progress(uns_job *job, uint64_t done, uint64_t total) {
+  bool known = atomic_load_explicit(&job->progress_count, memory_order_relaxed) > 0 &&
+               atomic_load_explicit(&job->progress_done, memory_order_relaxed) == done &&
+               atomic_load_explicit(&job->progress_total, memory_order_relaxed) == total;
+  if (known) return;
+  atomic_store_explicit(&job->progress_done, done, memory_order_relaxed);
+  atomic_store_explicit(&job->progress_total, total, memory_order_relaxed);
+  atomic_fetch_add_explicit(&job->progress_count, 1, memory_order_release);
+  if (job->progressed != NULL) job->progressed(job);
+}
+
+void uns_calls_pass_progress(uns_child *child) {
+  uns_board *board = child->wire.board;
+  uint64_t count = atomic_load(&board->progress_count);
+  if (count == child->progress_count) return;
+  child->progress_count = count;
+  uint64_t sequence = atomic_load(&board->progress_call);
+  uint64_t done = atomic_load(&board->progress_done), total = atomic_load(&board->progress_total);
+  if (sequence == 0 || atomic_load(&board->progress_call) != sequence) return; /* there is more to come */
+  uv_mutex_lock(&child->lock); /* so that the call does not end meanwhile */
+  for (unsigned slot = 0; slot < UNS_CLAIMS; slot++) {
+    if (child->jobs[slot] != NULL && child->sequences[slot] == sequence) note_progress(child->jobs[slot], done, total);
+  }
+  uv_mutex_unlock(&child->lock);
+}
+
 /* ---- reading ---- */
 
 /* The job that a frame ends, taken out of the child; NULL if it makes no sense. */
@@ -420,11 +449,12 @@ static uns_job *take_job(uns_child *child, const uns_message *message, uint32_t 
   return job;
 }
 
-/* The end of `job` has been read: tells whoever waits. Where that is us, it is told at once, and may read from the ring. */
+/* The end of `job` has been read: tells whoever waits. Where that is us, it is told at once, and may read from the ring;
+   but not before the last report of its progress, which lies in the mailbox. */
 static void deliver(uns_process_pool *pool, uns_job *job, uns_runtime *runtime) {
   bool ours = job->home == pool->main_mailbox;
   if (ours) atomic_fetch_sub(&pool->main_jobs, 1);
-  if (ours && runtime != NULL) {
+  if (ours && runtime != NULL && !atomic_load(&job->progress_posted)) {
     job->ended_ns = uns_clock_ns();
     atomic_store_explicit(&job->state, UNS_JOB_ENDED, memory_order_release);
     job->mail.deliver(&job->mail, runtime);
@@ -457,6 +487,7 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
     return false;
   }
   uns_message_deinit(&message);
+  if (message.words.count > 0) note_progress(job, message.words.progress_done, message.words.progress_total);
   if (message.words.started_ns != 0) note_time(child, message.words.ended_ns - message.words.started_ns);
   if (left == 0) left = give_next(child);
   give_ahead(child, left);

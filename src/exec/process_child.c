@@ -84,7 +84,9 @@ int uns_child_start(uns_child *child, const char **what) {
   memory = uns_wire_create();
   if (memory < 0) return errno;
   uv_mutex_lock(&child->read_lock); /* the script's loop may be looking at what the last one left */
+  uv_mutex_lock(&child->lock);
   status = uns_wire_map(&child->wire, memory) == 0 ? 0 : errno;
+  uv_mutex_unlock(&child->lock);
   uv_mutex_unlock(&child->read_lock);
   if (status != 0) goto no_sockets;
   *what = "a socket: ";
@@ -115,8 +117,9 @@ int uns_child_start(uns_child *child, const char **what) {
   child->readable = true;
   child->average_ns = 0;
   uv_mutex_unlock(&child->read_lock);
-  child->started_ns = uns_clock_ns();
   child->waiting = 0;
+  child->progress_count = 0;
+  child->started_ns = uns_clock_ns();
   if (uns_service_open(child, sockets[0]) != 0) uns_child_condemn(child, "there was not enough memory for its channel");
   arm_hello(child);
   /* Last, for where it has to be looked for, it may be found dead here and now. */

@@ -43,6 +43,9 @@ typedef struct uns_board {
   _Alignas(64) _Atomic uint32_t waiting; /* the child's call waits for something: its place is free for others */
   _Alignas(64) _Atomic uint64_t claims[UNS_CLAIMS];  /* the child starts a call, or the host takes it back: a race by CAS */
   _Alignas(64) _Atomic uint64_t cancels[UNS_CLAIMS]; /* sequence number of the call in it that shall stop */
+  /* How far the child's call last said that it is: the doubles' bits, whose call that was (0 while they change), and how
+     often one has said so, written last. */
+  _Alignas(64) _Atomic uint64_t progress_done, progress_total, progress_call, progress_count;
   uns_ring_words to_child, to_host;
 } uns_board;
 

@@ -89,6 +89,7 @@ typedef struct uns_child {
   uint64_t started_ns;
   uint64_t seen_running; /* the number of the call that ran when it was last looked at */
   uint32_t waiting;  /* what the board said last of its place */
+  uint64_t progress_count; /* the same of reports of progress */
   uns_exports exports;
 } uns_child;
 
@@ -165,6 +166,8 @@ const char *uns_calls_stopped_by(const uns_child *child, uint64_t sequence);
 void uns_calls_write_rest(uns_child *child);
 /* Asks a job to stop that is no longer in the queue. True: it never ran, and is the caller's again. */
 bool uns_calls_cancel(uns_process_pool *pool, uns_job *job);
+/* Passes on what the child's call says of how far it is. Supervisor. */
+void uns_calls_pass_progress(uns_child *child);
 /* Takes back what was given ahead and is not claimed; others may run it. */
 void uns_calls_take_back(uns_child *child);
 /* Wakes it for what was written, if it sleeps, or in any case. The lock held. */
@@ -181,6 +184,7 @@ extern const uns_port_ops uns_exports_ops; /* their owner is the child */
 /* What the child says of cells that it holds: false if it makes no sense. Supervisor, as the following. */
 bool uns_exports_give_back(uns_child *child, const struct uns_message_words *words);
 bool uns_exports_settle(uns_child *child, uns_message *message);
+bool uns_exports_look_at(uns_child *child, uint64_t id);
 /* Clears away what the child holds no more. */
 void uns_exports_sweep(uns_child *child);
 /* The child is dead: it holds nothing any more, and what its tasks were to settle has failed. */

@@ -44,7 +44,7 @@ const char *uns_future_state_name(const uns_future *future) { return state_names
 
 static void observe(failure *lost) {
   uns_list_remove(&lost->link);
-  if (lost->cell != NULL) atomic_store_explicit(&lost->cell->looked_at, true, memory_order_relaxed);
+  if (lost->cell != NULL) uns_cell_look_at(lost->cell);
 }
 
 /* Of all the states that know a failure, one reports it: true for the first. */
