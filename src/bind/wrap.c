@@ -25,6 +25,7 @@ typedef struct {
   const char *name;       /* interned */
   uns_kind kind;
   uint64_t timeout_ns; /* the nearer of the two timeouts; 0: none */
+  bool limited;
   uns_runtime *runtime;
 } declaration;
 
@@ -278,6 +279,42 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   return 1;
 }
 
+/* An io call that counts against its function's limit, until its future settles. */
+typedef struct {
+  uns_waiter waiter;
+  uns_function *function; /* one reference */
+} permit;
+
+static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
+  (void)future;
+  permit *mine = uns_container_of(waiter, permit, waiter);
+  uns_function *function = mine->function;
+  function->running--;
+  uns_link *link = uns_list_empty(&function->held) ? NULL : function->held.next;
+  if (link != NULL && function->running < function->limit) {
+    function->running++; /* the one that stood first in line goes in its place */
+    uns_task_release(runtime, uns_container_of(link, uns_task, ready_link));
+  }
+  uns_shared_unref(function);
+  uns_free(mine);
+}
+
+/* io with a limit: beyond it, calls stand in line. The function and its arguments lie on the stack. */
+static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const declaration *declared, int count) {
+  uns_function *function = declared->function;
+  permit *mine = uns_malloc(sizeof *mine);
+  if (mine == NULL) luaL_error(L, "not enough memory");
+  bool hold = function->running >= function->limit;
+  if (!hold) function->running++;
+  uns_future *future = uns_task_start_in(runtime, L, count, declared->name, hold ? &function->held : NULL);
+  mine->function = uns_shared_ref(function);
+  mine->waiter.wake = give_back;
+  uns_list_init(&mine->waiter.link);
+  if (uns_future_settled(future)) give_back(&mine->waiter, runtime, future);
+  else uns_future_add_waiter(future, &mine->waiter);
+  return future;
+}
+
 /* What every wrapped function is. */
 static int wrapped_call(lua_State *L) {
   const declaration *declared = lua_touserdata(L, lua_upvalueindex(UPVALUE_DECLARATION));
@@ -287,7 +324,8 @@ static int wrapped_call(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
   if (count > 0) lua_insert(L, 1);
   uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_clock_ns() : 0;
-  uns_future *future = uns_task_start(runtime, L, count, declared->name);
+  uns_future *future = declared->limited ? start_limited(L, runtime, declared, count)
+                                         : uns_task_start(runtime, L, count, declared->name);
   if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
@@ -389,6 +427,7 @@ static declaration *push_declaration(lua_State *L, uns_runtime *runtime) {
   declared->name = NULL;
   declared->runtime = runtime;
   declared->timeout_ns = 0;
+  declared->limited = false;
   declared->kind = UNS_KIND_IO;
   luaL_setmetatable(L, DECLARATION_TYPE);
   return declared;
@@ -413,6 +452,7 @@ static int declare(lua_State *L, uns_kind kind) {
   declared->kind = kind;
   read_options(L, declared->function);
   declared->timeout_ns = nearer(declared->function);
+  declared->limited = declared->function->limit > 0;
   if (native) check_native(L, runtime, declared->function);
   push_wrapped(L, runtime, 1, 3);
   return 1;
@@ -491,6 +531,7 @@ static int cross_fill(lua_State *L, int object, int count) {
   function->limit = (uint32_t)lua_tointeger(L, part + 5);
   function->fresh = lua_toboolean(L, part + 6);
   declared->timeout_ns = nearer(function);
+  declared->limited = function->limit > 0;
   lua_setupvalue(L, object, UPVALUE_BODY); /* pops the last part */
   lua_settop(L, part - 1);
   return 0;

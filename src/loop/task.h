@@ -62,6 +62,9 @@ struct uns_task {
  */
 uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name);
 
+/* The same, but with `line` the task does not start: it stands in that list, by its ready_link, until uns_task_release. */
+uns_future *uns_task_start_in(uns_runtime *runtime, lua_State *L, int count, const char *name, uns_link *line);
+
 /*
  * Suspends the running task until uns_task_wake. To be returned from a C function:
  *     return uns_task_park(runtime, L, context, k);
