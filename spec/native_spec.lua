@@ -156,8 +156,8 @@ describe("a native task", function()
       failure_of(declare("echo.returns")(3)).message)
   end)
 
-  it("reports progress", function()
-    local work = unsync.thread("echo.work")(50, 1)
+  on_both("reports progress", function(declare)
+    local work = declare("echo.work")(50, 1)
     local reports, last = 0, 0
     work:progress(function(done, total)
       assert.equal(50, total)
@@ -170,6 +170,16 @@ describe("a native task", function()
     assert.equal(50, total)
     assert.is_true(script.eventually(function() return last == 50 end))
     assert.is_true(reports >= 1)
+    local slow = declare("echo.work")(30, 10)
+    assert.is_true(script.eventually(function() return (slow:progress() or 30) < 30 end)) -- while it runs
+    assert.equal(30, slow:await())
+    assert.is_nil(declare("echo.all")():progress())
+    local many = {}
+    for i = 1, 40 do many[i] = declare("echo.work")(i, 1) end -- each its own
+    for i = 1, 40 do
+      assert.equal(i, many[i]:await())
+      assert.equal(i, (many[i]:progress()))
+    end
   end)
 
   on_both("may be sent to a worker and called there", function(declare)
@@ -201,8 +211,8 @@ describe("a native task", function()
     assert.are_not.equal(own, unsync.cpu("echo.pid")():await())
   end)
 
-  it("stops when its token says so", function()
-    local future = unsync.thread("echo.work")(100000, 1)
+  on_both("stops when its token says so", function(declare)
+    local future = declare("echo.work")(100000, 1)
     assert.is_true(script.eventually(function() return (future:progress() or 0) > 0 end))
     future:cancel("enough")
     local err = failure_of(future)
@@ -328,8 +338,9 @@ describe("the example plugin hash", function()
     assert.same({abc = abc, [""] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
       declare("hash.all")({"abc", ""}):await())
     local path = script.file("digest.txt", ("a"):rep(1000000))
-    assert.equal("cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
-      declare("hash.file")(path):await())
+    local future = declare("hash.file")(path)
+    assert.equal("cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", future:await())
+    assert.equal(1000000, (future:progress()))
     local err = failure_of(declare("hash.file")("/no/such/file"))
     assert.equal("ENOENT", err.code)
     assert.equal("/no/such/file: no such file or directory", err.message)
