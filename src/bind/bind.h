@@ -25,10 +25,14 @@ uint64_t uns_opt_deadline(lua_State *L, int index);
 /* The future at `index`; raises for anything else. */
 uns_future *uns_check_future(lua_State *L, int index);
 
+/* Pushes a cancel scope that nobody is in; it is left when it is collected or closed. */
+struct uns_cancel_scope *uns_push_cancel_scope(lua_State *L);
+
 /* Each fills in its part of the core table on top of the stack. */
 void uns_bind_future(lua_State *L, uns_runtime *runtime);
 void uns_bind_loop(lua_State *L, uns_runtime *runtime);
 void uns_bind_combine(lua_State *L, uns_runtime *runtime);
+void uns_bind_collect(lua_State *L, uns_runtime *runtime);
 void uns_bind_progress(lua_State *L, uns_runtime *runtime);
 void uns_bind_cancel(lua_State *L, uns_runtime *runtime);
 void uns_bind_once(lua_State *L, uns_runtime *runtime);

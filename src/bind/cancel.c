@@ -38,7 +38,7 @@ static int call_in_scope(lua_State *L, uns_runtime *runtime, uint64_t deadline_n
   return after_call(L, status, (lua_KContext)runtime);
 }
 
-static uns_cancel_scope *push_scope(lua_State *L) {
+uns_cancel_scope *uns_push_cancel_scope(lua_State *L) {
   uns_cancel_scope *scope = lua_newuserdatauv(L, sizeof *scope, 0);
   uns_cancel_scope_init(scope);
   luaL_setmetatable(L, SCOPE_TYPE);
@@ -49,7 +49,7 @@ static uns_cancel_scope *push_scope(lua_State *L) {
 static int core_timeout(lua_State *L) {
   uint64_t duration_ns = uns_check_seconds(L, 1);
   luaL_checktype(L, 2, LUA_TFUNCTION);
-  push_scope(L);
+  uns_push_cancel_scope(L);
   lua_replace(L, 1);
   return call_in_scope(L, uns_upvalue_runtime(L), uns_clock_ns() + duration_ns);
 }
@@ -57,7 +57,7 @@ static int core_timeout(lua_State *L) {
 /* shield(fn, ...) -> what fn returns: no cancellation from outside reaches the waits inside */
 static int core_shield(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
-  push_scope(L)->shield = true;
+  uns_push_cancel_scope(L)->shield = true;
   lua_insert(L, 1);
   return call_in_scope(L, uns_upvalue_runtime(L), 0);
 }

@@ -57,6 +57,28 @@ static int future_cancel(lua_State *L) {
   return 1;
 }
 
+static int after_close(lua_State *L, int status, lua_KContext context) {
+  uns_runtime *runtime = (uns_runtime *)context;
+  (void)status;
+  uns_cancel_scope_leave(runtime, lua_touserdata(L, 2));
+  uns_task_check_interrupt(runtime, L);
+  return 0;
+}
+
+/* The end of the block that it was local to: cancels it and waits, shielded, until it has ended. */
+static int future_close(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (uns_future_settled(check_fresh(L))) return 0;
+  lua_settop(L, 1);
+  lua_pushnil(L);
+  uns_cancel(runtime, L, 1);
+  if (uns_future_settled(lua_touserdata(L, 1))) return 0;
+  uns_cancel_scope *scope = uns_push_cancel_scope(L);
+  scope->shield = true;
+  if (runtime->current != NULL) uns_cancel_scope_enter(runtime, scope, 0); /* without a deadline it cannot fail */
+  return uns_task_wait_for(runtime, L, 1, (lua_KContext)runtime, after_close);
+}
+
 static int future_error(lua_State *L) {
   check_fresh(L);
   uns_future_push_error(uns_upvalue_runtime(L), L, 1);
@@ -206,7 +228,7 @@ static const luaL_Reg methods[] = {{"await", future_await},         {"result", f
                                    {"cancelled", future_cancelled}, {"error", future_error},
                                    {"traceback", future_traceback}, {"resolve", promise_resolve},
                                    {"reject", promise_reject},  {"cancel", future_cancel},     {NULL, NULL}};
-static const luaL_Reg metamethods[] = {{"__tostring", future_tostring}, {NULL, NULL}};
+static const luaL_Reg metamethods[] = {{"__tostring", future_tostring}, {"__close", future_close}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"promise", core_promise},     {"resolved", core_resolved},
                                      {"rejected", core_rejected},   {"is_future", core_is_future},
                                      {"observe", core_observe},     {NULL, NULL}};

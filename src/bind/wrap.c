@@ -466,6 +466,15 @@ bool uns_is_wrapped(lua_State *L, int index) {
   return lua_tocfunction(L, index) == wrapped_call;
 }
 
+const char *uns_wrapped_kind(lua_State *L, int index) {
+  static const char *const kinds[] = {"io", "thread", "cpu"};
+  if (!uns_is_wrapped(L, index)) return NULL;
+  lua_getupvalue(L, index, UPVALUE_DECLARATION);
+  const declaration *declared = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return kinds[declared->kind];
+}
+
 /* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
 static int core_spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);

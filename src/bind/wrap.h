@@ -9,5 +9,7 @@
 
 /* True if the value at `index` is what unsync.io, thread or cpu returned. */
 bool uns_is_wrapped(lua_State *L, int index);
+/* "io", "thread" or "cpu", or NULL where it is none. */
+const char *uns_wrapped_kind(lua_State *L, int index);
 
 #endif

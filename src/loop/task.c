@@ -546,6 +546,31 @@ static int after_await(lua_State *L, int status, lua_KContext context) {
   return uns_future_push_outcome(runtime, L, (int)context);
 }
 
+static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *future) {
+  uns_future_add_waiter(future, &task->waiter);
+  task->awaited = future;
+  task->waits_for = "future";
+  if (future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
+    task->hopeful = true;
+    runtime->pending++;
+  }
+}
+
+static void check_not_own(lua_State *L, const uns_task *task, const uns_future *future) {
+  if (future->task == task && task->future == future) {
+    uns_error_raise(L, "deadlock", "deadlock: a task awaits its own future");
+  }
+}
+
+int uns_task_wait_for(uns_runtime *runtime, lua_State *L, int index, lua_KContext context, lua_KFunction k) {
+  uns_future *future = lua_touserdata(L, index);
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  check_not_own(L, task, future);
+  task->timed_out = false;
+  enter_waiter(runtime, task, future);
+  return uns_task_park(runtime, L, context, k);
+}
+
 int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadline_ns) {
   uns_future *future = lua_touserdata(L, index);
   if (uns_future_settled(future) && (--runtime->budget > 0 || runtime->current == NULL || !lua_isyieldable(L))) {
@@ -559,19 +584,11 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
     uns_task_ready(runtime, task);
     return uns_task_park(runtime, L, index, after_await);
   }
-  if (future->task == task && task->future == future) {
-    return uns_error_raise(L, "deadlock", "deadlock: a task awaits its own future");
-  }
+  check_not_own(L, task, future);
   if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
-  uns_future_add_waiter(future, &task->waiter);
-  task->awaited = future;
-  task->waits_for = "future";
-  if (future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
-    task->hopeful = true;
-    runtime->pending++;
-  }
+  enter_waiter(runtime, task, future);
   return uns_task_park(runtime, L, index, after_await);
 }
 

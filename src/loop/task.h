@@ -116,6 +116,12 @@ bool uns_tasks_run(uns_runtime *runtime);
  */
 int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadline_ns);
 
+/*
+ * Parks the running task until the future at `index`, which has not settled, has: to be returned from a C function. `k`
+ * then has to call uns_task_check_interrupt. Raises where it cannot wait, or for its own future.
+ */
+int uns_task_wait_for(uns_runtime *runtime, lua_State *L, int index, lua_KContext context, lua_KFunction k);
+
 /* Yields L on behalf of a wait inside a coroutine that it resumed, or, on the main thread, turns the loop. */
 int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
 

@@ -1,0 +1,177 @@
+/*
+ * collect: futures one by one, as they settle: under as_completed and map.
+ *
+ * A collector is one userdata with a record for each future that was added: no closure and no task. It holds a future
+ * from when it is added until it is handed out. Within a settling call it only moves the record, and wakes who waits.
+ */
+#include "bind/bind.h"
+#include "bind/wrap.h"
+#include "core/cell.h"
+#include "core/error.h"
+#include "exec/executors.h"
+#include "loop/cancel.h"
+
+#define COLLECTOR_TYPE "unsync.Collector"
+
+typedef struct {
+  uns_link open, settled; /* members, in the order they were added or settled */
+  uns_task *waiting;      /* in `next`, or NULL */
+  size_t remote;          /* open members that somebody elsewhere may settle */
+  uns_runtime *runtime;
+} collector;
+
+typedef struct {
+  uns_waiter waiter;
+  uns_link link;
+  collector *owner;
+  int pin; /* of the future */
+  bool remote;
+} member;
+
+static void member_free(member *one) {
+  uns_future_remove_waiter(&one->waiter);
+  uns_list_remove(&one->link);
+  uns_runtime_unpin(one->owner->runtime, one->pin);
+  uns_free(one);
+}
+
+static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
+  (void)future;
+  member *one = uns_container_of(waiter, member, waiter);
+  collector *mine = one->owner;
+  uns_list_remove(&one->link);
+  uns_list_push_back(&mine->settled, &one->link);
+  if (one->remote) mine->remote--;
+  if (mine->waiting != NULL && !runtime->closing) uns_task_wake(runtime, mine->waiting);
+}
+
+static int collector_gc(lua_State *L) {
+  collector *mine = lua_touserdata(L, 1);
+  uns_link *lists[] = {&mine->open, &mine->settled};
+  for (int i = 0; i < 2; i++) {
+    while (!uns_list_empty(lists[i])) member_free(uns_container_of(lists[i]->next, member, link));
+  }
+  return 0;
+}
+
+/* collector() -> Collector */
+static int core_collector(lua_State *L) {
+  collector *mine = lua_newuserdatauv(L, sizeof *mine, 0);
+  *mine = (collector){.runtime = uns_upvalue_runtime(L)};
+  uns_list_init(&mine->open);
+  uns_list_init(&mine->settled);
+  luaL_setmetatable(L, COLLECTOR_TYPE);
+  return 1;
+}
+
+/* collector:add(future) */
+static int collector_add(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  collector *mine = luaL_checkudata(L, 1, COLLECTOR_TYPE);
+  uns_future *future = uns_check_future(L, 2);
+  lua_settop(L, 2);
+  int pin = uns_runtime_pin(runtime, L);
+  member *one = uns_malloc(sizeof *one);
+  if (one == NULL) {
+    uns_runtime_unpin(runtime, pin);
+    return luaL_error(L, "not enough memory");
+  }
+  *one = (member){.owner = mine, .pin = pin};
+  one->waiter.wake = on_settled;
+  uns_list_init(&one->waiter.link);
+  if (uns_future_settled(future)) {
+    uns_list_push_back(&mine->settled, &one->link);
+    return 0;
+  }
+  one->remote = future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell));
+  if (one->remote) mine->remote++;
+  uns_list_push_back(&mine->open, &one->link);
+  uns_future_add_waiter(future, &one->waiter);
+  return 0;
+}
+
+static int hand_out(lua_State *L, uns_runtime *runtime, collector *mine) {
+  member *one = uns_container_of(mine->settled.next, member, link);
+  uns_runtime_push_pin(runtime, L, one->pin);
+  member_free(one);
+  return 1;
+}
+
+static int after_wait(lua_State *L, int status, lua_KContext context);
+
+/* The next to have settled; it waits for one; nil where none is left. */
+static int next_settled(lua_State *L, uns_runtime *runtime) {
+  collector *mine = lua_touserdata(L, 1);
+  if (!uns_list_empty(&mine->settled)) return hand_out(L, runtime, mine);
+  if (uns_list_empty(&mine->open)) return 0;
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  if (mine->waiting != NULL) return luaL_error(L, "another task waits for the next of these already");
+  mine->waiting = task;
+  task->waits_for = "the first of several futures";
+  if (mine->remote > 0) {
+    task->hopeful = true;
+    runtime->pending++;
+  }
+  return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
+}
+
+static int after_wait(lua_State *L, int status, lua_KContext context) {
+  uns_runtime *runtime = (uns_runtime *)context;
+  (void)status;
+  ((collector *)lua_touserdata(L, 1))->waiting = NULL;
+  uns_task_check_interrupt(runtime, L);
+  return next_settled(L, runtime);
+}
+
+/* collector:next() -> Future or nil */
+static int collector_next(lua_State *L) {
+  luaL_checkudata(L, 1, COLLECTOR_TYPE);
+  lua_settop(L, 1);
+  return next_settled(L, uns_upvalue_runtime(L));
+}
+
+/* drop(future): nobody wants it any more: it is cancelled, and how it ends is no news */
+static int core_drop(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_future *future = uns_check_future(L, 1);
+  lua_settop(L, 1);
+  if (uns_future_settled(future)) {
+    uns_future_observe(runtime, L, 1);
+    return 0;
+  }
+  future->expected = true;
+  lua_pushnil(L);
+  uns_cancel(runtime, L, 1);
+  return 0;
+}
+
+/* cores() -> integer: worker processes at most */
+static int core_cores(lua_State *L) {
+  const uns_executors *executors = uns_upvalue_runtime(L)->executors;
+  lua_pushinteger(L, executors != NULL && executors->process_target > 0 ? executors->process_target : 1);
+  return 1;
+}
+
+/* kind(fn) -> "io", "thread", "cpu", or nil for what is not wrapped */
+static int core_kind(lua_State *L) {
+  luaL_checkany(L, 1);
+  const char *kind = uns_wrapped_kind(L, 1);
+  lua_pushstring(L, kind);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"add", collector_add}, {"next", collector_next}, {NULL, NULL}};
+static const luaL_Reg metamethods[] = {{"__gc", collector_gc}, {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"collector", core_collector}, {"drop", core_drop}, {"cores", core_cores}, {"kind", core_kind}, {NULL, NULL}};
+
+void uns_bind_collect(lua_State *L, uns_runtime *runtime) {
+  if (luaL_newmetatable(L, COLLECTOR_TYPE)) {
+    uns_bind_functions(L, runtime, metamethods);
+    lua_newtable(L);
+    uns_bind_functions(L, runtime, methods);
+    lua_setfield(L, -2, "__index");
+  }
+  lua_pop(L, 1);
+  uns_bind_functions(L, runtime, functions);
+}
