@@ -403,7 +403,7 @@ static void check_native(lua_State *L, uns_runtime *runtime, uns_function *funct
   if (uns_executors_find_native(runtime->executors, function, &text)) return;
   lua_pushstring(L, text != NULL ? text : "not enough memory");
   uns_free(text);
-  uns_error_raise(L, "ENOENT", "%s", lua_tostring(L, -1));
+  uns_error_raise(L, "plugin", "%s", lua_tostring(L, -1));
 }
 
 static void push_wrapped(lua_State *L, uns_runtime *runtime, int body, int declared) {
