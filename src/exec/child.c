@@ -152,7 +152,7 @@ static bool find_task(worker *w, uns_job *job) {
   char *text = NULL;
   if (registry != NULL) function->task = uns_registry_resolve(registry, function->plugin, function->native, &text);
   if (function->task != NULL) return true;
-  uns_job_fail(job, "ENOENT", "%s", text != NULL ? text : "not enough memory");
+  uns_job_fail(job, "plugin", "%s", text != NULL ? text : "not enough memory");
   uns_free(text);
   return false;
 }
