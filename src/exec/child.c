@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/spin.h"
 #include "exec/frame.h"
 #include "exec/interrupt.h"
 #include "exec/parent.h"
@@ -14,7 +15,6 @@
 #include "exec/registry.h"
 #include "exec/ring.h"
 
-static const uint64_t SPIN_NS = 30000; /* about the price of a sleep and a wake-up */
 enum {
   UNREAD_MS = 2, /* an end that the script's loop has not read by then is read by the supervisor: the script is busy */
   EXIT_BROKEN = 70
@@ -28,7 +28,7 @@ typedef struct worker {
   uns_port in, out;
   uns_function *function; /* of the last call; one reference */
   uint64_t sequence;      /* of the call that runs */
-  bool spin;
+  uns_spin spin;
 } worker;
 
 /* ---- sleeping ---- */
@@ -57,18 +57,17 @@ static bool all_read(const worker *w) {
 }
 
 static bool spin_for_news(worker *w, uint64_t seen) {
-  if (!w->spin) return false;
   const _Atomic uint64_t *tail = &w->wire.board->to_child.tail;
-  uint64_t end = uns_clock_ns() + SPIN_NS;
+  bool hit = atomic_load_explicit(tail, memory_order_acquire) != seen;
+  if (hit || !uns_spin_begin(&w->spin)) return hit;
   do {
-    for (int i = 0; i < 64; i++) {
-      if (atomic_load_explicit(tail, memory_order_acquire) != seen) return true;
-#if defined(__x86_64__) || defined(__i386__)
-      __builtin_ia32_pause();
-#endif
+    for (int i = 0; i < 64 && !hit; i++) {
+      uns_spin_pause();
+      hit = atomic_load_explicit(tail, memory_order_acquire) != seen;
     }
-  } while (uns_clock_ns() < end);
-  return false;
+  } while (uns_spin_on(&w->spin) && !hit);
+  uns_spin_end(&w->spin, hit);
+  return hit;
 }
 
 /* Waits until the host has written past `seen`. False: it wants us to end. */
@@ -339,7 +338,7 @@ static int begin(worker *w) {
   w->runtime = open_state(w);
   if (w->runtime == NULL) return give_up(w, "a Lua state");
   w->executors->main_runtime = w->runtime;
-  w->spin = w->executors->cores > 1;
+  w->spin.allowed = w->executors->cores > 1;
   if (uns_parent_greet(w->parent, w->runtime) != 0) return give_up(w, "the thread that listens to the host");
   return 0;
 }

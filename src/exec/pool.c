@@ -20,7 +20,6 @@ static const uint64_t GROW_BUSY_NS = 100000000;        /* the same, while the co
 static const uint64_t IDLE_SURPLUS_NS = 1000000000;    /* idle for that long: a thread beyond the target ends */
 static const uint64_t IDLE_CORE_NS = 10000000000;      /* the same for the rest */
 static const uint64_t IDLE_LENT_NS = 20000000;         /* meanwhile, how often it asks whether its strings came home */
-static const uint64_t SPIN_NS = 30000;                 /* about the price of a sleep and a wake-up */
 
 typedef struct pool_thread {
   uns_worker worker;
@@ -33,7 +32,8 @@ typedef struct pool_thread {
   uv_mutex_t lock;          /* with `wake` */
   uv_cond_t wake;
   atomic_bool stop;
-  uns_runtime *runtime; /* the thread's own */
+  uns_spin spin;        /* the thread's own, as the next */
+  uns_runtime *runtime;
   bool abandoned; /* counts in pool->abandoned; guarded by pool->lock */
 } pool_thread;
 
@@ -48,7 +48,6 @@ struct uns_pool {
   uint32_t abandoned; /* of these, stuck in jobs that nobody waits for any more */
   bool check_armed; /* the supervisor will look whether a job waits too long */
   uint64_t last_growth_ns; /* the supervisor's */
-  bool spin;
   bool closing;
 };
 
@@ -114,18 +113,16 @@ static void run_job(pool_thread *thread, uns_job *job) {
 }
 
 static uns_job *spin_for_job(pool_thread *thread) {
-  if (!thread->pool->spin) return NULL;
-  uint64_t end = uns_clock_ns() + SPIN_NS;
+  uns_job *job = atomic_load_explicit(&thread->given, memory_order_acquire);
+  if (job != NULL || !uns_spin_begin(&thread->spin)) return job;
   do {
-    for (int i = 0; i < 64; i++) {
-      uns_job *job = atomic_load_explicit(&thread->given, memory_order_acquire);
-      if (job != NULL) return job;
-#if defined(__x86_64__) || defined(__i386__)
-      __builtin_ia32_pause();
-#endif
+    for (int i = 0; i < 64 && job == NULL; i++) {
+      uns_spin_pause();
+      job = atomic_load_explicit(&thread->given, memory_order_acquire);
     }
-  } while (uns_clock_ns() < end);
-  return NULL;
+  } while (uns_spin_on(&thread->spin) && job == NULL);
+  uns_spin_end(&thread->spin, job != NULL);
+  return job;
 }
 
 /* Between two calls: strings that the last one lent come home. True while some are still out. */
@@ -235,6 +232,7 @@ static int add_thread(uns_pool *pool) {
   pool_thread *thread = uns_calloc(1, sizeof *thread);
   if (thread == NULL) return ENOMEM;
   thread->pool = pool;
+  thread->spin.allowed = pool->executors->cores > 1;
   uns_list_init(&thread->worker.link);
   if (uv_mutex_init(&thread->lock) != 0) {
     uns_free(thread);
@@ -386,7 +384,6 @@ uns_pool *uns_pool_new(uns_executors *executors) {
     return NULL;
   }
   pool->executors = executors;
-  pool->spin = executors->cores > 1;
   uns_interrupt_install();
   uns_list_init(&pool->threads);
   uns_list_init(&pool->ended);

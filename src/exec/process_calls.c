@@ -53,17 +53,9 @@ static bool write_frame(uns_child *child) {
   return true;
 }
 
-static int oldest_slot(const uns_child *child) {
-  int oldest = -1;
-  for (int i = 0; i < UNS_CLAIMS; i++) {
-    if (child->jobs[i] != NULL && (oldest < 0 || child->sequences[i] < child->sequences[oldest])) oldest = i;
-  }
-  return oldest;
-}
-
 /* The child's next call is one that it starts at once; those behind it wait. */
 static void mark_started(uns_child *child) {
-  uns_job *job = child->jobs[oldest_slot(child)];
+  uns_job *job = child->jobs[child->order[0]];
   if (atomic_load_explicit(&job->state, memory_order_relaxed) != UNS_JOB_GIVEN) return;
   job->started_ns = uns_clock_ns();
   atomic_store_explicit(&job->state, UNS_JOB_STARTED, memory_order_release);
@@ -73,7 +65,9 @@ static void mark_started(uns_child *child) {
 static void vacate(uns_child *child, unsigned slot) {
   if (child->jobs[slot]->home == child->pool->main_mailbox) atomic_fetch_sub(&child->main_jobs, 1);
   child->jobs[slot] = NULL;
-  child->in_flight--;
+  unsigned place = 0;
+  while (child->order[place] != slot) place++;
+  memmove(child->order + place, child->order + place + 1, --child->in_flight - place);
   if (child->in_flight == 0) child->arrived = false;
   else mark_started(child);
 }
@@ -123,7 +117,8 @@ static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
   unsigned slot = free_slot(child);
   child->jobs[slot] = job;
   child->sequences[slot] = ++child->last_sequence;
-  if (child->in_flight++ == 0) mark_started(child);
+  child->order[child->in_flight++] = (uint8_t)slot;
+  if (child->in_flight == 1) mark_started(child);
   atomic_store(&board->claims[slot], child->last_sequence * 4 + UNS_CLAIM_GIVEN);
   child->unsent[child->unsent_count++] = (uint8_t)slot;
   if (job->home == pool->main_mailbox) {
@@ -257,7 +252,7 @@ void uns_calls_take_back(uns_child *child) {
   uint64_t sequences[UNS_CLAIMS];
   unsigned count = 0;
   uv_mutex_lock(&child->lock);
-  int oldest = oldest_slot(child);
+  int oldest = child->in_flight > 0 ? child->order[0] : -1;
   for (unsigned slot = 0; slot < UNS_CLAIMS; slot++) {
     if (child->jobs[slot] == NULL || (int)slot == oldest || (child->writing && child->writing_slot == slot)) continue;
     uint64_t given = child->sequences[slot] * 4 + UNS_CLAIM_GIVEN;
@@ -372,7 +367,7 @@ static void look_at_ahead(void *argument) {
     uns_child *child = pool->children[i];
     uv_mutex_lock(&child->lock);
     bool ahead = child->state == UNS_CHILD_LIVE && child->in_flight > 1;
-    uint64_t running = ahead ? child->sequences[oldest_slot(child)] : 0;
+    uint64_t running = ahead ? child->sequences[child->order[0]] : 0;
     uv_mutex_unlock(&child->lock);
     if (ahead && running == child->seen_running) uns_calls_take_back(child);
     else more |= ahead;

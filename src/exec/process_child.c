@@ -237,23 +237,18 @@ static void lose_job(uns_child *child, const lost_job *lost, uns_exit how) {
 static unsigned clear_child(uns_child *child, lost_job *lost) {
   uns_board *board = child->wire.board;
   unsigned count = 0;
-  for (;;) {
-    int last = -1;
-    for (int i = 0; i < UNS_CLAIMS; i++) {
-      if (child->jobs[i] != NULL && (last < 0 || child->sequences[i] > child->sequences[last])) last = i;
-    }
-    if (last < 0) break;
-    uint64_t sequence = child->sequences[last];
-    bool started = atomic_load(&board->claims[last]) == sequence * 4 + UNS_CLAIM_STARTED;
-    lost[count++] = (lost_job){child->jobs[last], started, false, uns_calls_stopped_by(child, sequence)};
-    child->jobs[last] = NULL;
+  while (child->in_flight > 0) {
+    unsigned slot = child->order[--child->in_flight];
+    uint64_t sequence = child->sequences[slot];
+    bool started = atomic_load(&board->claims[slot]) == sequence * 4 + UNS_CLAIM_STARTED;
+    lost[count++] = (lost_job){child->jobs[slot], started, false, uns_calls_stopped_by(child, sequence)};
+    child->jobs[slot] = NULL;
   }
   if (count > 0) lost[count - 1].next = !lost[count - 1].started;
   child->cancelled = 0;
   if (child->writing) uns_frame_abandon(&child->frame);
   child->writing = false;
   child->unsent_count = 0;
-  child->in_flight = 0;
   if (child->wake_fd >= 0) close(child->wake_fd);
   child->wake_fd = -1;
   return count;

@@ -56,13 +56,14 @@ typedef struct uns_child {
   int wake_fd;     /* the child's eventfd; -1: not known yet */
   char condemned[192]; /* why it was killed by us, or could not start; or "" */
   char error_code[24]; /* the latter's */
-  uns_job *jobs[UNS_CLAIMS]; /* the one with the lowest number runs, or is about to; the others were given ahead */
+  uns_job *jobs[UNS_CLAIMS];
   uint64_t sequences[UNS_CLAIMS], last_sequence;
   uint64_t cancelled; /* the number of the call that is being stopped; 0: none */
   uint64_t grace_ns;  /* its own */
   int rung;           /* how firmly: 0 asked, 1 SIGTERM, 2 SIGKILL */
   uint64_t next_rung_ns; /* on uns_clock_ns; timers that come earlier were set for a call before it */
-  uint32_t in_flight; /* of `jobs` */
+  uint8_t order[UNS_CLAIMS]; /* the places in use, oldest first: that one runs, the others were given ahead */
+  uint32_t in_flight;        /* of them */
   bool arrived;       /* what the dispatch chose it for has come */
   uns_port to_child;
   uns_frame frame; /* the one that is being written, where it did not fit */

@@ -15,10 +15,6 @@
 /* Registry keys, by address. */
 static const char runtime_key = 0, pins_key = 0, names_key = 0;
 
-enum {
-  SPIN_NS = 30000 /* about what sleeping and being woken up costs here (20 µs measured, more on a halted core) */
-};
-
 static void on_mail(uv_poll_t *poll, int status, int events) {
   (void)status;
   (void)events;
@@ -84,7 +80,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   runtime->L = L;
   runtime->running = L;
   runtime->executors = executors;
-  runtime->spin = other_core_allowed();
+  runtime->spin.allowed = other_core_allowed();
   uns_list_init(&runtime->ready);
   uns_list_init(&runtime->tasks);
   uns_list_init(&runtime->idle);
@@ -293,17 +289,17 @@ static void arm_uv_timer(uns_runtime *runtime, uint64_t left_ns) {
 
 /* News is expected soon: looks for it for about as long as a sleep and a wake-up would take. */
 static bool spin(uns_runtime *runtime) {
-  uint64_t end = uns_clock_ns() + SPIN_NS;
+  if (!uns_spin_begin(&runtime->spin)) return false;
+  bool hit = false;
   do {
-    for (int i = 0; i < 32; i++) {
-      if (uns_mailbox_has_mail(runtime->mailbox)) return deliver_mail(runtime);
-      if (!uns_list_empty(&runtime->sources) && poll_sources(runtime)) return true;
-#if defined(__x86_64__) || defined(__i386__)
-      __builtin_ia32_pause();
-#endif
+    for (int i = 0; i < 32 && !hit; i++) {
+      if (uns_mailbox_has_mail(runtime->mailbox)) hit = deliver_mail(runtime);
+      if (!hit && !uns_list_empty(&runtime->sources)) hit = poll_sources(runtime);
+      uns_spin_pause();
     }
-  } while (uns_clock_ns() < end);
-  return false;
+  } while (uns_spin_on(&runtime->spin) && !hit);
+  uns_spin_end(&runtime->spin, hit);
+  return hit;
 }
 
 static bool hope(uns_runtime *runtime) {
@@ -395,7 +391,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
       turn_uv(runtime, UV_RUN_NOWAIT);
     }
-  } else if (runtime->spin && (runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
+  } else if ((runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
     worked = true;
   } else if (hope(runtime)) {
     sleep_in_kernel(runtime, left_ns);

@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "base/base.h"
+#include "base/spin.h"
 #include "core/mailbox.h"
 
 typedef struct uns_runtime uns_runtime;
@@ -121,7 +122,7 @@ struct uns_runtime {
   bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   bool closing;
   bool in_state; /* this struct lies in a userdata: nobody is there to free it after lua_close */
-  bool spin;           /* another core is free for us: a short spin before sleeping pays */
+  uns_spin spin;       /* before sleeping, where news is expected */
 };
 
 /*
