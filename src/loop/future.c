@@ -101,12 +101,12 @@ static void list_failure(lua_State *L, failure *lost) {
 
 /*
  * The future is gone here, but others may still look: the script's state keeps the failure at index 1, to know at its end.
- * A worker leaves it to the others.
+ * A worker leaves it to the others: false.
  */
-static void keep(lua_State *L, failure *lost) {
+static bool keep(lua_State *L, failure *lost) {
   uns_runtime *runtime = lost->runtime;
   uns_list_remove(&lost->link);
-  if (runtime->is_worker) return;
+  if (runtime->is_worker) return false;
   for (uns_link *link = runtime->failures.next; link != &runtime->failures; link = runtime->failures.next) {
     failure *kept = uns_container_of(link, failure, link); /* those that were looked at meanwhile need be kept no longer */
     if (kept->pin == 0 || !atomic_load_explicit(&kept->cell->looked_at, memory_order_relaxed)) break;
@@ -117,6 +117,7 @@ static void keep(lua_State *L, failure *lost) {
   luaL_setmetatable(L, FAILURE_TYPE); /* so that it is finalized once more */
   list_failure(L, lost);
   lost->pin = uns_runtime_pin(runtime, L);
+  return true;
 }
 
 static int failure_gc(lua_State *L) {
@@ -125,10 +126,8 @@ static int failure_gc(lua_State *L) {
     uns_list_remove(&lost->link); /* the host's process has the real future, and its failure */
   } else if (!uns_list_empty(&lost->link)) {
     if (!lost->runtime->closing && held_elsewhere(L, lost)) {
-      keep(L, lost);
-      return 0;
-    }
-    if (claim(lost)) {
+      if (keep(L, lost)) return 0;
+    } else if (claim(lost)) {
       lost->runtime->unobserved++;
       report(L, 1, lost);
     }
