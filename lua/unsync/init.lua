@@ -22,6 +22,8 @@ local unsync = {
   settled = core.settled,
   any = core.any,
   race = core.race,
+  var = core.var,
+  current = core.current,
   plugin = core.plugin,
   Future = core.Future,
 }
@@ -32,7 +34,7 @@ unsync.map = require("unsync.combine").map
 unsync.retry = require("unsync.retry").retry
 
 --- Parts that most programs do not use are loaded when they are first looked at.
-local later = { http = true }
+local later = { http = true, tasks = true }
 
 local meta = {}
 

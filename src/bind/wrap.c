@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bind/bind.h"
+#include "bind/inspect.h"
 #include "bind/progress.h"
 #include "bind/wrap.h"
 #include "core/codec.h"
@@ -199,6 +200,7 @@ static void on_completion(uns_mail *mail, void *receiver) {
   uns_runtime_unpin(runtime, job->pin);
   uns_future *future = lua_touserdata(L, top + 1);
   future->job = NULL;
+  uns_inspect_call_ended(L, top + 1);
   runtime->pending--;
   uns_progress_keep(runtime, L, top + 1, job);
   bool timed_out = end_deadline(runtime, job);
@@ -229,21 +231,23 @@ static void on_completion(uns_mail *mail, void *receiver) {
   uns_job_free(job);
 }
 
-/* Where workers look for modules: as the caller does. NULL as long as the script has changed nothing. */
-static char *search_path(uns_runtime *runtime, lua_State *L) {
-  char *copy = NULL;
-  lua_getglobal(L, LUA_LOADLIBNAME);
-  if (lua_istable(L, -1) && lua_getfield(L, -1, "path") == LUA_TSTRING &&
+/* Where workers look for modules: as the caller does. A reference; NULL where `package` is no longer what it was. */
+static uns_search_path *search_path(uns_runtime *runtime, lua_State *L) {
+  int top = lua_gettop(L);
+  if (lua_getglobal(L, LUA_LOADLIBNAME) == LUA_TTABLE && lua_getfield(L, -1, "path") == LUA_TSTRING &&
       lua_getfield(L, -2, "cpath") == LUA_TSTRING) {
-    const char *path = lua_tostring(L, -2), *cpath = lua_tostring(L, -1);
-    size_t size = strlen(path) + strlen(cpath) + 2;
-    copy = uns_malloc(size);
-    if (copy != NULL) snprintf(copy, size, "%s\n%s", path, cpath);
-    lua_pop(L, 2);
+    size_t path_bytes, cpath_bytes;
+    const char *path = lua_tolstring(L, -2, &path_bytes), *cpath = lua_tolstring(L, -1, &cpath_bytes);
+    if (!uns_search_path_is(runtime->search_path, path, path_bytes, cpath, cpath_bytes)) {
+      uns_shared_unref(runtime->search_path);
+      runtime->search_path = uns_search_path_new(path, path_bytes, cpath, cpath_bytes);
+    }
+  } else {
+    uns_shared_unref(runtime->search_path);
+    runtime->search_path = NULL;
   }
-  lua_pop(L, 1);
-  (void)runtime;
-  return copy;
+  lua_settop(L, top);
+  return runtime->search_path != NULL ? uns_shared_ref(runtime->search_path) : NULL;
 }
 
 /* thread and cpu: a job. */
@@ -268,6 +272,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   }
   set_deadline(L, runtime, job);
   uns_future *future = uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
+  uns_inspect_call(runtime, L, -1);
   lua_pushvalue(L, -1);
   job->pin = uns_runtime_pin(runtime, L);
   if (function->native != NULL) uns_progress_attach(job);

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/packet.h"
 #include "loop/cancel.h"
+#include "loop/context.h"
 
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
@@ -180,6 +181,7 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_list_remove(&task->waiter.link);
   uns_timer_disarm(runtime, &task->timer);
   forget_traceback(runtime, task);
+  uns_context_unref(runtime, task->context);
   if (!task->is_main) uns_runtime_unpin(runtime, task->anchor);
   uns_free(task);
 }
@@ -197,6 +199,10 @@ static void task_recycle(uns_runtime *runtime, uns_task *task) {
   forget_traceback(runtime, task); /* of an error that C caught inside, as load does with its reader's */
   task->future = NULL;
   reset_base(runtime, task);
+  if (task->context != NULL) {
+    uns_context_unref(runtime, task->context);
+    task->context = NULL;
+  }
   if (task->seen || runtime->idle_count >= IDLE_MAX) {
     task_free(runtime, task);
     return;
@@ -244,17 +250,34 @@ static void broken(uns_runtime *runtime, lua_State *L, uns_task *task) {
   task_free(runtime, task);
 }
 
-/* Pushes the future of a broken task on L: a value in the frame of run_body, the outermost. */
-static void push_future_of(lua_State *L, uns_task *task) {
-  lua_Debug frame, outermost;
-  luaL_checkstack(L, 2, NULL);
-  bool found = false;
-  for (int level = 0; lua_getstack(task->co, level, &frame); level++) {
-    outermost = frame;
-    found = true;
+/* The outermost frame of `co`; false: there is none. Each look costs its depth, so it is searched for by halves. */
+static bool outermost_frame(lua_State *co, lua_Debug *frame) {
+  int low = 0, high = 1; /* `low` exists, `high` does not */
+  if (!lua_getstack(co, 0, frame)) return false;
+  for (; lua_getstack(co, high, frame); high *= 2) low = high;
+  while (low + 1 < high) {
+    int middle = low + (high - low) / 2;
+    if (lua_getstack(co, middle, frame)) low = middle;
+    else high = middle;
   }
-  if (found && lua_getlocal(task->co, &outermost, SLOT_FUTURE) != NULL) lua_xmove(task->co, L, 1);
-  else lua_pushnil(L);
+  return lua_getstack(co, low, frame);
+}
+
+/* It is a value in the frame of run_body, the outermost. */
+void uns_task_push_future(lua_State *L, uns_task *task) {
+  lua_State *co = task->co;
+  lua_Debug frame;
+  luaL_checkstack(L, 2, NULL);
+  if (task->is_main || !lua_checkstack(co, 1)) {
+    lua_pushnil(L);
+    return;
+  }
+  if (task->first_arguments >= 0) { /* it has not begun: run_body lies under its slots */
+    lua_pushvalue(co, SLOT_FUTURE + 1);
+  } else if (!outermost_frame(co, &frame) || lua_getlocal(co, &frame, SLOT_FUTURE) == NULL) {
+    lua_pushnil(co);
+  }
+  if (co != L) lua_xmove(co, L, 1);
 }
 
 /* Resumes `task` from L, with what lies on its stack. It ends, or parks; false: it broke. */
@@ -263,6 +286,7 @@ static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
   lua_State *outer_thread = runtime->running;
   runtime->current = task;
   runtime->running = task->co;
+  task->resumer = outer;
   task->state = UNS_TASK_RUNNING;
   if (uns_task_waits(task->co)) lua_pop(task->co, 1); /* the mark of its wait */
   int results;
@@ -303,6 +327,9 @@ uns_future *uns_task_start_in(uns_runtime *runtime, lua_State *L, int count, con
   future->task = task;
   future->state = UNS_FUTURE_RUNNING;
   task->id = ++runtime->last_task_id;
+  const uns_task *parent = runtime->current;
+  task->parent_id = parent != NULL ? parent->id : 0;
+  if (parent != NULL && parent->context != NULL) task->context = uns_context_ref(parent->context);
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
   if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
@@ -348,7 +375,7 @@ bool uns_tasks_run(uns_runtime *runtime) {
     runtime->budget = BUDGET;
     lua_State *L = runtime->L;
     if (!run(runtime, L, task, count)) {
-      push_future_of(L, task);
+      uns_task_push_future(L, task);
       broken(runtime, L, task);
       lua_pop(L, 1);
     }
@@ -367,6 +394,10 @@ static void list(uns_runtime *runtime, uns_task *task) {
   if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
   uns_list_push_back(&runtime->tasks, &task->live_link);
   runtime->live_count++;
+}
+
+void uns_task_list_running(uns_runtime *runtime) {
+  for (uns_task *task = runtime->current; task != NULL; task = task->resumer) list(runtime, task);
 }
 
 void uns_task_ready(uns_runtime *runtime, uns_task *task) {

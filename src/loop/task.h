@@ -52,8 +52,9 @@ struct uns_task {
   const char *waits_for; /* "future", "sleep", "channel"; static */
   uns_timer timer;     /* a deadline of the present wait */
   uint64_t since_ns;   /* start, once it has waited */
-  uint64_t id;
-  /* control: scope, deadlines, context, cancellation are hung in here */
+  uint64_t id, parent_id; /* 0: none */
+  uns_task *resumer;     /* while it runs: the task below it on the C stack, or NULL */
+  struct uns_context *context; /* loop/context.h; one reference, or NULL: nothing is set */
 };
 
 /*
@@ -149,6 +150,11 @@ static inline int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_S
   runtime->running = outer;
   return status;
 }
+
+/* Pushes the future of a live task, or nil for the main thread. */
+void uns_task_push_future(lua_State *L, uns_task *task);
+/* Enters the tasks that run now, the one that resumed the other, in runtime->tasks. */
+void uns_task_list_running(uns_runtime *runtime);
 
 /* Pushes "file:line: in function ..." of where the parked task waits, or nil. */
 void uns_task_push_where(lua_State *L, uns_task *task);

@@ -1,0 +1,192 @@
+-- Context variables, and the tasks one can see: var, current, tasks.
+local unsync = require("unsync")
+
+describe("a context variable", function()
+  it("has its default until it is set, and any value, nil and false too", function()
+    local v = unsync.var("default")
+    assert.equal("default", v:get())
+    for _, value in ipairs({ 1, "text", false }) do
+      v:set(value)
+      assert.equal(value, v:get())
+    end
+    v:set(nil)
+    assert.is_nil(v:get())
+    assert.is_nil(unsync.var():get())
+  end)
+
+  it("is seen by tasks that are started later, as it was then", function()
+    local v = unsync.var(0)
+    v:set(1)
+    local gate = unsync.promise()
+    local child = unsync.spawn(function()
+      local grandchild = unsync.spawn(function()
+        gate:await()
+        return v:get()
+      end)
+      gate:await()
+      local seen = v:get()
+      v:set(5)
+      return seen, grandchild:await(), v:get()
+    end)
+    v:set(2)
+    gate:resolve()
+    assert.same({ 1, 1, 5 }, { child:await() })
+    assert.equal(2, v:get())
+  end)
+
+  it("is one's own: siblings and the caller do not see what a task sets", function()
+    local v, w = unsync.var(), unsync.var("w")
+    local function request(name)
+      return unsync.spawn(function()
+        v:set(name)
+        unsync.yield()
+        return v:get() .. w:get()
+      end)
+    end
+    assert.same({ "aw", "bw", "cw" }, unsync.all({ request("a"), request("b"), request("c") }):await())
+    assert.is_nil(v:get())
+  end)
+
+  it("with: is set for a call, which may wait, and what was before comes back, whatever the end", function()
+    local v = unsync.var("before")
+    local function inside(...)
+      unsync.yield()
+      return v:get(), ...
+    end
+    assert.same(table.pack("inside", 1, nil), table.pack(v:with("inside", inside, 1, nil)))
+    assert.equal("before", v:get())
+    v:set("set")
+    assert.has_error(function() v:with(nil, function()
+      assert(v:get() == nil)
+      error("out", 0)
+    end) end, "out")
+    assert.equal("set", v:get())
+    v:with(1, function() v:with(2, function() assert.equal(2, v:get()) end) assert.equal(1, v:get()) end)
+    local task = unsync.spawn(function()
+      pcall(v.with, v, 3, function() unsync.promise():await() end)
+      return v:get()
+    end)
+    task:cancel()
+    assert.equal("set", task:await())
+  end)
+
+  it("keeps nothing when its tasks have ended", function()
+    local v = unsync.var()
+    local kept = setmetatable({}, { __mode = "k" })
+    for _ = 1, 100 do
+      unsync.spawn(function()
+        local value = {}
+        kept[value] = true
+        v:set(value)
+        unsync.yield()
+      end)
+    end
+    unsync.sleep(0.001)
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(next(kept))
+  end)
+
+  it("refuses what is none", function()
+    local v = unsync.var()
+    assert.has_error(function() v.get(7) end)
+    assert.has_error(function() v.get(io.stdout) end)
+    assert.has_error(function() v.set({}, 1) end)
+    assert.has_error(function() v:set() end)
+    assert.has_error(function() v:with(1, 2) end)
+  end)
+end)
+
+describe("current", function()
+  it("is the future that the caller of this task has", function()
+    local inner
+    local task = unsync.spawn(function()
+      inner = unsync.current()
+      unsync.yield()
+      assert(inner == unsync.current())
+      return coroutine.wrap(function() return unsync.current() end)()
+    end)
+    assert.equal(inner, task)
+    assert.equal(task, task:await())
+    assert.is_true(unsync.is_future(unsync.current()))
+  end)
+
+  it("is found at any depth", function()
+    local function deep(n)
+      if n == 0 then return unsync.current() end
+      return (deep(n - 1))
+    end
+    local task = unsync.spawn(function()
+      for _, n in ipairs({ 0, 1, 2, 3, 4, 7, 8, 100, 10000 }) do assert(deep(n) == unsync.current()) end
+      return true
+    end)
+    assert.is_true(task:await())
+  end)
+
+  it("can cancel itself", function()
+    local task = unsync.spawn(function()
+      unsync.current():cancel("enough")
+      unsync.yield()
+    end)
+    pcall(task.await, task)
+    assert.is_true(task:cancelled())
+  end)
+end)
+
+describe("tasks", function()
+  local function find(name)
+    for i, task in ipairs(unsync.tasks()) do
+      if task.name == name then return task, i end
+    end
+  end
+
+  it("shows who lives, who started them, what they wait for, and where", function()
+    local gate = unsync.promise()
+    local line
+    local child = unsync.io(function()
+      line = debug.getinfo(1, "l").currentline + 1
+      gate:await()
+    end, { name = "child of mine" })
+    local parent = unsync.io(function()
+      child()
+      unsync.sleep(60)
+    end, { name = "parent of mine" })
+    local future = parent()
+    local info, place = find("child of mine")
+    assert.same({ "io", "waiting", "future" }, { info.kind, info.state, info.waits_for })
+    assert.truthy(info.where:match("context_spec.lua:" .. line .. "$"), info.where)
+    assert.equal("parent of mine", info.parent.name)
+    assert.equal(info.parent.depth + 1, info.depth)
+    assert.is_true(info.age >= 0)
+    local above, above_place = find("parent of mine")
+    assert.same({ future, place - 1, "sleep" }, { above.future, above_place, above.waits_for })
+    gate:resolve()
+    future:cancel()
+    pcall(future.await, future)
+    assert.is_nil(find("parent of mine"))
+  end)
+
+  it("shows calls on threads and processes, and the task that runs", function()
+    for _, kind in ipairs({ "thread", "cpu" }) do
+      local call = unsync[kind](function() while true do end end, { name = "busy " .. kind })()
+      local info = find("busy " .. kind)
+      assert.same({ kind, call }, { info.kind, info.future })
+      call:cancel()
+      pcall(call.await, call)
+      assert.is_nil(find("busy " .. kind))
+    end
+    local seen = unsync.io(function() return find("it runs") end, { name = "it runs" })():await()
+    assert.equal("running", seen.state)
+  end)
+
+  it("shows what has not begun", function()
+    local once = unsync.io(function() unsync.yield() end, { name = "one at a time", limit = 1 })
+    local a, b = once(), once()
+    local states = {}
+    for _, task in ipairs(unsync.tasks()) do
+      if task.name == "one at a time" then states[#states + 1] = task.state end
+    end
+    assert.same({ "ready", "queued" }, states)
+    assert.same({ a, b }, unsync.settled({ a, b }):await())
+  end)
+end)

@@ -1,0 +1,221 @@
+/*
+ * variable: context variables: a value that a task and what it starts later see, and nobody else.
+ *
+ * A variable is an identity and a default; the values lie with the tasks (loop/context.h). It crosses by its identity. One
+ * made while a module loads is named by where that was: it is the same in every state that loads the module.
+ */
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bind/bind.h"
+#include "core/codec.h"
+#include "core/error.h"
+#include "loop/context.h"
+
+#define VARIABLE_TYPE "unsync.Variable"
+#define RESTORE_TYPE "unsync.VariableRestore"
+
+enum { VALUE_IDENTITY = 1, VALUE_DEFAULT };
+enum { RESTORE_IDENTITY = 1, RESTORE_VALUE };
+
+static const char places_key = 0; /* registry: "file:line" -> how many were made there while modules load */
+
+static void check_variable(lua_State *L) { luaL_checkudata(L, 1, VARIABLE_TYPE); }
+
+static uns_task *check_task(lua_State *L, uns_runtime *runtime) {
+  if (runtime->current == NULL) {
+    uns_error_raise(L, "EINVAL", "no task runs here: this is a callback of %s",
+                    runtime->callback_of != NULL ? runtime->callback_of : "the event loop");
+  }
+  return runtime->current;
+}
+
+/* Pushes what the running task sees of the identity on top (popped): nil where it is unset. */
+static void push_raw(uns_runtime *runtime, lua_State *L) {
+  uns_context_push(runtime, L, runtime->current);
+  if (lua_isnil(L, -1)) {
+    lua_remove(L, -2);
+    return;
+  }
+  lua_insert(L, -2);
+  lua_rawget(L, -2);
+  lua_remove(L, -2);
+}
+
+/* variable:get() -> value */
+static int variable_get(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (lua_touserdata(L, 1) == NULL || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(2))) check_variable(L);
+  if (runtime->current != NULL && runtime->current->context != NULL) {
+    uns_runtime_push_pin(runtime, L, runtime->current->context->pin);
+    lua_getiuservalue(L, 1, VALUE_IDENTITY);
+    int type = lua_rawget(L, -2);
+    if (type == LUA_TLIGHTUSERDATA && lua_touserdata(L, -1) == &uns_context_nil) {
+      lua_pushnil(L);
+      return 1;
+    }
+    if (type != LUA_TNIL) return 1;
+  }
+  lua_getiuservalue(L, 1, VALUE_DEFAULT);
+  return 1;
+}
+
+/* The value on top, as it lies in a context. */
+static void mark_nil(lua_State *L) {
+  if (!lua_isnil(L, -1)) return;
+  lua_pop(L, 1);
+  lua_pushlightuserdata(L, (void *)&uns_context_nil);
+}
+
+/* variable:set(value): for this task, and those it starts from now on */
+static int variable_set(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_variable(L);
+  luaL_checkany(L, 2);
+  lua_settop(L, 2);
+  uns_task *task = check_task(L, runtime);
+  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_insert(L, 2);
+  mark_nil(L);
+  uns_context_set(runtime, L, task);
+  return 0;
+}
+
+static int restore_close(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (runtime->current == NULL) return 0;
+  lua_settop(L, 1);
+  lua_getiuservalue(L, 1, RESTORE_IDENTITY);
+  lua_getiuservalue(L, 1, RESTORE_VALUE);
+  uns_context_set(runtime, L, runtime->current);
+  return 0;
+}
+
+static int after_with(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  return lua_gettop(L) - 1;
+}
+
+/* variable:with(value, fn, ...) -> what fn returns: the value is set while it runs */
+static int variable_with(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_variable(L);
+  luaL_checktype(L, 3, LUA_TFUNCTION);
+  uns_task *task = check_task(L, runtime);
+  lua_newuserdatauv(L, 0, 2);
+  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_pushvalue(L, -1);
+  lua_setiuservalue(L, -3, RESTORE_IDENTITY);
+  push_raw(runtime, L);
+  lua_setiuservalue(L, -2, RESTORE_VALUE);
+  luaL_setmetatable(L, RESTORE_TYPE);
+  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_pushvalue(L, 2);
+  mark_nil(L);
+  uns_context_set(runtime, L, task);
+  lua_replace(L, 1);
+  lua_remove(L, 2);
+  lua_toclose(L, 1);
+  lua_callk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, after_with);
+  return after_with(L, LUA_OK, 0);
+}
+
+static int variable_equal(lua_State *L) {
+  luaL_checkudata(L, 1, VARIABLE_TYPE);
+  luaL_checkudata(L, 2, VARIABLE_TYPE);
+  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_getiuservalue(L, 2, VALUE_IDENTITY);
+  lua_pushboolean(L, lua_rawequal(L, -1, -2));
+  return 1;
+}
+
+static int variable_tostring(lua_State *L) {
+  luaL_checkudata(L, 1, VARIABLE_TYPE);
+  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_pushfstring(L, "variable: %s", lua_tostring(L, -1));
+  return 1;
+}
+
+/* Pushes the name of one made by the main chunk of a file: "@file.lua:3", with a number from the second in that line on. */
+static bool push_place(lua_State *L) {
+  lua_Debug caller;
+  if (!lua_getstack(L, 1, &caller) || !lua_getinfo(L, "Sl", &caller)) return false;
+  if (strcmp(caller.what, "main") != 0 || caller.source[0] != '@') return false;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &places_key);
+  lua_pushfstring(L, "%s:%d", caller.source, caller.currentline);
+  lua_pushvalue(L, -1);
+  lua_Integer count = lua_rawget(L, -3) == LUA_TNUMBER ? lua_tointeger(L, -1) + 1 : 1;
+  lua_pop(L, 1);
+  lua_pushvalue(L, -1);
+  lua_pushinteger(L, count);
+  lua_rawset(L, -4);
+  lua_remove(L, -2);
+  if (count > 1) {
+    lua_pushfstring(L, "%s#%d", lua_tostring(L, -1), (int)count);
+    lua_remove(L, -2);
+  }
+  return true;
+}
+
+/* var([default]) -> Variable */
+static int core_var(lua_State *L) {
+  static atomic_ulong made;
+  lua_settop(L, 1);
+  lua_newuserdatauv(L, 0, 2);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, 2, VALUE_DEFAULT);
+  if (!push_place(L)) lua_pushfstring(L, "%d:%p:%d", (int)getpid(), (void *)L, (int)atomic_fetch_add(&made, 1));
+  lua_setiuservalue(L, 2, VALUE_IDENTITY);
+  luaL_setmetatable(L, VARIABLE_TYPE);
+  return 1;
+}
+
+/* ---- crossing: identity and default ---- */
+
+static int cross_encode(lua_State *L, int index) {
+  lua_getiuservalue(L, index, VALUE_IDENTITY);
+  lua_getiuservalue(L, index, VALUE_DEFAULT);
+  return 2;
+}
+
+static int cross_create(lua_State *L, uns_shared *shared) {
+  (void)shared;
+  lua_newuserdatauv(L, 0, 2);
+  luaL_setmetatable(L, VARIABLE_TYPE);
+  return 0;
+}
+
+static int cross_fill(lua_State *L, int object, int count) {
+  if (count != 2 || lua_type(L, -2) != LUA_TSTRING) return -1;
+  lua_setiuservalue(L, object, VALUE_DEFAULT);
+  lua_setiuservalue(L, object, VALUE_IDENTITY);
+  return 0;
+}
+
+static const uns_codec_class cross = {"unsync.var", cross_encode, cross_create, cross_fill};
+
+static const luaL_Reg methods[] = {{"set", variable_set}, {"with", variable_with}, {NULL, NULL}};
+static const luaL_Reg metamethods[] = {{"__eq", variable_equal}, {"__tostring", variable_tostring}, {NULL, NULL}};
+static const luaL_Reg restore_metamethods[] = {{"__close", restore_close}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"var", core_var}, {NULL, NULL}};
+
+void uns_bind_variable(lua_State *L, uns_runtime *runtime) {
+  lua_newtable(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &places_key);
+  luaL_newmetatable(L, RESTORE_TYPE);
+  uns_bind_functions(L, runtime, restore_metamethods);
+  luaL_newmetatable(L, VARIABLE_TYPE);
+  uns_bind_functions(L, runtime, metamethods);
+  uns_codec_register(L, -1, &cross);
+  lua_newtable(L);
+  uns_bind_functions(L, runtime, methods);
+  lua_pushlightuserdata(L, runtime);
+  lua_pushvalue(L, -3);
+  lua_pushcclosure(L, variable_get, 2);
+  lua_setfield(L, -2, "get");
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 2);
+  uns_bind_functions(L, runtime, functions);
+}

@@ -1,0 +1,49 @@
+#include "loop/context.h"
+
+#include <lauxlib.h>
+
+const char uns_context_nil = 0;
+
+void uns_context_unref(uns_runtime *runtime, uns_context *context) {
+  if (context == NULL || --context->references > 0) return;
+  uns_runtime_unpin(runtime, context->pin);
+  uns_free(context);
+}
+
+/* A context of its own for `task`, with what it saw so far. */
+static void make_own(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  lua_newtable(L);
+  if (task->context != NULL) {
+    uns_runtime_push_pin(runtime, L, task->context->pin);
+    for (lua_pushnil(L); lua_next(L, -2);) {
+      lua_pushvalue(L, -2);
+      lua_insert(L, -2);
+      lua_rawset(L, -5);
+    }
+    lua_pop(L, 1);
+  }
+  int pin = uns_runtime_pin(runtime, L);
+  uns_context *own = uns_malloc(sizeof *own);
+  if (own == NULL) {
+    uns_runtime_unpin(runtime, pin);
+    luaL_error(L, "not enough memory");
+    return;
+  }
+  *own = (uns_context){.references = 1, .pin = pin};
+  uns_context_unref(runtime, task->context);
+  task->context = own;
+}
+
+void uns_context_set(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  luaL_checkstack(L, 6, NULL);
+  if (task->context == NULL || task->context->references > 1) make_own(runtime, L, task);
+  uns_runtime_push_pin(runtime, L, task->context->pin);
+  lua_insert(L, -3);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+}
+
+void uns_context_push(uns_runtime *runtime, lua_State *L, const uns_task *task) {
+  if (task == NULL || task->context == NULL) lua_pushnil(L);
+  else uns_runtime_push_pin(runtime, L, task->context->pin);
+}
