@@ -284,22 +284,23 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   return 1;
 }
 
-/* An io call that counts against its function's limit, until its future settles. */
+/* An io call's place under its function's limit: in line first, then counted, until its future settles. */
 typedef struct {
+  uns_link link; /* in uns_function.held while it stands in line */
   uns_waiter waiter;
   uns_function *function; /* one reference */
+  uns_task *task;
 } permit;
 
 static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
   (void)future;
   permit *mine = uns_container_of(waiter, permit, waiter);
   uns_function *function = mine->function;
-  function->running--;
-  uns_link *link = uns_list_empty(&function->held) ? NULL : function->held.next;
-  if (link != NULL && function->running < function->limit) {
-    function->running++; /* the one that stood first in line goes in its place */
-    uns_task_release(runtime, uns_container_of(link, uns_task, ready_link));
-  }
+  bool counted = uns_list_empty(&mine->link);
+  uns_list_remove(&mine->link); /* cancelled in line: it frees nobody's place */
+  uns_link *link = counted ? uns_list_pop_front(&function->held) : NULL;
+  if (link != NULL) uns_task_release(runtime, uns_container_of(link, permit, link)->task); /* in its place */
+  else if (counted) function->running--;
   uns_shared_unref(function);
   uns_free(mine);
 }
@@ -311,10 +312,13 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const decla
   if (mine == NULL) luaL_error(L, "not enough memory");
   bool hold = function->running >= function->limit;
   if (!hold) function->running++;
-  uns_future *future = uns_task_start_in(runtime, L, count, declared->name, hold ? &function->held : NULL);
+  uns_future *future = uns_task_start_held(runtime, L, count, declared->name, hold);
   mine->function = uns_shared_ref(function);
+  mine->task = future->task;
   mine->waiter.wake = give_back;
   uns_list_init(&mine->waiter.link);
+  uns_list_init(&mine->link);
+  if (hold) uns_list_push_back(&function->held, &mine->link);
   if (uns_future_settled(future)) give_back(&mine->waiter, runtime, future);
   else uns_future_add_waiter(future, &mine->waiter);
   return future;

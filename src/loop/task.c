@@ -305,10 +305,10 @@ static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
 }
 
 uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name) {
-  return uns_task_start_in(runtime, L, count, name, NULL);
+  return uns_task_start_held(runtime, L, count, name, false);
 }
 
-uns_future *uns_task_start_in(uns_runtime *runtime, lua_State *L, int count, const char *name, uns_link *line) {
+uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold) {
   if (runtime->closing) uns_error_raise(L, "closed", "closed: the state is ending, no task can start");
   uns_task *task = task_take(runtime, L);
   lua_State *co = task->co;
@@ -333,15 +333,12 @@ uns_future *uns_task_start_in(uns_runtime *runtime, lua_State *L, int count, con
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
   if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
-  if (line != NULL || runtime->nested_starts >= NESTED_STARTS_MAX) {
+  if (hold || runtime->nested_starts >= NESTED_STARTS_MAX) {
     future->state = UNS_FUTURE_PENDING;
     task->first_arguments = count;
     uns_task_ready(runtime, task);
-    if (line != NULL) {
-      uns_list_remove(&task->ready_link);
-      uns_list_push_back(line, &task->ready_link);
-      task->held = true;
-    }
+    task->held = hold;
+    if (hold) uns_list_remove(&task->ready_link);
     return future;
   }
   task->first_arguments = -1;

@@ -63,8 +63,8 @@ struct uns_task {
  */
 uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name);
 
-/* The same, but with `line` the task does not start: it stands in that list, by its ready_link, until uns_task_release. */
-uns_future *uns_task_start_in(uns_runtime *runtime, lua_State *L, int count, const char *name, uns_link *line);
+/* The same, but with `hold` it does not start until uns_task_release; a cancelled one is released by that. */
+uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold);
 
 /*
  * Suspends the running task until uns_task_wake. To be returned from a C function:
