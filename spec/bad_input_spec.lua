@@ -59,7 +59,7 @@ describe("an error object whose tostring fails", function()
   end)
 end)
 
-describe("memory that runs out", function()
+describe("memory that runs out #plain", function()
   it("in a task fails that task alone", function()
     local code, err, out = outcome([[
       local f = unsync.io(function() unsync.yield() local t = {} for i = 1, 100 do t[i] = ("x"):rep(20e6) .. i end end)
@@ -89,7 +89,7 @@ describe("memory that runs out", function()
   end)
 end)
 
-describe("descriptors that are used up", function()
+describe("descriptors that are used up #plain", function()
   it("fail calls with the system's own name, and the program goes on", function()
     local code, err, out = outcome([[
       local f = unsync.thread(function() return 1 end)
@@ -121,7 +121,7 @@ describe("descriptors that are used up", function()
   end)
 end)
 
-describe("threads and processes that cannot be started", function()
+describe("threads and processes that cannot be started #plain", function()
   -- Only a user other than root is held by ulimit -u.
   local function as_nobody(code)
     if not os.execute("command -v setpriv prlimit >/dev/null && [ $(id -u) = 0 ]") then return nil end

@@ -132,7 +132,7 @@ static void a_call_arrives_as_it_was(void **state) {
   function->timeout_ns = 5000000000;
   uns_job *job = uns_job_new(home, function);
   fill(&job->call, "\0values\xff", 8);
-  job->search_path = strdup("./?.lua\n./?.so");
+  job->search_path = uns_search_path_from("./?.lua\n./?.so");
   job->deadline_ns = 99;
   uns_message sent, got;
   uns_message_of_call(&sent, job);
@@ -145,7 +145,7 @@ static void a_call_arrives_as_it_was(void **state) {
   assert_string_equal(got.texts[UNS_TEXT_NAME], "fib");
   assert_string_equal(got.texts[UNS_TEXT_NATIVE], "math.fib");
   assert_null(got.texts[UNS_TEXT_PLUGIN]);
-  assert_string_equal(got.texts[UNS_TEXT_PATH], "./?.lua\n./?.so");
+  assert_string_equal(got.search_path->text, "./?.lua\n./?.so");
   assert_int_equal(got.packet.size_bytes, 8);
   assert_memory_equal(got.packet.bytes, "\0values\xff", 8);
   uns_function *same = uns_function_of_message(&got, NULL);
@@ -159,7 +159,7 @@ static void a_call_arrives_as_it_was(void **state) {
   assert_int_equal(write_frame(f, &sent, &job->call), UNS_OK);
   assert_true(f->size < first_size);
   assert_int_equal(uns_frame_read(&f->in, f->bytes, f->size, &got), UNS_OK);
-  assert_string_equal(got.texts[UNS_TEXT_PATH], "./?.lua\n./?.so");
+  assert_string_equal(got.search_path->text, "./?.lua\n./?.so");
   uns_message_deinit(&got);
   uns_job_free(job);
   uns_shared_unref(function);
@@ -450,9 +450,11 @@ static void write_rich(fixture *f) {
   add(&packet, settled);
   add(&packet, lend("a long string", 13));
   add(&packet, uns_cell_new());
-  uns_message message = {.words = {.kind = UNS_FRAME_CALL, .slot = 1}, .texts = {"name", "native", NULL, "path\npath"}};
+  uns_search_path *path = uns_search_path_from("path\npath");
+  uns_message message = {.words = {.kind = UNS_FRAME_CALL, .slot = 1}, .texts = {"name", "native"}, .search_path = path};
   f->out.book.forget = true;
   assert_int_equal(write_frame(f, &message, &packet), UNS_OK);
+  uns_shared_unref(path);
   uns_packet_deinit(&packet);
 }
 
@@ -497,6 +499,7 @@ static void no_bytes_bring_the_reader_down(void **state) {
 
 static void memory_may_run_out_anywhere(void **state) {
   fixture *f = *state;
+  uns_search_path *path = uns_search_path_from("path\npath");
   for (long countdown = 1;; countdown++) {
     uns_port_deinit(&f->out);
     uns_port_init(&f->out, &ops, &f->there);
@@ -505,7 +508,7 @@ static void memory_may_run_out_anywhere(void **state) {
     add(&packet, code_of("some code"));
     add(&packet, lend("a long string", 13));
     for (int i = 0; i < 40; i++) add(&packet, code_of((const char[]){(char)('0' + i), 0}));
-    uns_message message = {.words = {.kind = UNS_FRAME_CALL}, .texts = {"name", NULL, NULL, "path\npath"}};
+    uns_message message = {.words = {.kind = UNS_FRAME_CALL}, .texts = {"name"}, .search_path = path};
     uns_frame frame;
     uns_alloc_fail_after(countdown);
     int status = uns_frame_build(&frame, &f->out, &message, &packet);
@@ -519,6 +522,7 @@ static void memory_may_run_out_anywhere(void **state) {
     assert_int_equal(write_frame(f, &message, &packet), UNS_OK); /* as if nothing had been */
     uns_packet_deinit(&packet);
   }
+  uns_shared_unref(path);
   write_rich(f);
   for (long countdown = 1;; countdown++) {
     uns_port in;

@@ -51,7 +51,7 @@ void uns_job_free(uns_job *job) {
   if (job == NULL) return;
   uns_packet_deinit(&job->call);
   uns_packet_deinit(&job->result);
-  uns_free(job->search_path);
+  uns_shared_unref(job->search_path);
   uns_shared_unref(job->function);
   uns_mailbox_unref(job->home);
   uns_free(job);

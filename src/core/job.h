@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "core/mailbox.h"
 #include "core/packet.h"
+#include "core/search_path.h"
 
 /* What a wrapped function is, beside its Lua value: shared by all its calls, immutable but for the counters. */
 typedef struct uns_function {
@@ -55,7 +56,7 @@ typedef struct uns_job {
   uint64_t id;    /* unique in the host */
   uns_function *function; /* one reference */
   uns_packet call; /* Lua: the function and its arguments. Native: the arguments */
-  char *search_path; /* owned or NULL (as the worker's own): the caller's package.path, '\n', package.cpath */
+  uns_search_path *search_path; /* the caller's; one reference, or NULL: as the worker's own */
   atomic_int state; /* uns_job_state */
   atomic_int cancel; /* 1: asked to stop; 2: the grace period is over as well */
   uint64_t submitted_ns, started_ns, ended_ns;

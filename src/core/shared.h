@@ -19,7 +19,8 @@ typedef enum {
   UNS_SHARED_LENT,     /* core/lent.h: a long string of some Lua state, kept alive by it */
   UNS_SHARED_BLOCK,    /* bytes in one counted piece */
   UNS_SHARED_CHANNEL,  /* core/channel.h */
-  UNS_SHARED_FUNCTION  /* core/job.h: a declaration; never in a packet */
+  UNS_SHARED_FUNCTION, /* core/job.h: a declaration; never in a packet */
+  UNS_SHARED_SEARCH_PATH /* core/search_path.h; never in a packet */
 } uns_shared_kind;
 
 typedef struct uns_shared_class {

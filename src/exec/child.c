@@ -222,13 +222,7 @@ static uns_job *make_job(worker *w, uns_message *message) {
   job->id = message->words.id;
   job->submitted_ns = message->words.submitted_ns;
   job->deadline_ns = message->words.deadline_ns;
-  if (message->texts[UNS_TEXT_PATH] != NULL) {
-    job->search_path = copy_text(message->texts[UNS_TEXT_PATH]);
-    if (job->search_path == NULL) {
-      uns_job_free(job);
-      return NULL;
-    }
-  }
+  if (message->search_path != NULL) job->search_path = uns_shared_ref(message->search_path);
   uns_packet_move(&job->call, &message->packet);
   return job;
 }

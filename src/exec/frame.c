@@ -195,7 +195,7 @@ static void write_head(builder *b, uns_frame *frame, frame_head *head, const cha
 
 /* It may not have gone over: it goes again. */
 static void drop_path(uns_port *port) {
-  uns_free(port->search_path);
+  uns_shared_unref(port->search_path);
   port->search_path = NULL;
 }
 
@@ -238,13 +238,14 @@ int uns_frame_build(uns_frame *frame, uns_port *port, const uns_message *message
   frame_head head = {.magic = FRAME_MAGIC, .words = message->words};
   const char *texts[UNS_TEXTS];
   memcpy(texts, message->texts, sizeof texts);
-  if (status == UNS_OK && message->words.kind == UNS_FRAME_CALL && texts[UNS_TEXT_PATH] != NULL) {
-    if (port->search_path != NULL && strcmp(port->search_path, texts[UNS_TEXT_PATH]) == 0) {
-      head.flags |= FLAG_SAME_PATH;
-      texts[UNS_TEXT_PATH] = NULL;
-    } else {
-      status = uns_port_keep_path(port, texts[UNS_TEXT_PATH]);
-    }
+  uns_search_path *path = message->words.kind == UNS_FRAME_CALL ? message->search_path : NULL;
+  texts[UNS_TEXT_PATH] = NULL;
+  if (path != NULL && path == port->search_path) {
+    head.flags |= FLAG_SAME_PATH;
+  } else if (path != NULL) {
+    texts[UNS_TEXT_PATH] = path->text;
+    drop_path(port);
+    port->search_path = uns_shared_ref(path);
   }
   uint64_t head_bytes = sizeof head + (uint64_t)b.object_count * sizeof(frame_object) +
                         (uint64_t)b.packet_count * sizeof(frame_packet) + b.ref_count * sizeof(uint32_t);

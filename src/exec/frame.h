@@ -32,7 +32,7 @@ typedef enum {
   UNS_FRAME_KINDS
 } uns_frame_kind;
 
-enum { UNS_TEXT_NAME, UNS_TEXT_NATIVE, UNS_TEXT_PLUGIN, UNS_TEXT_PATH, UNS_TEXTS };
+enum { UNS_TEXT_NAME, UNS_TEXT_NATIVE, UNS_TEXT_PLUGIN, UNS_TEXT_PATH /* the port's own */, UNS_TEXTS };
 
 /* What a frame says. The scalars are written as they are: both sides are of one build. */
 typedef struct uns_message {
@@ -56,9 +56,10 @@ typedef struct uns_message {
     int32_t exit_code, signal_number;
     char error_code[24];
   } words;
-  /* CALL: the function's name; the native task's, and its plugin's file; the search path; all but the first may be NULL.
+  /* CALL: the function's name; the native task's, and its plugin's file; all but the first may be NULL.
      RESULT, HELLO, SORRY, SETUP: the first. Those of a message that was read are borrowed from the port until the next. */
   const char *texts[UNS_TEXTS];
+  uns_search_path *search_path; /* CALL: or NULL. Borrowed, from the port too */
   uns_packet packet;
 } uns_message;
 
@@ -92,7 +93,7 @@ typedef struct uns_port {
   const uns_port_ops *ops;
   void *owner;
   uns_codebook book;
-  char *search_path; /* the last one that went over; owned */
+  uns_search_path *search_path; /* the last one that went over; one reference, or NULL */
   uint8_t *scratch;  /* owned */
   size_t scratch_bytes;
 } uns_port;

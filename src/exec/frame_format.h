@@ -55,7 +55,4 @@ void uns_codebook_clear(uns_codebook *book);
 struct uns_codebook_entry *uns_codebook_find(const uns_codebook *book, const uint64_t hash[2]);
 /* `hash` must not be in it. `code`, a reference or NULL, is taken over where it succeeds. */
 int uns_codebook_add(uns_codebook *book, const uint64_t hash[2], uns_code *code, size_t size_bytes);
-/* Keeps a copy of `path` as the last one. */
-int uns_port_keep_path(uns_port *port, const char *path);
-
 #endif

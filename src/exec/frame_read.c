@@ -251,9 +251,17 @@ static int read_texts(reader *r, uns_message *message) {
     message->texts[i] = r->head.text_bytes[i] > 0 ? text : NULL;
     text += r->head.text_bytes[i];
   }
+  message->search_path = NULL;
   if (message->words.kind != UNS_FRAME_CALL) return UNS_OK;
-  if (r->head.flags & FLAG_SAME_PATH) message->texts[UNS_TEXT_PATH] = r->port->search_path;
-  else if (message->texts[UNS_TEXT_PATH] != NULL) return uns_port_keep_path(r->port, message->texts[UNS_TEXT_PATH]);
+  uns_port *port = r->port;
+  if (message->texts[UNS_TEXT_PATH] != NULL) {
+    uns_shared_unref(port->search_path);
+    port->search_path = uns_search_path_from(message->texts[UNS_TEXT_PATH]);
+    if (port->search_path == NULL) return UNS_ENOMEM;
+    message->search_path = port->search_path;
+  } else if (r->head.flags & FLAG_SAME_PATH) {
+    message->search_path = port->search_path;
+  }
   return UNS_OK;
 }
 

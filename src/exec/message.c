@@ -33,7 +33,7 @@ void uns_message_of_call(uns_message *message, const uns_job *job) {
   message->texts[UNS_TEXT_NAME] = function->name;
   message->texts[UNS_TEXT_NATIVE] = function->native;
   message->texts[UNS_TEXT_PLUGIN] = function->task != NULL ? function->task->plugin->path : function->plugin;
-  message->texts[UNS_TEXT_PATH] = job->search_path;
+  message->search_path = job->search_path;
 }
 
 void uns_message_of_result(uns_message *message, const uns_job *job) {

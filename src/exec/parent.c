@@ -388,13 +388,13 @@ void uns_parent_submit(uns_parent *parent, uns_job *job) {
   uns_packet packet = job->call;
   uns_packet_init(&job->call);
   uns_function *function = uns_shared_ref(job->function); /* the message's texts */
-  char *search_path = job->search_path;
+  uns_search_path *search_path = job->search_path;
   job->search_path = NULL;
   int status = send_message(parent, &message, &packet);
   if (status != UNS_OK) fail_call(parent, job, status);
   uns_packet_deinit(&packet);
   uns_shared_unref(function);
-  uns_free(search_path);
+  uns_shared_unref(search_path);
 }
 
 void uns_parent_cancel(uns_parent *parent, uns_job *job) {

@@ -53,20 +53,7 @@ void uns_port_init(uns_port *port, const uns_port_ops *ops, void *owner) {
 
 void uns_port_deinit(uns_port *port) {
   uns_codebook_clear(&port->book);
-  uns_free(port->search_path);
+  uns_shared_unref(port->search_path);
   uns_free(port->scratch);
   memset(port, 0, sizeof *port);
-}
-
-int uns_port_keep_path(uns_port *port, const char *path) {
-  char *copy = NULL;
-  if (path != NULL) {
-    size_t size = strlen(path) + 1;
-    copy = uns_malloc(size);
-    if (copy == NULL) return UNS_ENOMEM;
-    memcpy(copy, path, size);
-  }
-  uns_free(port->search_path);
-  port->search_path = copy;
-  return UNS_OK;
 }

@@ -26,15 +26,22 @@ static void drive(uns_runtime *runtime, int index) {
 }
 
 /* Sets the caller's package.path and cpath, where they are not what this state has already. */
-static void set_search_path(lua_State *L, const char *path) {
-  if (path == NULL) return;
-  const char *end = strchr(path, '\n');
-  if (end == NULL || lua_getglobal(L, LUA_LOADLIBNAME) != LUA_TTABLE) return;
-  lua_pushlstring(L, path, (size_t)(end - path));
-  lua_setfield(L, -2, "path");
-  lua_pushstring(L, end + 1);
-  lua_setfield(L, -2, "cpath");
-  lua_pop(L, 1);
+static void set_search_path(lua_State *L, const uns_search_path *wanted) {
+  if (wanted == NULL) return;
+  int top = lua_gettop(L);
+  if (lua_getglobal(L, LUA_LOADLIBNAME) == LUA_TTABLE) {
+    size_t path_bytes = 0, cpath_bytes = 0;
+    bool strings = lua_getfield(L, top + 1, "path") == LUA_TSTRING && lua_getfield(L, top + 1, "cpath") == LUA_TSTRING;
+    const char *path = strings ? lua_tolstring(L, -2, &path_bytes) : NULL;
+    const char *cpath = strings ? lua_tolstring(L, -1, &cpath_bytes) : NULL;
+    if (!strings || !uns_search_path_is(wanted, path, path_bytes, cpath, cpath_bytes)) {
+      lua_pushlstring(L, wanted->text, wanted->path_bytes);
+      lua_setfield(L, top + 1, "path");
+      lua_pushlstring(L, wanted->text + wanted->path_bytes + 1, wanted->cpath_bytes);
+      lua_setfield(L, top + 1, "cpath");
+    }
+  }
+  lua_settop(L, top);
 }
 
 static int require_all(lua_State *L);

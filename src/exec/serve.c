@@ -97,14 +97,6 @@ static void on_nested_end(uns_mail *mail, void *receiver) {
   uns_job_free(job);
 }
 
-static char *copy_text(const char *text) {
-  if (text == NULL) return NULL;
-  size_t size = strlen(text) + 1;
-  char *copy = uns_malloc(size);
-  if (copy != NULL) memcpy(copy, text, size);
-  return copy;
-}
-
 static bool call(uns_child *child, uns_message *message) {
   uns_mailbox *home = uns_supervisor_mailbox(child->pool->supervisor);
   if (message->words.function_kind != UNS_KIND_CPU || message->texts[UNS_TEXT_NAME] == NULL) return false;
@@ -112,10 +104,7 @@ static bool call(uns_child *child, uns_message *message) {
   nested_call *nested = uns_malloc(sizeof *nested);
   uns_job *job = function != NULL ? uns_job_new(home, function) : NULL;
   bool fine = nested != NULL && job != NULL && uns_frame_own(&message->packet) == UNS_OK;
-  if (fine && message->texts[UNS_TEXT_PATH] != NULL) {
-    job->search_path = copy_text(message->texts[UNS_TEXT_PATH]);
-    fine = job->search_path != NULL;
-  }
+  if (fine && message->search_path != NULL) job->search_path = uns_shared_ref(message->search_path);
   if (function != NULL) {
     uns_shared_unref(child->service.function);
     child->service.function = function;

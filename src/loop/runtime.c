@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/packet.h"
+#include "core/search_path.h"
 #include "loop/task.h"
 
 /* Registry keys, by address. */
@@ -164,6 +165,7 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_mailbox_close(runtime->mailbox);
   uns_mailbox_unref(runtime->mailbox);
   runtime->mailbox = NULL;
+  uns_shared_unref(runtime->search_path);
   uns_free(runtime->timers);
   runtime->timers = NULL;
   runtime->timer_count = runtime->timer_capacity = 0;

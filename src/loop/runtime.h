@@ -122,6 +122,7 @@ struct uns_runtime {
   bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   bool closing;
   bool in_state; /* this struct lies in a userdata: nobody is there to free it after lua_close */
+  struct uns_search_path *search_path; /* of the last call sent away: likely that of the next; one reference, or NULL */
   uns_spin spin;       /* before sleeping, where news is expected */
 };
 
