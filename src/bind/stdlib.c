@@ -130,7 +130,10 @@ void uns_stdlib_leave_dead(lua_State *L, uns_runtime *runtime, lua_State *co) {
  */
 static void close_state(lua_State *L, uns_runtime *runtime) {
   uns_task *task = runtime->current;
-  if (task != NULL && !task->is_main) lua_resetthread(task->co);
+  if (task != NULL && !task->is_main) {
+    lua_resetthread(task->co);
+    uns_runtime_close(runtime); /* finalizers start nothing any more */
+  }
   lua_close(L);
 }
 
