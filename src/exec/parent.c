@@ -45,7 +45,6 @@ struct uns_parent {
   int socket;
   int supervisor_fd; /* borrowed */
   uns_board *board;  /* borrowed */
-  uns_mailbox *main; /* one reference; NULL before the greeting */
   uns_port in;       /* the thread's */
   pthread_t thread;
   bool has_thread;
@@ -61,6 +60,7 @@ struct uns_parent {
   table proxies, calls; /* proxy *; uns_job * by its id */
   uns_link requests;
   uint64_t last_made, last_request;
+  uns_mailbox *waits; /* of the runtime whose call waits, borrowed; NULL: none does */
   uns_job *running; /* the call that runs; NULL: none */
   pthread_t runner; /* its thread */
   uint64_t running_sequence;
@@ -440,6 +440,9 @@ void uns_parent_lend(uns_runtime *runtime, bool waiting) {
   uns_parent *parent = runtime->owner;
   uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
   if ((said % 2 == 1) == waiting) return;
+  uv_mutex_lock(&parent->lock);
+  parent->waits = waiting ? runtime->mailbox : NULL;
+  uv_mutex_unlock(&parent->lock);
   atomic_store(&parent->board->waiting, said + 1);
   uns_parent_wake_supervisor(parent);
 }
@@ -470,7 +473,11 @@ static int on_limit(uns_parent *parent, const struct uns_message_words *words) {
   notice->mail.deliver = on_limit_mail;
   notice->waiting = (uint32_t)words->count;
   notice->limit = words->limit;
-  uns_mailbox_post(parent->main, &notice->mail);
+  uv_mutex_lock(&parent->lock);
+  uns_mailbox *waits = parent->waits;
+  if (waits != NULL) uns_mailbox_post(waits, &notice->mail);
+  uv_mutex_unlock(&parent->lock);
+  if (waits == NULL) uns_free(notice); /* it waits no more */
   return UNS_OK;
 }
 
@@ -623,7 +630,6 @@ static int send_hello(uns_parent *parent, int fd) {
 }
 
 int uns_parent_greet(uns_parent *parent, uns_runtime *main) {
-  parent->main = uns_mailbox_ref(main->mailbox);
   int status = start_thread(parent);
   if (status == 0) status = send_hello(parent, main->mailbox->fd);
   if (status == 0) return 0;
@@ -666,7 +672,6 @@ void uns_parent_free(uns_parent *parent) {
   uns_free(parent->calls.entries);
   uns_port_deinit(&parent->in);
   uns_port_deinit(&parent->out);
-  uns_mailbox_unref(parent->main);
   uv_cond_destroy(&parent->answered);
   uv_mutex_destroy(&parent->lock);
   uv_mutex_destroy(&parent->write_lock);

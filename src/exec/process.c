@@ -163,7 +163,7 @@ static void sweep(uns_sweep *swept) {
   for (uint32_t i = 0; i < count; i++) {
     uns_child *child = pool->children[i];
     uns_calls_write_rest(child);
-    if (uv_mutex_trylock(&child->read_lock) != 0) continue; /* the script's loop reads it */
+    uv_mutex_lock(&child->read_lock); /* the script's loop may be reading, but not past what has woken us */
     if (child->readable && uns_ring_has_news(&child->wire.to_host)) uns_calls_read(child, NULL);
     bool there = child->readable;
     uv_mutex_unlock(&child->read_lock);

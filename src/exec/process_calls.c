@@ -574,7 +574,7 @@ bool uns_calls_fall_asleep(uns_source *source, bool asleep) {
     if (atomic_load(&child->main_jobs) == 0) continue;
     atomic_store(&child->wire.board->host_asleep, asleep);
     if (!asleep) continue;
-    if (uv_mutex_trylock(&child->read_lock) != 0) continue;
+    uv_mutex_lock(&child->read_lock); /* what the supervisor is reading now it posts; what comes after its last look counts */
     if (child->readable && uns_ring_has_news(&child->wire.to_host)) may = false;
     uv_mutex_unlock(&child->read_lock);
   }
