@@ -25,6 +25,13 @@ local unsync = {
   var = core.var,
   current = core.current,
   plugin = core.plugin,
+  channel = core.channel,
+  select = core.select,
+  semaphore = core.semaphore,
+  mutex = core.mutex,
+  event = core.event,
+  barrier = core.barrier,
+  rate = core.rate,
   Future = core.Future,
 }
 
@@ -34,7 +41,7 @@ unsync.map = require("unsync.combine").map
 unsync.retry = require("unsync.retry").retry
 
 --- Parts that most programs do not use are loaded when they are first looked at.
-local later = { http = true, tasks = true }
+local later = { every = true, http = true, tasks = true }
 
 local meta = {}
 

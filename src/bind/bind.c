@@ -40,6 +40,9 @@ int uns_open_core(lua_State *L, uns_runtime *runtime) {
   uns_bind_variable(L, runtime);
   uns_bind_inspect(L, runtime);
   uns_bind_once(L, runtime);
+  uns_bind_channel(L, runtime);
+  uns_bind_select(L, runtime);
+  uns_bind_gate(L, runtime);
   uns_bind_wrap(L, runtime);
   uns_bind_functions(L, runtime, (const luaL_Reg[]){{"plugin", uns_native_plugin}, {NULL, NULL}});
   return 1;

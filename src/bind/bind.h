@@ -38,6 +38,9 @@ void uns_bind_inspect(lua_State *L, uns_runtime *runtime);
 void uns_bind_progress(lua_State *L, uns_runtime *runtime);
 void uns_bind_cancel(lua_State *L, uns_runtime *runtime);
 void uns_bind_once(lua_State *L, uns_runtime *runtime);
+void uns_bind_channel(lua_State *L, uns_runtime *runtime);
+void uns_bind_select(lua_State *L, uns_runtime *runtime);
+void uns_bind_gate(lua_State *L, uns_runtime *runtime);
 void uns_bind_wrap(lua_State *L, uns_runtime *runtime);
 
 /* Opens "unsync.core" for `runtime`: leaves the table on the stack. May raise. */

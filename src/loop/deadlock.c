@@ -7,7 +7,7 @@
 #include <lauxlib.h>
 
 #include "core/error.h"
-#include "loop/task.h"
+#include "loop/gate.h"
 
 static void describe(luaL_Buffer *text, lua_State *L, uns_task *task) {
   const char *name = task->future != NULL ? task->future->name : NULL;
@@ -19,6 +19,12 @@ static void describe(luaL_Buffer *text, lua_State *L, uns_task *task) {
   luaL_addvalue(text);
 }
 
+/* The task that `task` waits for, or NULL. */
+static uns_task *behind(const uns_task *task) {
+  if (task->wanted != NULL) return task->wanted->owner;
+  return task->awaited != NULL ? task->awaited->task : NULL;
+}
+
 /* Pushes the error with the chain of waits that starts at `task`. */
 static void push_deadlock(lua_State *L, uns_task *task) {
   luaL_Buffer text;
@@ -28,15 +34,15 @@ static void push_deadlock(lua_State *L, uns_task *task) {
   for (int links = 0; links < 32; links++) {
     describe(&text, L, at);
     uns_future *awaited = at->awaited;
-    if (awaited == NULL) break;
-    if (awaited->task == NULL) {
+    if (awaited == NULL && at->wanted == NULL) break;
+    if (behind(at) == NULL) {
       lua_pushfstring(L, " (%s%s%s that nobody will settle)", uns_future_kind_name(awaited), awaited->name ? " " : "",
                       awaited->name ? awaited->name : "");
       luaL_addvalue(&text);
       break;
     }
-    at = awaited->task;
-    luaL_addstring(&text, "\n\tof ");
+    luaL_addstring(&text, at->wanted != NULL ? "\n\theld by " : "\n\tof ");
+    at = behind(at);
     if (at == task) {
       luaL_addstring(&text, "itself: a cycle");
       break;
@@ -46,9 +52,6 @@ static void push_deadlock(lua_State *L, uns_task *task) {
   uns_error_push(L, "deadlock", "%s", lua_tostring(L, -1));
   lua_remove(L, -2);
 }
-
-/* The task that `task` waits for, or NULL. */
-static uns_task *behind(const uns_task *task) { return task->awaited != NULL ? task->awaited->task : NULL; }
 
 static uns_task *younger(uns_task *a, uns_task *b) { return a == NULL || b->id > a->id ? b : a; }
 

@@ -29,7 +29,11 @@ enum { UNS_FUTURE_PACKED = 255 }; /* result_count: the user value is a table fro
 typedef struct uns_waiter {
   uns_link link;
   void (*wake)(struct uns_waiter *waiter, uns_runtime *runtime, uns_future *future);
+  uint8_t told; /* uns_told, of a wait for something else than a future */
 } uns_waiter;
+
+/* What a waiter was woken with, by a channel or the like (loop/channel.h, loop/gate.h), which passes no future. */
+typedef enum { UNS_TOLD_NONE, UNS_TOLD_GIVEN, UNS_TOLD_CLOSED } uns_told;
 
 struct uns_future {
   uint8_t state;        /* uns_future_state */
@@ -48,6 +52,18 @@ struct uns_future {
 };
 
 static inline bool uns_future_settled(const uns_future *future) { return future->state >= UNS_FUTURE_DONE; }
+
+/* Takes the waiter out of its list and tells it. */
+static inline void uns_waiter_tell(uns_waiter *waiter, uns_runtime *runtime, uns_told told) {
+  uns_list_remove(&waiter->link);
+  waiter->told = (uint8_t)told;
+  waiter->wake(waiter, runtime, NULL);
+}
+
+/* The first in a list of waiters, or NULL. */
+static inline uns_waiter *uns_waiter_first(const uns_link *waiters) {
+  return uns_list_empty(waiters) ? NULL : uns_container_of(waiters->next, uns_waiter, link);
+}
 
 /* Once per state: leaves the metatable on the stack, still without methods (bind/future.c). */
 void uns_future_open(lua_State *L, uns_runtime *runtime);

@@ -93,6 +93,7 @@ struct uns_runtime {
   uint64_t now_ns;     /* uns_clock_ns when this turn began */
   const void *future_class; /* the metatable of futures, to tell them fast */
   int future_class_ref;     /* the same in the registry */
+  const void *channel_class; /* the metatable of channels, likewise */
   uint32_t last_mark;
   uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */

@@ -8,6 +8,7 @@
 #include "core/packet.h"
 #include "loop/cancel.h"
 #include "loop/context.h"
+#include "loop/gate.h"
 
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
@@ -73,7 +74,17 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
   uns_task *task = (uns_task *)context;
   uns_runtime *runtime = task->runtime;
   task->future->task = NULL;
-  if (status == LUA_OK || status == LUA_YIELD) {
+  bool fine = status == LUA_OK || status == LUA_YIELD;
+  if (!uns_list_empty(&task->mutexes)) {
+    if (fine) uns_mutex_push_held(co, task);
+    uns_mutex_abandon(runtime, task);
+    if (fine) {
+      lua_pushnil(co);
+      uns_future_fail(runtime, co, SLOT_FUTURE, UNS_FUTURE_FAILED);
+      return 0;
+    }
+  }
+  if (fine) {
     uns_future_resolve(runtime, co, SLOT_FUTURE, lua_gettop(co) - SLOT_BODY + 1);
     return 0;
   }
@@ -134,6 +145,7 @@ static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_list_init(&task->ready_link);
   uns_list_init(&task->live_link);
   uns_list_init(&task->waiter.link);
+  uns_list_init(&task->mutexes);
   task->waiter.wake = on_settled;
   uns_timer_init(&task->timer, on_deadline);
   uns_cancel_scope_init(&task->base);
@@ -172,13 +184,23 @@ static void reset_base(uns_runtime *runtime, uns_task *task) {
   task->scope = base;
 }
 
+/* Its wait is over: it leaves what it waited in. */
+static void leave(uns_runtime *runtime, uns_task *task) {
+  uns_list_remove(&task->waiter.link);
+  void (*further)(uns_task *, uns_runtime *) = task->leave;
+  if (further == NULL) return;
+  task->leave = NULL;
+  further(task, runtime);
+}
+
 static void task_free(uns_runtime *runtime, uns_task *task) {
+  leave(runtime, task);
+  if (!uns_list_empty(&task->mutexes)) uns_mutex_abandon(runtime, task);
   /* Where the state ends in the middle of it, its scopes are finalized later. */
   for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer) scope->task = NULL;
   reset_base(runtime, task);
   uns_list_remove(&task->live_link);
   uns_list_remove(&task->ready_link);
-  uns_list_remove(&task->waiter.link);
   uns_timer_disarm(runtime, &task->timer);
   forget_traceback(runtime, task);
   uns_context_unref(runtime, task->context);
@@ -412,13 +434,14 @@ void uns_task_release(uns_runtime *runtime, uns_task *task) {
 
 void uns_task_wake(uns_runtime *runtime, uns_task *task) {
   if (task->state != UNS_TASK_PARKED) return;
-  uns_list_remove(&task->waiter.link);
+  leave(runtime, task);
   if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
   if (task->hopeful) {
     task->hopeful = false;
     runtime->pending--;
   }
   task->awaited = NULL;
+  task->wanted = NULL;
   task->waits_for = NULL;
   task->wait++;
   uns_task_ready(runtime, task);
@@ -597,6 +620,16 @@ int uns_task_wait_for(uns_runtime *runtime, lua_State *L, int index, lua_KContex
   task->timed_out = false;
   enter_waiter(runtime, task, future);
   return uns_task_park(runtime, L, context, k);
+}
+
+bool uns_task_end_turn(uns_runtime *runtime, lua_State *L) {
+  runtime->budget = 0; /* and no less, however often this is asked in vain */
+  if (L != runtime->running || !lua_isyieldable(L)) return false;
+  uns_task *task = runtime->current;
+  if (task == NULL || uns_cancel_reaching(task) != NULL) return false; /* its next wait raises: what it was given is its own */
+  runtime->budget = BUDGET;
+  uns_task_ready(runtime, task);
+  return true;
 }
 
 int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadline_ns) {

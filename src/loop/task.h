@@ -50,6 +50,10 @@ struct uns_task {
   uns_waiter waiter;   /* on the future it waits for */
   uns_future *awaited; /* that future, or NULL: for deadlocks, for `where` */
   const char *waits_for; /* "future", "sleep", "channel"; static */
+  void (*leave)(uns_task *task, uns_runtime *runtime); /* called once, when it is woken: its wait is more than `waiter`; or NULL */
+  void *wait_in;         /* for `leave` */
+  struct uns_mutex *wanted; /* the mutex it waits for, or NULL: for deadlocks */
+  uns_link mutexes;      /* those it holds: loop/gate.h */
   uns_timer timer;     /* a deadline of the present wait */
   uint64_t since_ns;   /* start, once it has waited */
   uint64_t id, parent_id; /* 0: none */
@@ -104,6 +108,16 @@ void uns_task_finish_on_main(uns_runtime *runtime);
 
 /* A task that was held goes into the ready queue. */
 void uns_task_release(uns_runtime *runtime, uns_task *task);
+
+/* For the next one, once the budget is spent: false if the task cannot let others run just here. */
+bool uns_task_end_turn(uns_runtime *runtime, lua_State *L);
+/*
+ * After a call that did not have to wait: true if this task has had more than its share of such calls. It is in the ready
+ * queue then, and must return uns_task_park, whose continuation has to undo the call if it is interrupted.
+ */
+static inline bool uns_task_turn_is_over(uns_runtime *runtime, lua_State *L) {
+  return --runtime->budget <= 0 && uns_task_end_turn(runtime, L);
+}
 
 /* Puts the running task (about to park) at the end of the ready queue. */
 void uns_task_ready(uns_runtime *runtime, uns_task *task);

@@ -1,0 +1,204 @@
+/* channel: new, send, receive, close; iteration. */
+#include "bind/bind.h"
+#include "core/error.h"
+#include "loop/channel.h"
+
+static uns_channel *check_channel(lua_State *L, uns_runtime *runtime) {
+  uns_channel *channel = uns_channel_test(runtime, L, 1);
+  if (channel == NULL) luaL_typeerror(L, 1, UNS_CHANNEL_TYPE);
+  return channel;
+}
+
+static int raise_closed(lua_State *L) { return uns_error_raise(L, "closed", "closed: nobody can send on this channel any more"); }
+
+/* ---- send ---- */
+
+static int after_send(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_task *task = runtime->current;
+  uns_told told = (uns_told)task->waiter.told;
+  if (told != UNS_TOLD_GIVEN) uns_channel_withdraw(L, 1, &task->waiter);
+  uns_task_check_interrupt(runtime, L);
+  if (told == UNS_TOLD_CLOSED) return raise_closed(L);
+  return 0;
+}
+
+/* send(item): waits while it is full; raises `closed` */
+static int channel_send(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_channel(L, runtime);
+  if (lua_gettop(L) != 2) {
+    luaL_checkany(L, 2);
+    lua_settop(L, 2);
+  }
+  switch (uns_channel_send(runtime, L, 1, 2)) {
+    case UNS_CHANNEL_DONE:
+      if (!uns_task_turn_is_over(runtime, L)) return 0;
+      runtime->current->waiter.told = UNS_TOLD_GIVEN;
+      return uns_task_park(runtime, L, 0, after_send);
+    case UNS_CHANNEL_CLOSED: return raise_closed(L);
+    default: break;
+  }
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  uns_channel_wait_to_send(L, 1, &task->waiter, 2);
+  task->waits_for = "room in a channel";
+  return uns_task_park(runtime, L, 0, after_send);
+}
+
+/* try_send(item) -> true, or false and "full" or "closed": never waits */
+static int channel_try_send(lua_State *L) {
+  check_channel(L, uns_upvalue_runtime(L));
+  luaL_checkany(L, 2);
+  lua_settop(L, 2);
+  uns_channel_result result = uns_channel_send(uns_upvalue_runtime(L), L, 1, 2);
+  lua_pushboolean(L, result == UNS_CHANNEL_DONE);
+  if (result == UNS_CHANNEL_DONE) return 1;
+  lua_pushstring(L, result == UNS_CHANNEL_WAIT ? "full" : "closed");
+  return 2;
+}
+
+/* ---- receive ---- */
+
+/* What a receiver is told: recv, the channel as an iterator, and `items`, whose last index is at 2. */
+enum { AS_RECV, AS_ITERATOR, AS_ITEMS };
+
+/* The item is on top. */
+static int return_item(lua_State *L, int mode) {
+  if (mode != AS_ITEMS) return 1;
+  lua_pushinteger(L, lua_tointeger(L, 2) + 1);
+  lua_insert(L, -2);
+  return 2;
+}
+
+static int return_closed(lua_State *L, int mode) {
+  lua_pushnil(L);
+  if (mode != AS_RECV) return 1;
+  lua_pushliteral(L, "closed");
+  return 2;
+}
+
+static int after_receive(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_task *task = runtime->current;
+  uns_told told = (uns_told)task->waiter.told;
+  if (told == UNS_TOLD_GIVEN) uns_channel_take(L, 1, &task->waiter);
+  if (task->interrupt != UNS_INTERRUPT_NONE) {
+    if (told == UNS_TOLD_GIVEN) uns_channel_put_back(runtime, L, 1);
+    uns_task_check_interrupt(runtime, L);
+  }
+  return told == UNS_TOLD_GIVEN ? return_item(L, (int)context) : return_closed(L, (int)context);
+}
+
+/* It has an item already, on top, but it has let others run. */
+static int after_turn(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (runtime->current->interrupt != UNS_INTERRUPT_NONE) {
+    uns_channel_put_back(runtime, L, 1);
+    uns_task_check_interrupt(runtime, L);
+  }
+  return return_item(L, (int)context);
+}
+
+static int receive(lua_State *L, uns_runtime *runtime, int mode) {
+  switch (uns_channel_receive(runtime, L, 1)) {
+    case UNS_CHANNEL_DONE:
+      if (uns_task_turn_is_over(runtime, L)) return uns_task_park(runtime, L, mode, after_turn);
+      return return_item(L, mode);
+    case UNS_CHANNEL_CLOSED: return return_closed(L, mode);
+    default: break;
+  }
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  uns_channel_wait_to_receive(L, 1, &task->waiter);
+  task->waits_for = "an item from a channel";
+  return uns_task_park(runtime, L, mode, after_receive);
+}
+
+/* recv() -> item, or nil and "closed" */
+static int channel_recv(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_channel(L, runtime);
+  lua_settop(L, 1);
+  return receive(L, runtime, AS_RECV);
+}
+
+/* for item in channel: ends at nil, or when it is closed and empty */
+static int channel_call(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_channel(L, runtime);
+  lua_settop(L, 1);
+  return receive(L, runtime, AS_ITERATOR);
+}
+
+static int next_item(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_channel(L, runtime);
+  luaL_checkinteger(L, 2);
+  lua_settop(L, 2);
+  return receive(L, runtime, AS_ITEMS);
+}
+
+/* for i, item in channel:items(): nil is an item */
+static int channel_items(lua_State *L) {
+  check_channel(L, uns_upvalue_runtime(L));
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_pushcclosure(L, next_item, 1);
+  lua_pushvalue(L, 1);
+  lua_pushinteger(L, 0);
+  return 3;
+}
+
+/* try_recv() -> true and the item, or false and "empty" or "closed": never waits */
+static int channel_try_recv(lua_State *L) {
+  check_channel(L, uns_upvalue_runtime(L));
+  lua_settop(L, 1);
+  uns_channel_result result = uns_channel_receive(uns_upvalue_runtime(L), L, 1);
+  lua_pushboolean(L, result == UNS_CHANNEL_DONE);
+  if (result == UNS_CHANNEL_DONE) lua_insert(L, -2);
+  else lua_pushstring(L, result == UNS_CHANNEL_WAIT ? "empty" : "closed");
+  return 2;
+}
+
+/* ---- the rest ---- */
+
+/* close(): no more items; what is in it can still be received */
+static int channel_close(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_channel_close(runtime, check_channel(L, runtime));
+  return 0;
+}
+
+static int channel_tostring(lua_State *L) {
+  const uns_channel *channel = check_channel(L, uns_upvalue_runtime(L));
+  lua_pushfstring(L, "channel: %d of %d items%s", (int)channel->count, (int)channel->capacity, channel->closed ? ", closed" : "");
+  return 1;
+}
+
+/* channel([capacity]) -> Channel: without a capacity, or with 0, each item is handed over from hand to hand */
+static int core_channel(lua_State *L) {
+  lua_Integer capacity = luaL_optinteger(L, 1, 0);
+  luaL_argcheck(L, capacity >= 0, 1, "a capacity must not be negative");
+  luaL_argcheck(L, capacity <= UNS_CHANNEL_MAX, 1, "capacity out of range: 1073741824 items are the most");
+  uns_channel_push(L, uns_upvalue_runtime(L), (size_t)capacity);
+  return 1;
+}
+
+static const luaL_Reg methods[] = {{"send", channel_send},         {"try_send", channel_try_send}, {"recv", channel_recv},
+                                   {"try_recv", channel_try_recv}, {"items", channel_items},       {"close", channel_close},
+                                   {NULL, NULL}};
+static const luaL_Reg metamethods[] = {
+    {"__call", channel_call}, {"__close", channel_close}, {"__tostring", channel_tostring}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"channel", core_channel}, {NULL, NULL}};
+
+void uns_bind_channel(lua_State *L, uns_runtime *runtime) {
+  uns_bind_functions(L, runtime, functions);
+  uns_channel_open(L, runtime);
+  uns_bind_functions(L, runtime, metamethods);
+  lua_newtable(L);
+  uns_bind_functions(L, runtime, methods);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+}

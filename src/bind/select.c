@@ -1,0 +1,298 @@
+/*
+ * select: one wait for whichever comes first: an item, room for one, a future, a limit in time.
+ *
+ *   - The list is looked at from its beginning: of several that are ready the first is served, the others are untouched.
+ *   - While it waits, the task stands in a line for each case, with a waiter of the selection's. The first that is told
+ *     wakes the task, which leaves all lines at once (task->leave), so nothing is given twice.
+ */
+#include "bind/bind.h"
+#include "core/error.h"
+#include "core/packet.h"
+#include "loop/channel.h"
+
+typedef enum { CASE_RECEIVE, CASE_SEND, CASE_FUTURE } case_kind;
+
+typedef struct selection selection;
+
+typedef struct {
+  uns_waiter waiter;
+  selection *selection;
+  case_kind kind;
+} one_case;
+
+struct selection {
+  uns_task *task;
+  size_t count;  /* of those that stand in line */
+  size_t chosen; /* from 1; 0: none yet */
+  one_case cases[];
+};
+
+/* The stack of a select: the user's list; the sources (channels and futures), and the values to send, in tables of ours. */
+enum { SLOT_LIST = 1, SLOT_SOURCES, SLOT_VALUES, SLOT_KINDS, SLOT_SELECTION };
+
+/* ---- reading the list ---- */
+
+/* A case is on top; it is popped, and what it is lies in the three tables at `place`. */
+static void read_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
+  case_kind kind = CASE_FUTURE;
+  if (uns_channel_test(runtime, L, -1) != NULL) {
+    kind = CASE_RECEIVE;
+  } else if (lua_istable(L, -1)) {
+    kind = CASE_SEND;
+    lua_getfield(L, -1, "value");
+    lua_rawseti(L, SLOT_VALUES, place);
+    lua_getfield(L, -1, "send");
+    lua_remove(L, -2);
+    if (uns_channel_test(runtime, L, -1) == NULL) {
+      luaL_error(L, "bad argument #1 to 'select' (item %d: 'send' is a %s, not a channel)", (int)place, luaL_typename(L, -1));
+    }
+  } else if (uns_future_test(runtime, L, -1) == NULL) {
+    luaL_error(L, "bad argument #1 to 'select' (item %d is a %s, not a channel, a future or {send = channel, value = v})",
+               (int)place, luaL_typename(L, -1));
+  }
+  lua_rawseti(L, SLOT_SOURCES, place);
+  lua_pushinteger(L, kind);
+  lua_rawseti(L, SLOT_KINDS, place);
+}
+
+/* All of it before anything happens. Returns how many cases there are. */
+static lua_Integer read_list(lua_State *L, uns_runtime *runtime) {
+  luaL_checktype(L, SLOT_LIST, LUA_TTABLE);
+  lua_settop(L, SLOT_LIST);
+  lua_Integer count = luaL_len(L, SLOT_LIST);
+  int room = count > 0 && count < 1000 ? (int)count : 0;
+  for (int i = 0; i < 3; i++) lua_createtable(L, room, 0);
+  for (lua_Integer place = 1; place <= count; place++) {
+    lua_geti(L, SLOT_LIST, place);
+    read_case(L, runtime, place);
+  }
+  return count;
+}
+
+/* Pushes what belongs to the case at `place`, and says what it is. */
+static case_kind push_case(lua_State *L, lua_Integer place) {
+  lua_rawgeti(L, SLOT_KINDS, place);
+  case_kind kind = (case_kind)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  lua_rawgeti(L, SLOT_SOURCES, place);
+  return kind;
+}
+
+/* ---- outcomes: the source is on top ---- */
+
+static int return_future(lua_State *L, uns_runtime *runtime) {
+  int source = lua_gettop(L);
+  const uns_future *future = lua_touserdata(L, source);
+  if (future->state != UNS_FUTURE_DONE) return 1; /* its await raises */
+  return 1 + uns_future_push_outcome(runtime, L, source);
+}
+
+static int return_closed(lua_State *L, case_kind kind) {
+  if (kind == CASE_SEND) return uns_error_raise(L, "closed", "closed: nobody can send on this channel any more");
+  lua_pushnil(L);
+  lua_pushliteral(L, "closed");
+  return 3;
+}
+
+static int return_timeout(lua_State *L) {
+  lua_pushnil(L);
+  lua_pushliteral(L, "timeout");
+  return 2;
+}
+
+/* Serves the case on top where it is ready: the number of results, or 0 and it is popped. */
+static int try_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
+  case_kind kind = push_case(L, place);
+  int source = lua_gettop(L);
+  uns_channel_result result;
+  if (kind == CASE_FUTURE) {
+    uns_future_refresh(runtime, L, source);
+    if (uns_future_settled(lua_touserdata(L, source))) return return_future(L, runtime);
+    lua_pop(L, 1);
+    return 0;
+  }
+  if (kind == CASE_RECEIVE) {
+    result = uns_channel_receive(runtime, L, source);
+    if (result == UNS_CHANNEL_DONE) return 2;
+  } else {
+    lua_rawgeti(L, SLOT_VALUES, place);
+    result = uns_channel_send(runtime, L, source, source + 1);
+    lua_pop(L, 1);
+    if (result == UNS_CHANNEL_DONE) return 1;
+  }
+  if (result == UNS_CHANNEL_CLOSED) return return_closed(L, kind);
+  lua_pop(L, 1);
+  return 0;
+}
+
+/* ---- waiting ---- */
+
+static void on_case(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
+  (void)future;
+  one_case *mine = uns_container_of(waiter, one_case, waiter);
+  selection *all = mine->selection;
+  all->chosen = (size_t)(mine - all->cases) + 1;
+  uns_task_wake(runtime, all->task);
+}
+
+static void leave_lines(selection *all) {
+  for (size_t i = 0; i < all->count; i++) uns_list_remove(&all->cases[i].waiter.link);
+}
+
+static void on_leave(uns_task *task, uns_runtime *runtime) {
+  (void)runtime;
+  leave_lines(task->wait_in);
+}
+
+/* The values that nobody took are forgotten. */
+static void withdraw(lua_State *L, const selection *all) {
+  for (size_t i = 0; i < all->count; i++) {
+    if (all->cases[i].kind != CASE_SEND) continue;
+    push_case(L, (lua_Integer)i + 1);
+    uns_channel_withdraw(L, lua_gettop(L), &all->cases[i].waiter);
+    lua_pop(L, 1);
+  }
+}
+
+static int after_wait(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_task *task = runtime->current;
+  const selection *all = lua_touserdata(L, SLOT_SELECTION);
+  bool timed_out = task->timed_out;
+  task->timed_out = false;
+  withdraw(L, all);
+  if (all->chosen == 0) {
+    uns_task_check_interrupt(runtime, L);
+    return timed_out ? return_timeout(L) : luaL_error(L, "a select was woken for nothing");
+  }
+  const one_case *mine = &all->cases[all->chosen - 1];
+  case_kind kind = push_case(L, (lua_Integer)all->chosen);
+  int source = lua_gettop(L);
+  bool received = kind == CASE_RECEIVE && mine->waiter.told == UNS_TOLD_GIVEN;
+  if (received) uns_channel_take(L, source, &mine->waiter);
+  if (task->interrupt != UNS_INTERRUPT_NONE) {
+    if (received) uns_channel_put_back(runtime, L, source);
+    uns_task_check_interrupt(runtime, L);
+  }
+  if (kind == CASE_FUTURE) return return_future(L, runtime);
+  if (mine->waiter.told == UNS_TOLD_CLOSED) return return_closed(L, kind);
+  return received ? 2 : 1;
+}
+
+/* Somebody in another state may settle it. */
+static bool hopeful(const uns_future *future) {
+  return future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell));
+}
+
+/* Takes a place in the line of the case at `place`. May raise without memory; it is in no line then. */
+static void line_up(lua_State *L, uns_runtime *runtime, selection *all, lua_Integer place) {
+  one_case *mine = &all->cases[place - 1];
+  *mine = (one_case){.selection = all, .kind = push_case(L, place)};
+  mine->waiter.wake = on_case;
+  uns_list_init(&mine->waiter.link);
+  all->count++;
+  int source = lua_gettop(L);
+  if (mine->kind == CASE_RECEIVE) {
+    uns_channel_wait_to_receive(L, source, &mine->waiter);
+  } else if (mine->kind == CASE_SEND) {
+    lua_rawgeti(L, SLOT_VALUES, place);
+    uns_channel_wait_to_send(L, source, &mine->waiter, source + 1);
+  } else {
+    uns_future *future = lua_touserdata(L, source);
+    uns_future_add_waiter(future, &mine->waiter);
+    if (hopeful(future) && !all->task->hopeful) {
+      all->task->hopeful = true;
+      runtime->pending++;
+    }
+  }
+  lua_settop(L, source - 1);
+}
+
+/* Protected, for it may run out of memory when it stands in some lines already: (list, sources, values, kinds, selection) */
+static int line_up_for_all(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  selection *all = lua_touserdata(L, SLOT_SELECTION);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, SLOT_SOURCES);
+  for (lua_Integer place = 1; place <= count; place++) line_up(L, runtime, all, place);
+  return 0;
+}
+
+static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, uint64_t deadline_ns) {
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  selection *all = lua_newuserdatauv(L, sizeof *all + (size_t)count * sizeof *all->cases, 0);
+  *all = (selection){.task = task};
+  luaL_checkstack(L, 8, NULL);
+  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) luaL_error(L, "not enough memory");
+  lua_pushlightuserdata(L, runtime);
+  lua_pushcclosure(L, line_up_for_all, 1);
+  for (int slot = SLOT_LIST; slot <= SLOT_SELECTION; slot++) lua_pushvalue(L, slot);
+  if (lua_pcall(L, SLOT_SELECTION, 0, 0) != LUA_OK) {
+    leave_lines(all);
+    withdraw(L, all);
+    if (task->hopeful) runtime->pending--;
+    task->hopeful = false;
+    if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
+    return lua_error(L);
+  }
+  task->timed_out = false;
+  task->wait_in = all;
+  task->leave = on_leave;
+  task->waits_for = "a select";
+  return uns_task_park(runtime, L, 0, after_wait);
+}
+
+/* It has been served already, the results lie above slot 5, but it has let others run. */
+static int after_turn(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (runtime->current->interrupt != UNS_INTERRUPT_NONE) {
+    if (context != 0) uns_channel_put_back(runtime, L, SLOT_SELECTION + 1);
+    uns_task_check_interrupt(runtime, L);
+  }
+  return lua_gettop(L) - SLOT_SELECTION;
+}
+
+/* The list has been read, its limit is `seconds` long at index 5, or nil. */
+static int select_now(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, SLOT_SOURCES);
+  for (lua_Integer place = 1; place <= count; place++) {
+    int results = try_case(L, runtime, place);
+    if (results == 0) continue;
+    if (!uns_task_turn_is_over(runtime, L)) return results;
+    bool received = results == 2 && uns_channel_test(runtime, L, SLOT_SELECTION + 1) != NULL;
+    return uns_task_park(runtime, L, received, after_turn);
+  }
+  uint64_t deadline_ns = 0;
+  if (!lua_isnil(L, SLOT_SELECTION)) {
+    uint64_t duration_ns = uns_check_seconds(L, SLOT_SELECTION);
+    if (duration_ns == 0 && count > 0 && return_timeout(L)) {
+      return uns_task_turn_is_over(runtime, L) ? uns_task_park(runtime, L, false, after_turn) : 2;
+    }
+    deadline_ns = uns_clock_ns() + duration_ns;
+  }
+  lua_settop(L, SLOT_SELECTION - 1);
+  return wait_for_all(L, runtime, count, deadline_ns);
+}
+
+/* select{channel, future, {send = channel, value = v}, timeout = s} -> the source, its values; or nil, "timeout" */
+static int core_select(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  lua_Integer count = read_list(L, runtime);
+  lua_getfield(L, SLOT_LIST, "timeout");
+  if (!lua_isnil(L, -1)) {
+    int type = lua_type(L, -1);
+    if (type != LUA_TNUMBER) return luaL_error(L, "bad argument #1 to 'select' ('timeout' is a %s, not a number)", lua_typename(L, type));
+    lua_Number seconds = lua_tonumber(L, -1);
+    if (!(seconds >= 0)) return luaL_error(L, "bad argument #1 to 'select' ('timeout' must be 0 or more seconds)");
+  } else if (count == 0) {
+    return luaL_error(L, "bad argument #1 to 'select' (nothing to wait for)");
+  }
+  return select_now(L);
+}
+
+static const luaL_Reg functions[] = {{"select", core_select}, {NULL, NULL}};
+
+void uns_bind_select(lua_State *L, uns_runtime *runtime) { uns_bind_functions(L, runtime, functions); }

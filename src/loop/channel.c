@@ -1,0 +1,209 @@
+#include "loop/channel.h"
+
+#include <lauxlib.h>
+
+enum {
+  SIZE_FIRST = 8, /* places of the smallest ring */
+  VALUE_TABLE = 1, /* user values */
+  VALUE_HELD
+};
+
+static const char nil_item = 0; /* stands in the ring for nil, so that every place of it is taken once and for all */
+
+void uns_channel_open(lua_State *L, uns_runtime *runtime) {
+  luaL_newmetatable(L, UNS_CHANNEL_TYPE);
+  runtime->channel_class = lua_topointer(L, -1); /* the registry holds it */
+}
+
+void uns_channel_push(lua_State *L, uns_runtime *runtime, size_t capacity) {
+  (void)runtime;
+  uns_channel *channel = lua_newuserdatauv(L, sizeof *channel, VALUE_HELD);
+  *channel = (uns_channel){.capacity = capacity};
+  uns_list_init(&channel->receivers);
+  uns_list_init(&channel->senders);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, VALUE_TABLE);
+  luaL_setmetatable(L, UNS_CHANNEL_TYPE);
+}
+
+uns_channel *uns_channel_test(uns_runtime *runtime, lua_State *L, int index) {
+  uns_channel *channel = lua_touserdata(L, index);
+  if (channel == NULL || !lua_getmetatable(L, index)) return NULL;
+  bool same = lua_topointer(L, -1) == runtime->channel_class;
+  lua_pop(L, 1);
+  return same ? channel : NULL;
+}
+
+/* ---- the ring; the channel's table lies at `table` ---- */
+
+static lua_Integer place(const uns_channel *channel, size_t number) {
+  return (lua_Integer)((channel->first + number) & (channel->size - 1)) + 1;
+}
+
+/* Room for one more: twice the size. The items that would be wrong in the larger ring are moved to its new half. */
+static void grow(uns_channel *channel, lua_State *L, int table) {
+  if (channel->count < channel->size) return;
+  size_t old = channel->size, size = old == 0 ? SIZE_FIRST : 2 * old;
+  for (size_t i = old + 1; i <= size; i++) { /* all of it now: later nothing can fail, and it is an array */
+    lua_pushboolean(L, false);
+    lua_rawseti(L, table, (lua_Integer)i);
+  }
+  for (size_t i = 0; i < channel->first; i++) { /* full: so these are the last ones */
+    lua_rawgeti(L, table, (lua_Integer)i + 1);
+    lua_rawseti(L, table, (lua_Integer)(old + i) + 1);
+  }
+  channel->size = size;
+}
+
+static void set(lua_State *L, int table, lua_Integer at) {
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_pushlightuserdata(L, (void *)&nil_item);
+  }
+  lua_rawseti(L, table, at);
+}
+
+/* The value on top (popped) becomes the last; there is room. */
+static void put_last(uns_channel *channel, lua_State *L, int table) {
+  set(L, table, place(channel, channel->count));
+  channel->count++;
+}
+
+static void push_first(uns_channel *channel, lua_State *L, int table) {
+  lua_Integer at = place(channel, 0);
+  lua_rawgeti(L, table, at);
+  if (lua_touserdata(L, -1) == &nil_item) {
+    lua_pop(L, 1);
+    lua_pushnil(L);
+  }
+  lua_pushboolean(L, false);
+  lua_rawseti(L, table, at);
+  channel->first = (channel->first + 1) & (channel->size - 1);
+  channel->count--;
+}
+
+/* ---- what lies there for a waiter ---- */
+
+/* The value on top (popped) is kept for `waiter`. Raises without memory. */
+static void hold(lua_State *L, int channel, const uns_waiter *waiter) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  if (mine->held == NULL) {
+    mine->held = waiter;
+    lua_setiuservalue(L, channel, VALUE_HELD);
+    return;
+  }
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  lua_insert(L, -2);
+  lua_rawsetp(L, -2, waiter);
+  lua_pop(L, 1);
+}
+
+/* Pushes it, and keeps it no longer. */
+static void push_held(lua_State *L, int channel, const uns_waiter *waiter) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  if (mine->held == waiter) {
+    mine->held = NULL;
+    lua_getiuservalue(L, channel, VALUE_HELD);
+    lua_pushnil(L);
+    lua_setiuservalue(L, channel, VALUE_HELD);
+    return;
+  }
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  lua_rawgetp(L, -1, waiter);
+  lua_pushnil(L);
+  lua_rawsetp(L, -3, waiter);
+  lua_remove(L, -2);
+}
+
+/* ---- sending and receiving ---- */
+
+uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, int channel, int value) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  if (mine->closed) return UNS_CHANNEL_CLOSED;
+  uns_waiter *receiver = uns_waiter_first(&mine->receivers);
+  if (receiver != NULL) {
+    lua_pushvalue(L, value);
+    hold(L, channel, receiver);
+    uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
+    return UNS_CHANNEL_DONE;
+  }
+  if (mine->count >= mine->capacity) return UNS_CHANNEL_WAIT;
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  int table = lua_gettop(L);
+  grow(mine, L, table);
+  lua_pushvalue(L, value);
+  put_last(mine, L, table);
+  lua_pop(L, 1);
+  return UNS_CHANNEL_DONE;
+}
+
+uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, int channel) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  uns_waiter *sender = uns_waiter_first(&mine->senders);
+  if (mine->count == 0) { /* from hand to hand */
+    if (sender == NULL) return mine->closed ? UNS_CHANNEL_CLOSED : UNS_CHANNEL_WAIT;
+    push_held(L, channel, sender);
+    uns_waiter_tell(sender, runtime, UNS_TOLD_GIVEN);
+    return UNS_CHANNEL_DONE;
+  }
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  int table = lua_gettop(L);
+  push_first(mine, L, table);
+  if (sender != NULL && mine->count < mine->capacity) { /* the first in line moves up into the ring */
+    push_held(L, channel, sender);
+    put_last(mine, L, table);
+    uns_waiter_tell(sender, runtime, UNS_TOLD_GIVEN);
+  }
+  lua_replace(L, table);
+  return UNS_CHANNEL_DONE;
+}
+
+void uns_channel_close(uns_runtime *runtime, uns_channel *channel) {
+  channel->closed = true;
+  uns_waiter *waiter;
+  while ((waiter = uns_waiter_first(&channel->senders)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);
+  while ((waiter = uns_waiter_first(&channel->receivers)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);
+}
+
+/* ---- waiting ---- */
+
+void uns_channel_wait_to_send(lua_State *L, int channel, uns_waiter *waiter, int value) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  lua_pushvalue(L, value);
+  hold(L, channel, waiter);
+  waiter->told = UNS_TOLD_NONE;
+  uns_list_push_back(&mine->senders, &waiter->link);
+}
+
+void uns_channel_wait_to_receive(lua_State *L, int channel, uns_waiter *waiter) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  waiter->told = UNS_TOLD_NONE;
+  uns_list_push_back(&mine->receivers, &waiter->link);
+}
+
+void uns_channel_take(lua_State *L, int channel, const uns_waiter *waiter) {
+  push_held(L, channel, waiter);
+}
+
+void uns_channel_withdraw(lua_State *L, int channel, const uns_waiter *waiter) {
+  push_held(L, channel, waiter);
+  lua_pop(L, 1);
+}
+
+void uns_channel_put_back(uns_runtime *runtime, lua_State *L, int channel) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  uns_waiter *receiver = uns_waiter_first(&mine->receivers);
+  if (receiver != NULL) {
+    hold(L, channel, receiver);
+    uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
+    return;
+  }
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  lua_insert(L, -2);
+  int table = lua_gettop(L) - 1;
+  grow(mine, L, table);
+  mine->first = (mine->first - 1) & (mine->size - 1);
+  set(L, table, place(mine, 0));
+  mine->count++;
+  lua_pop(L, 1);
+}
