@@ -4,7 +4,7 @@ ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad
 2100000	to less than	21000	true
 the same again:	true
 false	bad argument #1 to 'hash.sha256' (string expected, got table)
-false	ENOENT	has no task 'sha265'
+false	plugin	has no task 'sha265'
 ]]
 local unsync = require("unsync")
 
