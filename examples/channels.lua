@@ -36,18 +36,15 @@ table.sort(squares)
 print("3 workers did 10 jobs: " .. table.concat(squares, " "))
 
 -- Whichever comes first: an item, a future, or the end of one's patience.
-local news = unsync.channel()
+local news, answer = unsync.channel(), unsync.promise()
 unsync.spawn(function()
   for n in unsync.every(0.01) do
-    if n > 2 then
+    news:send("tick " .. n)
+    if n == 2 then
       break
     end
-    news:send("tick " .. n)
   end
-end)
-local answer = unsync.spawn(function()
-  unsync.sleep(0.1)
-  return 42
+  answer:resolve(42)
 end)
 while true do
   local source, value = unsync.select({ news, answer })
