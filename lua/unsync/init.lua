@@ -38,6 +38,7 @@ local unsync = {
 unsync.wrap = require("unsync.wrap").wrap
 unsync.as_completed = require("unsync.combine").as_completed
 unsync.map = require("unsync.combine").map
+unsync.scope = require("unsync.scope").scope
 unsync.retry = require("unsync.retry").retry
 
 --- Parts that most programs do not use are loaded when they are first looked at.

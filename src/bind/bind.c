@@ -37,6 +37,7 @@ int uns_open_core(lua_State *L, uns_runtime *runtime) {
   uns_bind_loop(L, runtime);
   uns_bind_combine(L, runtime);
   uns_bind_collect(L, runtime);
+  uns_bind_scope(L, runtime);
   uns_bind_variable(L, runtime);
   uns_bind_inspect(L, runtime);
   uns_bind_once(L, runtime);

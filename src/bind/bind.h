@@ -33,6 +33,7 @@ void uns_bind_future(lua_State *L, uns_runtime *runtime);
 void uns_bind_loop(lua_State *L, uns_runtime *runtime);
 void uns_bind_combine(lua_State *L, uns_runtime *runtime);
 void uns_bind_collect(lua_State *L, uns_runtime *runtime);
+void uns_bind_scope(lua_State *L, uns_runtime *runtime);
 void uns_bind_variable(lua_State *L, uns_runtime *runtime);
 void uns_bind_inspect(lua_State *L, uns_runtime *runtime);
 void uns_bind_progress(lua_State *L, uns_runtime *runtime);

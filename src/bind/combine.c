@@ -194,6 +194,7 @@ static int combine(lua_State *L, group_mode mode) {
   for (lua_Integer i = 0; i < count; i++) {
     mine->members[i].group = mine;
     mine->members[i].waiter.wake = on_settled;
+    mine->members[i].waiter.listens = false;
     uns_list_init(&mine->members[i].waiter.link);
   }
   lua_pushvalue(L, 2);

@@ -5,6 +5,7 @@
 #include "core/codec.h"
 #include "core/error.h"
 #include "loop/cancel.h"
+#include "loop/group.h"
 
 static int future_await(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
@@ -54,6 +55,16 @@ static int future_cancel(lua_State *L) {
   uns_check_future(L, 1);
   lua_settop(L, 2);
   lua_pushboolean(L, uns_cancel(uns_upvalue_runtime(L), L, 1));
+  return 1;
+}
+
+/* detach() -> itself: the root scope, which is the script, has it from now on */
+static int future_detach(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_future *future = uns_check_future(L, 1);
+  if (runtime->is_worker || runtime->job != NULL) return uns_error_raise(L, "EINVAL", "cannot detach in a worker: its root is the call, which ends");
+  uns_group_detach(runtime, future);
+  lua_settop(L, 1);
   return 1;
 }
 
@@ -227,7 +238,7 @@ static const luaL_Reg methods[] = {{"await", future_await},         {"result", f
                                    {"done", future_done},           {"status", future_status},
                                    {"cancelled", future_cancelled}, {"error", future_error},
                                    {"traceback", future_traceback}, {"resolve", promise_resolve},
-                                   {"reject", promise_reject},  {"cancel", future_cancel},     {NULL, NULL}};
+                                   {"reject", promise_reject},  {"cancel", future_cancel}, {"detach", future_detach},     {NULL, NULL}};
 static const luaL_Reg metamethods[] = {{"__tostring", future_tostring}, {"__close", future_close}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"promise", core_promise},     {"resolved", core_resolved},
                                      {"rejected", core_rejected},   {"is_future", core_is_future},

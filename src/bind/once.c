@@ -9,6 +9,7 @@
 
 #include "bind/bind.h"
 #include "core/codec.h"
+#include "loop/group.h"
 
 enum { UPVALUE_RUNTIME = 1, UPVALUE_MAKER, UPVALUE_IDENTITY };
 
@@ -24,7 +25,11 @@ static int once_call(lua_State *L) {
   if (made == NULL || (uns_future_settled(made) && made->state != UNS_FUTURE_DONE)) {
     lua_settop(L, 1);
     lua_pushvalue(L, lua_upvalueindex(UPVALUE_MAKER));
+    uns_task *task = runtime->current;
+    uns_group *group = task != NULL ? task->group : NULL;
+    if (task != NULL) task->group = NULL; /* it is everybody's, not this scope's; it does not wait here */
     uns_task_start(runtime, L, 0, "once");
+    if (task != NULL) task->group = group;
     lua_pushvalue(L, lua_upvalueindex(UPVALUE_IDENTITY));
     lua_pushvalue(L, 2);
     lua_rawset(L, 1);

@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "exec/executors.h"
 #include "loop/cancel.h"
+#include "loop/group.h"
 
 enum { UPVALUE_RUNTIME = 1, UPVALUE_BODY, UPVALUE_DECLARATION };
 #define DECLARATION_TYPE "unsync.Declaration"
@@ -281,6 +282,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   future->since_ns = job->submitted_ns;
   runtime->pending++;
   submit(runtime, job);
+  uns_group_adopt(runtime, L);
   return 1;
 }
 
@@ -316,6 +318,7 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const decla
   mine->function = uns_shared_ref(function);
   mine->task = future->task;
   mine->waiter.wake = give_back;
+  mine->waiter.listens = true;
   uns_list_init(&mine->waiter.link);
   uns_list_init(&mine->link);
   if (hold) uns_list_push_back(&function->held, &mine->link);
@@ -338,6 +341,7 @@ static int wrapped_call(lua_State *L) {
   if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
+  uns_group_adopt(runtime, L);
   return 1;
 }
 
@@ -485,14 +489,16 @@ const char *uns_wrapped_kind(lua_State *L, int index) {
 }
 
 /* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
-static int core_spawn(lua_State *L) {
+int uns_wrap_spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   int count = lua_gettop(L) - 1;
   if (uns_is_wrapped(L, 1)) {
     lua_call(L, count, 1);
     return 1;
   }
-  uns_task_start(uns_upvalue_runtime(L), L, count, NULL);
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_task_start(runtime, L, count, NULL);
+  uns_group_adopt(runtime, L);
   return 1;
 }
 
@@ -558,7 +564,7 @@ static int cross_fill(lua_State *L, int object, int count) {
 static const uns_codec_class cross = {"unsync.wrapped", cross_encode, cross_create, cross_fill};
 
 static const luaL_Reg functions[] = {
-    {"io", core_io}, {"thread", core_thread}, {"cpu", core_cpu}, {"spawn", core_spawn}, {NULL, NULL}};
+    {"io", core_io}, {"thread", core_thread}, {"cpu", core_cpu}, {"spawn", uns_wrap_spawn}, {NULL, NULL}};
 
 void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
   if (luaL_newmetatable(L, DECLARATION_TYPE)) {

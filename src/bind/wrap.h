@@ -9,6 +9,8 @@
 
 /* True if the value at `index` is what unsync.io, thread or cpu returned. */
 bool uns_is_wrapped(lua_State *L, int index);
+/* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
+int uns_wrap_spawn(lua_State *L);
 /* "io", "thread" or "cpu", or NULL where it is none. */
 const char *uns_wrapped_kind(lua_State *L, int index);
 

@@ -67,8 +67,10 @@ void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped
 static void cancel_awaited(uns_runtime *runtime, uns_task *task) {
   uns_future *awaited = task->awaited;
   if (awaited == NULL || awaited->resolvable) return;
-  bool alone = awaited->waiters.next == &task->waiter.link && awaited->waiters.prev == &task->waiter.link;
-  if (alone) uns_cancel_work(runtime, awaited);
+  for (uns_link *link = awaited->waiters.next; link != &awaited->waiters; link = link->next) {
+    if (link != &task->waiter.link && !uns_container_of(link, uns_waiter, link)->listens) return;
+  }
+  uns_cancel_work(runtime, awaited);
 }
 
 /* Wakes the task from its wait, if it stands in one that is reached. */

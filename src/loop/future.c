@@ -373,6 +373,13 @@ void uns_future_observe(uns_runtime *runtime, lua_State *L, int index) {
   lua_pop(L, 1);
 }
 
+bool uns_future_unobserved(lua_State *L, int index) {
+  const failure *lost = push_failure(L, index);
+  if (lost == NULL) return false;
+  lua_pop(L, 1);
+  return !uns_list_empty(&lost->link);
+}
+
 int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index) {
   uns_future *future = lua_touserdata(L, index);
   if (future->state == UNS_FUTURE_DONE) {

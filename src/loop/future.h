@@ -30,6 +30,7 @@ typedef struct uns_waiter {
   uns_link link;
   void (*wake)(struct uns_waiter *waiter, uns_runtime *runtime, uns_future *future);
   uint8_t told; /* uns_told, of a wait for something else than a future */
+  bool listens; /* it only keeps the books: nobody awaits the future by it */
 } uns_waiter;
 
 /* What a waiter was woken with, by a channel or the like (loop/channel.h, loop/gate.h), which passes no future. */
@@ -84,6 +85,8 @@ int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index);
 /* Pushes the error value (nil if done) / the traceback (nil if none); marks the failure as looked at. */
 void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index);
 void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index);
+/* True if the future has failed and nobody has looked at that. */
+bool uns_future_unobserved(lua_State *L, int index);
 void uns_future_observe(uns_runtime *runtime, lua_State *L, int index);
 
 /* Waits and leaves in O(1). A waiter in no list may be removed too. */

@@ -9,6 +9,7 @@
 #include "loop/cancel.h"
 #include "loop/context.h"
 #include "loop/gate.h"
+#include "loop/group.h"
 
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
@@ -204,6 +205,7 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_timer_disarm(runtime, &task->timer);
   forget_traceback(runtime, task);
   uns_context_unref(runtime, task->context);
+  uns_group_unref(task->group);
   if (!task->is_main) uns_runtime_unpin(runtime, task->anchor);
   uns_free(task);
 }
@@ -224,6 +226,10 @@ static void task_recycle(uns_runtime *runtime, uns_task *task) {
   if (task->context != NULL) {
     uns_context_unref(runtime, task->context);
     task->context = NULL;
+  }
+  if (task->group != NULL) {
+    uns_group_unref(task->group);
+    task->group = NULL;
   }
   if (task->seen || runtime->idle_count >= IDLE_MAX) {
     task_free(runtime, task);
@@ -352,6 +358,7 @@ uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, c
   const uns_task *parent = runtime->current;
   task->parent_id = parent != NULL ? parent->id : 0;
   if (parent != NULL && parent->context != NULL) task->context = uns_context_ref(parent->context);
+  if (parent != NULL && parent->group != NULL) task->group = uns_group_ref(parent->group);
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
   if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);

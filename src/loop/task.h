@@ -58,6 +58,7 @@ struct uns_task {
   uint64_t since_ns;   /* start, once it has waited */
   uint64_t id, parent_id; /* 0: none */
   uns_task *resumer;     /* while it runs: the task below it on the C stack, or NULL */
+  struct uns_group *group; /* loop/group.h; one reference, or NULL: it stands in no scope */
   struct uns_context *context; /* loop/context.h; one reference, or NULL: nothing is set */
 };
 

@@ -1,0 +1,162 @@
+#include "loop/group.h"
+
+#include <lauxlib.h>
+
+void uns_member_free(uns_member *member) {
+  uns_future_remove_waiter(&member->waiter);
+  uns_list_remove(&member->link);
+  uns_runtime_unpin(member->group->runtime, member->pin);
+  uns_free(member);
+}
+
+static void run_cancel(uns_callback *callback, uns_runtime *runtime) {
+  (void)runtime;
+  uns_group_cancel(uns_container_of(callback, uns_group, callback));
+}
+
+uns_group *uns_group_new(uns_runtime *runtime) {
+  uns_group *group = uns_calloc(1, sizeof *group);
+  if (group == NULL) return NULL;
+  group->references = 1;
+  group->runtime = runtime;
+  uns_list_init(&group->members);
+  uns_list_init(&group->failed);
+  uns_callback_init(&group->callback, run_cancel);
+  uns_cancel_scope_init(&group->block);
+  uns_cancel_scope_init(&group->drain);
+  group->drain.shield = true;
+  return group;
+}
+
+static void free_all(uns_link *members) {
+  while (!uns_list_empty(members)) uns_member_free(uns_container_of(members->next, uns_member, link));
+}
+
+void uns_group_unref(uns_group *group) {
+  while (group != NULL && --group->references == 0) {
+    uns_group *outer = group->outer;
+    uns_list_remove(&group->callback.link);
+    free_all(&group->members);
+    free_all(&group->failed);
+    uns_free(group);
+    group = outer;
+  }
+}
+
+int uns_group_enter(uns_group *group, uns_task *task, uint64_t deadline_ns) {
+  if (uns_cancel_scope_enter(group->runtime, &group->block, deadline_ns) != UNS_OK) return UNS_ENOMEM;
+  group->outer = task->group; /* its reference too */
+  task->group = uns_group_ref(group);
+  return UNS_OK;
+}
+
+void uns_group_leave(uns_group *group, uns_task *task) {
+  if (group->ended) return;
+  group->ended = true;
+  uns_cancel_scope_leave(group->runtime, &group->drain);
+  uns_cancel_scope_leave(group->runtime, &group->block);
+  while (task->group != NULL && task->group->ended) {
+    uns_group *left = task->group;
+    task->group = left->outer != NULL ? uns_group_ref(left->outer) : NULL;
+    uns_group_unref(left);
+  }
+}
+
+static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
+  uns_member *member = uns_container_of(waiter, uns_member, waiter);
+  uns_group *group = member->group;
+  group->count--;
+  if (future->state == UNS_FUTURE_FAILED && !future->expected) {
+    uns_list_remove(&member->link);
+    uns_list_push_back(&group->failed, &member->link);
+    if (member->is_child && group->first == NULL && !runtime->closing) {
+      if (!group->block_failed && !group->cancelled) group->first = member;
+      uns_runtime_call_soon(runtime, &group->callback);
+    }
+  } else {
+    uns_member_free(member);
+  }
+  if (group->count == 0 && group->waiting != NULL && !runtime->closing) uns_task_wake(runtime, group->waiting);
+}
+
+static bool stands_in(const uns_task *task, const uns_group *group) {
+  const uns_group *at = task->group;
+  while (at != NULL && at != group) at = at->outer;
+  return at != NULL;
+}
+
+void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  uns_future *future = lua_touserdata(L, -1);
+  uns_group *group = task->group;
+  while (group != NULL && group->ended) group = group->outer;
+  if (group == NULL || future->state == UNS_FUTURE_DONE || future->state == UNS_FUTURE_CANCELLED) return;
+  if (future->task != NULL && !stands_in(future->task, group)) return; /* it has detached itself */
+  uns_member *member = uns_malloc(sizeof *member);
+  if (member == NULL) luaL_error(L, "not enough memory");
+  *member = (uns_member){.group = group, .future = future};
+  member->waiter.wake = on_settled;
+  member->waiter.listens = true;
+  uns_list_init(&member->waiter.link);
+  lua_pushvalue(L, -1);
+  member->pin = uns_runtime_pin(runtime, L);
+  if (uns_future_settled(future)) {
+    uns_list_push_back(&group->failed, &member->link);
+    return;
+  }
+  group->count++;
+  uns_list_push_back(&group->members, &member->link);
+  uns_future_add_waiter(future, &member->waiter);
+  if (group->cancelled && uns_cancel_reaching(task) != NULL) uns_cancel_work(runtime, future);
+}
+
+void uns_group_make_child(uns_group *group, const uns_future *future) {
+  if (!uns_list_empty(&group->failed)) {
+    uns_member *last = uns_container_of(group->failed.prev, uns_member, link);
+    if (last->future == future) {
+      last->is_child = true;
+      if (group->first == NULL && !group->block_failed && !group->cancelled) group->first = last;
+      uns_runtime_call_soon(group->runtime, &group->callback);
+      return;
+    }
+  }
+  if (uns_list_empty(&group->members)) return;
+  uns_member *last = uns_container_of(group->members.prev, uns_member, link);
+  if (last->future != future) return;
+  last->is_child = true;
+  if (group->cancelled) uns_cancel_work(group->runtime, last->future);
+}
+
+void uns_group_cancel(uns_group *group) {
+  if (group->ended) return;
+  group->cancelled = true;
+  uns_cancel_scope_cancel(group->runtime, &group->block);
+  uns_link batch; /* the end of one may be that of others */
+  uns_list_init(&batch);
+  uns_list_append(&batch, &group->members);
+  uns_link *link;
+  while ((link = uns_list_pop_front(&batch)) != NULL) {
+    uns_list_push_back(&group->members, link);
+    uns_cancel_work(group->runtime, uns_container_of(link, uns_member, link)->future);
+  }
+}
+
+void uns_group_detach(uns_runtime *runtime, uns_future *future) {
+  if (future->task != NULL) { /* scopes of its own stay with it */
+    uns_group **at = &future->task->group;
+    while (*at != NULL && (*at)->block.task == future->task) at = &(*at)->outer;
+    uns_group *left = *at;
+    *at = NULL;
+    uns_group_unref(left);
+  }
+  if (uns_future_settled(future)) return;
+  for (uns_link *link = future->waiters.next; link != &future->waiters; link = link->next) {
+    uns_waiter *waiter = uns_container_of(link, uns_waiter, link);
+    if (waiter->wake != on_settled) continue;
+    uns_member *member = uns_container_of(waiter, uns_member, waiter);
+    uns_group *group = member->group;
+    group->count--;
+    uns_member_free(member);
+    if (group->count == 0 && group->waiting != NULL) uns_task_wake(runtime, group->waiting);
+    return;
+  }
+}
