@@ -576,7 +576,9 @@ describe("stopping a call in a worker process", function()
       while true do end
     end)(started)
     within(started)
-    assert.equal("hook", stopped(spins))
+    local how = stopped(spins)
+    -- ThreadSanitizer holds signals back until the next call that it knows, and plain Lua makes none.
+    assert.is_true(how == "hook" or (script.build:find("tsan") and how == "sigterm"), how)
   end)
 
   it("takes what waits out of the queue", function()
