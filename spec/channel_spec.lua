@@ -1,5 +1,6 @@
 -- Channels within a state: what is sent is received once, in order; who waits is served in turn; close is seen by all.
 local unsync = require("unsync")
+local script = require("spec.support.script")
 
 --- Lets all tasks go as far as they can.
 local function settle()
@@ -229,6 +230,22 @@ describe("a wait at a channel that is cancelled", function()
     ch:send("mine")
     receiver:cancel()
     assert.same({"mine", false}, {receiver:await()})
+  end)
+
+  it("puts back what it was given when Ctrl-C comes in the same moment", function()
+    local ran = script.run([[
+      local unsync = require("unsync")
+      local uv = require("luv")
+      local ch = unsync.channel()
+      unsync.spawn(function()
+        unsync.yield()
+        ch:send("item")
+        pcall(uv.kill, uv.getpid(), "sigint")
+      end)
+      print(pcall(ch.recv, ch))
+      print(ch:try_recv())
+    ]], {limit_s = 10})
+    assert.same({"false\tinterrupted\ntrue\titem\n", 130}, {ran.out, ran.code})
   end)
 
   it("ends by a timeout", function()

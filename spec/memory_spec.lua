@@ -56,6 +56,26 @@ describe("memory stays flat #slow #plain", function()
       function round(n)
         for i = 1, n do local p = unsync.promise() unsync.spawn(function() p:resolve() end) p:await(1000) end
       end]]},
+    {"channels, select and gates", [[
+      local item, full = unsync.channel(), unsync.channel(3)
+      local sem, mutex, barrier = unsync.semaphore(1), unsync.mutex(), unsync.barrier(2)
+      function round(n)
+        for i = 1, n // 4 do
+          local own = unsync.channel(2)
+          own:send({})
+          local a = unsync.spawn(item.recv, item)
+          local b = unsync.spawn(unsync.select, {item, {send = full, value = i}, own})
+          local c = unsync.spawn(item.recv, item)
+          local d = unsync.spawn(barrier.wait, barrier)
+          item:send(i)
+          full:try_recv()
+          c:cancel()
+          pcall(unsync.timeout, 0, item.recv, item)
+          do local _ <close> = sem:acquire() local _ <close> = mutex:lock() end
+          barrier:wait()
+          unsync.settled({a, b, c, d}):await()
+        end
+      end]]},
     {"sleeps", "function round(n) for i = 1, n do unsync.sleep(0) end end"},
     {"generators that wait", [[
       function round(n)

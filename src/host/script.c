@@ -140,6 +140,8 @@ void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *scri
   lua_pushlightuserdata(L, (void *)script);
   if (lua_pcall(L, 2, 1, 0) == LUA_OK) {
     run->root = (int)lua_tointeger(L, -1);
+    uns_runtime_push_pin(runtime, L, run->root);
+    run->root_future = lua_touserdata(L, -1);
     run->going = true;
   } else {
     uns_runtime_report(runtime, lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "cannot start the script");
@@ -151,15 +153,10 @@ void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *scri
 /* Where it failed, what it started cannot be wanted any more: it is cancelled, and its clean-up waited for. */
 typedef enum { ROOT_GOES_ON, ROOT_DONE, ROOT_FAILED } root_state;
 
-static root_state look_at_root(uns_run *run) {
-  lua_State *L = run->runtime->L;
-  uns_runtime_push_pin(run->runtime, L, run->root);
-  const uns_future *future = lua_touserdata(L, -1);
-  root_state state = !uns_future_settled(future)              ? ROOT_GOES_ON
-                     : future->state == UNS_FUTURE_DONE ? ROOT_DONE
-                                                              : ROOT_FAILED;
-  lua_pop(L, 1);
-  return state;
+static root_state look_at_root(const uns_run *run) {
+  const uns_future *future = run->root_future;
+  if (!uns_future_settled(future)) return ROOT_GOES_ON;
+  return future->state == UNS_FUTURE_DONE ? ROOT_DONE : ROOT_FAILED;
 }
 
 static void end(uns_run *run, bool failed) {

@@ -29,6 +29,7 @@ typedef struct uns_run {
   uns_runtime *runtime;
   const uns_script *script; /* borrowed until the run has ended; its texts and arguments until `start` has returned */
   int root;                 /* pin of the root task's future, while the run goes on */
+  const uns_future *root_future; /* what it pins: looked at in every turn */
   int unobserved;           /* what the runtime had counted before */
   int code;                 /* the exit code */
   bool going, cancelled;
