@@ -152,7 +152,8 @@ endef
 SANITIZE := -O1 -fno-omit-frame-pointer
 $(eval $(call build,build,))
 $(eval $(call build,build/asan,$(SANITIZE) -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined))
-$(eval $(call build,build/tsan,$(SANITIZE) -fsanitize=thread))
+# A wait leaves our frames by longjmp, so that ThreadSanitizer's own record of the call stack would grow without end.
+$(eval $(call build,build/tsan,$(SANITIZE) -fsanitize=thread $(if $(findstring clang,$(CC)),,--param=tsan-instrument-func-entry-exit=0)))
 
 # --- the Lua modules, compiled in --------------------------------------------------------------------------------------
 
