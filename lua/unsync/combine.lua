@@ -19,8 +19,8 @@ local function bad(argument, caller, problem)
   error(("bad argument #%d to '%s' (%s)"):format(argument, caller, problem), 3)
 end
 
---- Iterates over the futures of a list in the order in which they settle; those that have settled already come first, in
---- the order of the list. Leaving the loop leaves the others as they are.
+--- Iterates over the futures of a list in the order in which they settle; those that have settled already come first,
+--- in the order of the list. Leaving the loop leaves the others as they are.
 ---@param list unsync.Future[]
 ---@return fun(): unsync.Future?
 function combine.as_completed(list)
@@ -36,10 +36,10 @@ function combine.as_completed(list)
 end
 
 ---@class unsync.MapOptions
----@field concurrency? integer  calls at most that run or whose results lie there; default: cores for cpu functions, else 16
+---@field concurrency? integer  calls that run or whose results lie there; default: cores for cpu functions, else 16
 ---@field ordered? boolean  whether results come in the order of the items; default: true
 
---- What a map is doing: the futures of the items `first` to `last` by their numbers, and the numbers by future. A future
+--- What a map is doing: the futures of the items `first` to `last` by their numbers, and the numbers by future. One
 --- that came out of the collector, settled, before its turn stands in `settled_early`.
 ---@class unsync.Map
 local Map = {}
@@ -147,7 +147,9 @@ Map.__call = next_result
 
 local function read_options(options)
   if options == nil then return {} end
-  if type(options) ~= "table" then error("bad argument #3 to 'map' (table expected, got " .. type(options) .. ")", 3) end
+  if type(options) ~= "table" then
+    error(("bad argument #3 to 'map' (table expected, got %s)"):format(type(options)), 3)
+  end
   for name in pairs(options) do
     if name ~= "concurrency" and name ~= "ordered" then
       error(("bad argument #3 to 'map' (unknown option '%s')"):format(tostring(name)), 3)
@@ -161,8 +163,8 @@ local function read_options(options)
   return options
 end
 
---- Iterates over the first results of `fn`, called once for each item, several at a time. Items are taken only when their
---- turn has come; an iterator may wait. Leaving the loop cancels what runs.
+--- Iterates over the first results of `fn`, called once for each item, several at a time. Items are taken only when
+--- their turn has come; an iterator may wait. Leaving the loop cancels what runs.
 ---@param fn fun(...: any): any  any function; one that is not wrapped runs as a task; a future it returns is awaited
 ---@param items any[]|fun(): any  a list, or an iterator: a function, called until it returns nil
 ---@param options? unsync.MapOptions

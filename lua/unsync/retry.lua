@@ -6,9 +6,9 @@ local retry = {}
 
 ---@class unsync.RetryOptions
 ---@field attempts? integer  calls at most; default: 3
----@field backoff? number  seconds before the second call; each further wait is twice the one before; default: 0.1
----@field jitter? number  the part of each wait that is left to chance, 0 to 1: spreads those who failed together; default: 0
----@field on? string[]|fun(err: any, attempt: integer): boolean  the codes of the errors to try again after, or who says so
+---@field backoff? number  seconds before the second call; each further wait is twice as long; default: 0.1
+---@field jitter? number  0 to 1: the part of each wait left to chance, to spread those who failed together; default: 0
+---@field on? string[]|fun(err: any, attempt: integer): boolean  the errors to try again after
 
 local function check(options)
   if options == nil then return {} end
@@ -52,8 +52,8 @@ local function followed(...)
   return ...
 end
 
---- Calls `fn` until it succeeds, and returns its results; or raises the error of the last call, unchanged. A cancellation
---- is never tried again.
+--- Calls `fn` until it succeeds, and returns its results; or raises the error of the last call, unchanged. A
+--- cancellation is never tried again.
 ---@param fn fun(attempt: integer): any  any function, a wrapped one included; a future it returns is awaited
 ---@param options? unsync.RetryOptions
 function retry.retry(fn, options)
@@ -68,7 +68,8 @@ function retry.retry(fn, options)
   local function again(ok, ...)
     if ok then return true, ... end
     local err = ...
-    if attempt >= attempts or code_of(err) == "cancelled" or not wanted(options.on, err, attempt) then error(err, 0) end
+    local enough = attempt >= attempts or code_of(err) == "cancelled"
+    if enough or not wanted(options.on, err, attempt) then error(err, 0) end
     return false
   end
   while true do

@@ -69,7 +69,9 @@ local function check(options)
   if type(options) ~= "table" then bad("table expected, got " .. type(options)) end
   for name, value in pairs(options) do
     if name == "timeout" then
-      if type(value) ~= "number" or not (value >= 0) then bad("bad option 'timeout': " .. tostring(value)) end
+      if type(value) ~= "number" or value < 0 or value ~= value then
+        bad("bad option 'timeout': " .. tostring(value))
+      end
     elseif name == "limit" then
       if math.type(value) ~= "integer" or value < 1 then bad("bad option 'limit': " .. tostring(value)) end
     else
@@ -79,8 +81,8 @@ local function check(options)
   return options
 end
 
---- Runs `fn` here and returns what it returns, once all that was started inside has ended: the children of the scope, and
---- every other call made in it, at any depth. The first failure cancels the rest and is raised.
+--- Runs `fn` here and returns what it returns, once all that was started inside has ended: the children of the scope,
+--- and every other call made in it, at any depth. The first failure cancels the rest and is raised.
 ---@param options unsync.ScopeOptions  may be left out
 ---@param fn fun(scope: unsync.Scope): any
 function scope.scope(options, fn)

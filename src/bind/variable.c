@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bind/bind.h"
+#include "bind/variable.h"
 #include "core/codec.h"
 #include "core/error.h"
 #include "loop/context.h"
@@ -196,10 +197,89 @@ static int cross_fill(lua_State *L, int object, int count) {
 
 static const uns_codec_class cross = {"unsync.var", cross_encode, cross_create, cross_fill};
 
+/* ---- following calls into workers: a call is then one of with_context, with the function behind the values ---- */
+
+static const char with_context_key = 0; /* registry: the C function, as unsync.core has it */
+
+/* `below` values lie under the results. */
+static int after_call(lua_State *L, int status, lua_KContext below) {
+  (void)status;
+  return lua_gettop(L) - (int)below;
+}
+
+/* with_context(count, identity, value, ..., fn, ...) -> what fn returns: sets the variables first */
+static int core_with_context(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  lua_Integer count = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, count >= 0 && 2 * count + 2 <= lua_gettop(L), 1, "out of range");
+  uns_task *task = check_task(L, runtime);
+  int function = 2 + 2 * (int)count;
+  for (int i = 2; i < function; i += 2) {
+    luaL_checktype(L, i, LUA_TSTRING);
+    lua_pushvalue(L, i);
+    lua_pushvalue(L, i + 1);
+    mark_nil(L);
+    uns_context_set(runtime, L, task);
+  }
+  int arguments = lua_gettop(L) - function;
+  lua_callk(L, arguments, LUA_MULTRET, function - 1, after_call);
+  return after_call(L, LUA_OK, function - 1);
+}
+
+static bool can_cross(lua_State *L, int index) {
+  static const uns_codec_names names = {"value", 1, false};
+  int type = lua_type(L, index);
+  if (type == LUA_TNIL || type == LUA_TBOOLEAN || type == LUA_TNUMBER || type == LUA_TSTRING) return true;
+  uns_packet packet;
+  uns_packet_init(&packet);
+  bool yes = uns_codec_encode(L, index, 1, &names, &packet) == UNS_OK;
+  if (!yes) lua_pop(L, 1);
+  uns_packet_deinit(&packet);
+  return yes;
+}
+
+int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable) {
+  if (runtime->current == NULL || runtime->current->context == NULL) return 0;
+  int top = lua_gettop(L);
+  luaL_checkstack(L, 8, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &with_context_key);
+  lua_pushinteger(L, 0);
+  uns_context_push(runtime, L, runtime->current);
+  int table = lua_gettop(L);
+  lua_Integer count = 0;
+  lua_pushnil(L);
+  while (lua_next(L, table)) { /* what is found is put below the table, which moves up */
+    if (lua_type(L, -1) == LUA_TLIGHTUSERDATA && lua_touserdata(L, -1) == &uns_context_nil) {
+      lua_pop(L, 1);
+      lua_pushnil(L);
+    }
+    if (only_sendable && !can_cross(L, lua_gettop(L))) {
+      lua_pop(L, 1);
+      continue;
+    }
+    luaL_checkstack(L, 8, NULL);
+    lua_pushvalue(L, -2);
+    lua_insert(L, table);   /* the identity */
+    lua_insert(L, table + 1); /* the value */
+    table += 2;
+    count++;
+  }
+  lua_settop(L, table - 1);
+  if (count == 0) {
+    lua_settop(L, top);
+    return 0;
+  }
+  lua_pushinteger(L, count);
+  lua_replace(L, top + 2);
+  int extra = lua_gettop(L) - top;
+  lua_rotate(L, 1, extra);
+  return extra;
+}
+
 static const luaL_Reg methods[] = {{"set", variable_set}, {"with", variable_with}, {NULL, NULL}};
 static const luaL_Reg metamethods[] = {{"__eq", variable_equal}, {"__tostring", variable_tostring}, {NULL, NULL}};
 static const luaL_Reg restore_metamethods[] = {{"__close", restore_close}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"var", core_var}, {NULL, NULL}};
+static const luaL_Reg functions[] = {{"var", core_var}, {"with_context", core_with_context}, {NULL, NULL}};
 
 void uns_bind_variable(lua_State *L, uns_runtime *runtime) {
   lua_newtable(L);
@@ -218,4 +298,6 @@ void uns_bind_variable(lua_State *L, uns_runtime *runtime) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 2);
   uns_bind_functions(L, runtime, functions);
+  lua_getfield(L, -1, "with_context");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &with_context_key);
 }

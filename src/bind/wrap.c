@@ -12,6 +12,7 @@
 #include "bind/bind.h"
 #include "bind/inspect.h"
 #include "bind/progress.h"
+#include "bind/variable.h"
 #include "bind/wrap.h"
 #include "core/codec.h"
 #include "core/error.h"
@@ -251,10 +252,26 @@ static uns_search_path *search_path(uns_runtime *runtime, lua_State *L) {
   return runtime->search_path != NULL ? uns_shared_ref(runtime->search_path) : NULL;
 }
 
+/*
+ * Encodes the call that lies on the stack, with the context variables that can cross. An error is that of the call alone:
+ * it is pushed.
+ */
+static int encode_call(lua_State *L, uns_runtime *runtime, uns_job *job, int count) {
+  static const uns_codec_names lua_names = {"argument", 1, true}, native_names = {"argument", 1, false};
+  if (job->function->native != NULL) return uns_codec_encode(L, 1, count, &native_names, &job->call);
+  for (int only_sendable = 0; only_sendable <= 1; only_sendable++) {
+    int extra = uns_variables_insert(L, runtime, only_sendable);
+    if (extra == 0) break;
+    if (uns_codec_encode(L, 1, count + extra, &lua_names, &job->call) == UNS_OK) return UNS_OK;
+    lua_rotate(L, 1, -extra);
+    lua_settop(L, count);
+  }
+  return uns_codec_encode(L, 1, count, &lua_names, &job->call);
+}
+
 /* thread and cpu: a job. */
 static int send_call(lua_State *L, uns_runtime *runtime, const declaration *declared) {
   if (runtime->closing) return uns_error_raise(L, "closed", "closed: the state is ending, no call can start");
-  static const uns_codec_names lua_names = {"argument", 1, true}, native_names = {"argument", 1, false};
   uns_function *function = declared->function;
   int count = lua_gettop(L);
   luaL_checkstack(L, 8, NULL);
@@ -266,8 +283,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   uns_job *job = uns_job_new(runtime->mailbox, function);
   if (job == NULL) return luaL_error(L, "not enough memory");
   job->mail.deliver = on_completion;
-  const uns_codec_names *names = function->native == NULL ? &lua_names : &native_names;
-  if (uns_codec_encode(L, 1, count, names, &job->call) != UNS_OK) {
+  if (encode_call(L, runtime, job, count) != UNS_OK) {
     uns_job_free(job);
     return lua_error(L);
   }
