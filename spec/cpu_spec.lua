@@ -47,7 +47,8 @@ describe("unsync.cpu", function()
   end)
 
   it("runs as many calls at once as there are cores", function()
-    local cores = require("luv").available_parallelism and require("luv").available_parallelism() or #require("luv").cpu_info()
+    local uv = require("luv")
+    local cores = uv.available_parallelism and uv.available_parallelism() or #uv.cpu_info()
     if cores < 2 then return end
     local one, two, opened = gate.new(), gate.new(), gate.new()
     local a, b = busy(one, opened), busy(two, opened)
@@ -58,10 +59,14 @@ describe("unsync.cpu", function()
   end)
 
   it("keeps a worker's state between calls, but for fresh ones", function()
-    local count = unsync.cpu(function() counter = (counter or 0) + 1; return counter end)
+    local function count_calls()
+      _G.counter = (_G.counter or 0) + 1
+      return _G.counter
+    end
+    local count = unsync.cpu(count_calls)
     local before = within(count())
     assert.equal(before + 1, within(count()))
-    local fresh = unsync.cpu(function() counter = (counter or 0) + 1; return counter end, {fresh = true})
+    local fresh = unsync.cpu(count_calls, {fresh = true})
     assert.equal(1, within(fresh()))
     assert.equal(1, within(fresh()))
   end)
@@ -113,8 +118,8 @@ describe("a worker process", function()
       return found
     end
     local path = script.file("inherited", "")
-    local file <close> = assert(io.open(path)) -- as any library opens one: without close-on-exec
-    local pipe <close> = assert(io.popen("cat", "w"))
+    local _ <close> = assert(io.open(path)) -- as any library opens one: without close-on-exec
+    local _ <close> = assert(io.popen("cat", "w"))
     -- Every worker there is now may be older than the file: ask one that is not.
     error_of(unsync.cpu(function() os.exit(0) end)())
     local found = within(unsync.cpu(links)())

@@ -451,7 +451,8 @@ static void write_rich(fixture *f) {
   add(&packet, lend("a long string", 13));
   add(&packet, uns_cell_new());
   uns_search_path *path = uns_search_path_from("path\npath");
-  uns_message message = {.words = {.kind = UNS_FRAME_CALL, .slot = 1}, .texts = {"name", "native"}, .search_path = path};
+  uns_message message = {
+      .words = {.kind = UNS_FRAME_CALL, .slot = 1}, .texts = {"name", "native"}, .search_path = path};
   f->out.book.forget = true;
   assert_int_equal(write_frame(f, &message, &packet), UNS_OK);
   uns_shared_unref(path);
@@ -475,8 +476,9 @@ static void try_reading(fixture *f, const uint8_t *bytes, size_t size) {
 static void no_bytes_bring_the_reader_down(void **state) {
   fixture *f = *state;
   write_rich(f);
-  for (size_t size = 0; size < f->size; size++) try_reading(f, f->bytes, size); /* cut short, and the size says so or not */
-  uint8_t *copy = malloc(f->size);
+  for (size_t size = 0; size < f->size; size++)
+    try_reading(f, f->bytes, size); /* cut short, and the size says so or not */
+  uint8_t *copy = malloc(f->size + 1);
   for (size_t at = 0; at < f->size; at++) {
     for (int change = 0; change < 4; change++) {
       memcpy(copy, f->bytes, f->size);

@@ -21,10 +21,10 @@ typedef struct {
 
 static int set_up(void **state) {
   fixture *f = calloc(1, sizeof *f);
+  *state = f;
   int fd = uns_wire_create();
   if (f == NULL || fd < 0 || uns_wire_map(&f->host, fd) != 0 || uns_wire_map(&f->child, fd) != 0) return -1;
   close(fd);
-  *state = f;
   return 0;
 }
 
@@ -96,7 +96,7 @@ static void a_full_ring_has_no_room_and_wakes_its_writer(void **state) {
   assert_true(uns_ring_ask_for_room(writer, 0));
   const uint8_t *bytes;
   assert_int_equal(uns_ring_peek(reader, &bytes), UNS_RING_BYTES);
-  assert_true(uns_ring_consume(reader, 100));  /* tells once */
+  assert_true(uns_ring_consume(reader, 100)); /* tells once */
   assert_false(uns_ring_consume(reader, 100));
   assert_int_equal(uns_ring_room(writer), 200);
   assert_false(uns_ring_ask_for_room(writer, 0)); /* there is room already */

@@ -117,7 +117,7 @@ static void what_is_forgotten_is_not_called(void **state) {
   counter *other = counter_new();
   for (int round = 0; round < 200; round++) {
     counter *c = counter_new();
-    for (int i = 0; i < 5; i++) uns_supervisor_after(*state, (uint64_t)(i * 20000), count, c);
+    for (int i = 0; i < 5; i++) uns_supervisor_after(*state, (uint64_t)i * 20000, count, c);
     uns_supervisor_after(*state, 100000, count, other);
     if (round % 2 == 0) wait_for(c, 1);
     uns_supervisor_forget(*state, c);
@@ -231,12 +231,9 @@ static void ends_with_everything_under_way(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
   const struct CMUnitTest tests[] = {
-      TEST(calls_back_and_never_early),
-      TEST(calls_back_in_order_whatever_the_order_of_asking),
-      TEST(a_nearer_time_wakes_it_up),
-      TEST(what_is_forgotten_is_not_called),
-      TEST(looks_after_a_descriptor),
-      TEST(looks_around_whenever_it_is_woken),
+      TEST(calls_back_and_never_early),     TEST(calls_back_in_order_whatever_the_order_of_asking),
+      TEST(a_nearer_time_wakes_it_up),      TEST(what_is_forgotten_is_not_called),
+      TEST(looks_after_a_descriptor),       TEST(looks_around_whenever_it_is_woken),
       TEST(ends_with_everything_under_way),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

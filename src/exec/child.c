@@ -45,7 +45,8 @@ static bool sleep_until_woken(worker *w, int timeout_ms) {
   do count = poll(&wake, 1, timeout_ms);
   while (count < 0 && errno == EINTR);
   uint64_t wakes;
-  if (count > 0) while (read(wake.fd, &wakes, sizeof wakes) < 0 && errno == EINTR) continue;
+  if (count > 0)
+    while (read(wake.fd, &wakes, sizeof wakes) < 0 && errno == EINTR) continue;
   return count != 0;
 }
 

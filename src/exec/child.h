@@ -2,7 +2,7 @@
  * child: the other end: a worker process's main. It takes one call after another from its ring, runs it in its own Lua
  * state, and writes how it ended.
  *
- *   - It runs one call at a time, and claims it on the board first: a call that it dies with unclaimed is given to another.
+ *   - It runs one call at a time, and claims it on the board first: what it dies with unclaimed is given to another.
  *   - What it and a call print is out before the call's end can be seen.
  *   - It ends when its host tells it to, or is gone, and then takes along what it started.
  * The host's side: process.c. What calls here ask the host for: parent.c.

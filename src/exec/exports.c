@@ -20,10 +20,10 @@ struct uns_export {
   uint64_t id;
   uint64_t held;       /* references that the child holds or that are on their way there */
   uint64_t sent, seen; /* how often the child sent the number, by its own account; how often it came */
-  bool told;      /* the child knows the outcome, or it is on its way there */
-  bool announced; /* by a frame of its own: the child may keep the number for a reference that never comes */
-  bool watched;   /* the watcher is listed, or its notice on the way */
-  bool dead;      /* gone from the tables; freed with its notice */
+  bool told;           /* the child knows the outcome, or it is on its way there */
+  bool announced;      /* by a frame of its own: the child may keep the number for a reference that never comes */
+  bool watched;        /* the watcher is listed, or its notice on the way */
+  bool dead;           /* gone from the tables; freed with its notice */
   uns_export *next_by_id, *next_by_cell;
 };
 
@@ -234,7 +234,6 @@ static void send_word(uns_child *child, uns_frame_kind kind, uint64_t id, uint64
   uns_message message = {.words = {.kind = kind, .id = id, .count = count, .first = first}};
   uns_service_must_send(child, &message, NULL);
 }
-
 
 /* Tells the child how a cell ended. */
 static void tell(uns_child *child, uns_cell *cell, uint64_t id) {

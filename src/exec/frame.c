@@ -105,7 +105,8 @@ static int describe_cell(builder *b, uns_cell *cell, frame_object *object) {
 static int add_object(builder *b, uns_shared *shared) {
   if (b->object_count == b->object_capacity) {
     uint32_t capacity = b->object_capacity;
-    if (!grow_array((void **)&b->shared, b->few_shared, b->object_count, &capacity, sizeof *b->shared)) return UNS_ENOMEM;
+    if (!grow_array((void **)&b->shared, b->few_shared, b->object_count, &capacity, sizeof *b->shared))
+      return UNS_ENOMEM;
     if (!grow_array((void **)&b->objects, b->few_objects, b->object_count, &b->object_capacity, sizeof *b->objects)) {
       return UNS_ENOMEM; /* `shared` is larger than it says, which harms nobody */
     }
@@ -170,7 +171,7 @@ static void add_piece(uns_frame *frame, const uint8_t *bytes, size_t size_bytes)
 }
 
 static void write_head(builder *b, uns_frame *frame, frame_head *head, const char *const *texts) {
-  uint8_t *to = frame->head + sizeof *head; /* which comes at the end, when its size is known */
+  uint8_t *to = frame->head + sizeof *head;                       /* which comes at the end, when its size is known */
   to = put(to, b->objects, b->object_count * sizeof *b->objects); /* aligned as the head is */
   for (uint32_t i = 0; i < b->packet_count; i++) {
     frame_packet packet = {.size_bytes = b->packets[i]->size_bytes, .ref_count = b->packets[i]->ref_count};

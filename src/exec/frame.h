@@ -37,9 +37,9 @@ enum { UNS_TEXT_NAME, UNS_TEXT_NATIVE, UNS_TEXT_PLUGIN, UNS_TEXT_PATH /* the por
 /* What a frame says. The scalars are written as they are: both sides are of one build. */
 typedef struct uns_message {
   struct uns_message_words {
-    uint32_t kind;  /* uns_frame_kind */
-    uint32_t slot;  /* CALL, RESULT: the place on the board */
-    uint64_t id;    /* of the job, cell or request */
+    uint32_t kind;     /* uns_frame_kind */
+    uint32_t slot;     /* CALL, RESULT: the place on the board */
+    uint64_t id;       /* of the job, cell or request */
     uint64_t sequence; /* CALL: what the board says of it, claimed or not */
     uint64_t submitted_ns, started_ns, ended_ns, deadline_ns;
     uint64_t timeout_ns, run_timeout_ns, grace_ns; /* CALL: of the function */
@@ -52,12 +52,13 @@ typedef struct uns_message {
     uint8_t by_task; /* SETTLE: by the end of a task, not by hand */
     uint8_t home;    /* CALL: the script's loop waits, else the supervisor */
     uint8_t unused[3];
-    uint32_t state;        /* cells: uns_cell_state. RESULT: uns_outcome */
+    uint32_t state; /* cells: uns_cell_state. RESULT: uns_outcome */
     int32_t exit_code, signal_number;
     char error_code[24];
   } words;
   /* CALL: the function's name; the native task's, and its plugin's file; all but the first may be NULL.
-     RESULT, HELLO, SORRY, SETUP: the first. Those of a message that was read are borrowed from the port until the next. */
+     RESULT, HELLO, SORRY, SETUP: the first. Those of a message that was read are borrowed from the port until the
+     next. */
   const char *texts[UNS_TEXTS];
   uns_search_path *search_path; /* CALL: or NULL. Borrowed, from the port too */
   uns_packet packet;
@@ -82,10 +83,10 @@ typedef struct uns_codebook {
     uint64_t hash[2];
     uns_code *code; /* one reference at the reading end; NULL at the writing end */
     bool used;
-  } *entries; /* open addressing; owned */
+  } * entries; /* open addressing; owned */
   uint32_t count, capacity;
   size_t size_bytes; /* of the code */
-  bool forget; /* the writer has begun anew: so must the reader */
+  bool forget;       /* the writer has begun anew: so must the reader */
 } uns_codebook;
 
 /* One end of a stream. Writing and reading ends are ports of their own. */
@@ -94,7 +95,7 @@ typedef struct uns_port {
   void *owner;
   uns_codebook book;
   uns_search_path *search_path; /* the last one that went over; one reference, or NULL */
-  uint8_t *scratch;  /* owned */
+  uint8_t *scratch;             /* owned */
   size_t scratch_bytes;
 } uns_port;
 
@@ -111,11 +112,11 @@ enum { UNS_FRAME_INLINE = 640, UNS_FRAME_PIECES = 6 };
 /* A frame to be written: pieces, to be sent in order. Borrows the packet until it has been written. */
 typedef struct uns_frame {
   uns_port *port;
-  size_t size_bytes; /* all of it */
+  size_t size_bytes;       /* all of it */
   uns_frame_piece *pieces; /* `few`, or owned */
   uint32_t piece_count;
-  uint8_t *head;           /* `small`, or owned */
-  bool taught; /* it is the first to carry some code */
+  uint8_t *head; /* `small`, or owned */
+  bool taught;   /* it is the first to carry some code */
   uns_frame_piece few[UNS_FRAME_PIECES];
   _Alignas(16) uint8_t small[UNS_FRAME_INLINE];
 } uns_frame;
@@ -151,7 +152,8 @@ int uns_frame_own(uns_packet *packet);
 void uns_message_of_call(uns_message *message, const uns_job *job);
 /* The same for its end; the packet is job->result. */
 void uns_message_of_result(uns_message *message, const uns_job *job);
-/* Fills in what the other side said of the end of `job`, but for its times; the packet moves. UNS_OK, or UNS_ECORRUPT: it makes no sense. */
+/* Fills in what the other side said of the end of `job`, but for its times; the packet moves. UNS_OK, or UNS_ECORRUPT: it
+   makes no sense. */
 int uns_message_end_job(uns_message *message, uns_job *job);
 
 /* The function that a CALL is of: `last` (may be NULL), if it is that, else a new one. A reference for the caller; NULL

@@ -57,7 +57,7 @@ typedef struct reader {
   frame_head head;
   const uint8_t *objects, *packets, *refs, *texts;
   const uint8_t *body, *blobs;
-  uns_shared **shared; /* one reference each, or NULL */
+  uns_shared **shared;  /* one reference each, or NULL */
   uns_packet *outcomes; /* all packets but the first */
 } reader;
 
@@ -78,13 +78,15 @@ static int read_head(reader *r, const uint8_t *bytes, size_t size_bytes) {
   if (size_bytes < sizeof r->head) return UNS_ECORRUPT;
   memcpy(&r->head, bytes, sizeof r->head);
   const frame_head *head = &r->head;
-  if (head->magic != FRAME_MAGIC || head->size_bytes != size_bytes || head->head_bytes > size_bytes) return UNS_ECORRUPT;
+  if (head->magic != FRAME_MAGIC || head->size_bytes != size_bytes || head->head_bytes > size_bytes)
+    return UNS_ECORRUPT;
   uint64_t objects = (uint64_t)head->object_count * sizeof(frame_object);
   uint64_t packets = (uint64_t)head->packet_count * sizeof(frame_packet);
   uint64_t refs = (uint64_t)head->ref_count * sizeof(uint32_t);
   uint64_t texts = 0;
   for (int i = 0; i < UNS_TEXTS; i++) texts += head->text_bytes[i];
-  if (sizeof *head + objects + packets + refs + texts != head->head_bytes || head->packet_count == 0) return UNS_ECORRUPT;
+  if (sizeof *head + objects + packets + refs + texts != head->head_bytes || head->packet_count == 0)
+    return UNS_ECORRUPT;
   if (head->words.kind == 0 || head->words.kind >= UNS_FRAME_KINDS) return UNS_ECORRUPT;
   if (head->head_bytes > port->scratch_bytes) {
     size_t larger = head->head_bytes < 4096 ? 4096 : (size_t)head->head_bytes * 2;
@@ -129,12 +131,12 @@ static int check_tables(reader *r, size_t size_bytes) {
       case UNS_SHARED_CELL:
         if (holds || r->port->ops == NULL || (!settled && object.name[0] == 0)) return UNS_ECORRUPT;
         /* outcomes come in the order of their cells, each once */
-        if (settled && (object.packet != ++outcomes || object.state < UNS_CELL_DONE || object.state > UNS_CELL_CANCELLED)) {
+        if (settled &&
+            (object.packet != ++outcomes || object.state < UNS_CELL_DONE || object.state > UNS_CELL_CANCELLED)) {
           return UNS_ECORRUPT;
         }
         break;
-      default:
-        return UNS_ECORRUPT;
+      default: return UNS_ECORRUPT;
     }
     if (!holds) continue;
     if (object.size_bytes > left) return UNS_ECORRUPT;
@@ -148,7 +150,8 @@ static int check_tables(reader *r, size_t size_bytes) {
   }
   const uint8_t *text = r->texts;
   for (int i = 0; i < UNS_TEXTS; i++) {
-    if (head->text_bytes[i] > 0 && memchr(text, 0, head->text_bytes[i]) != text + head->text_bytes[i] - 1) return UNS_ECORRUPT;
+    if (head->text_bytes[i] > 0 && memchr(text, 0, head->text_bytes[i]) != text + head->text_bytes[i] - 1)
+      return UNS_ECORRUPT;
     text += head->text_bytes[i];
   }
   return UNS_OK;

@@ -21,7 +21,7 @@ typedef struct table {
   struct table_entry {
     uint64_t id; /* 0: free */
     void *value;
-  } *entries;
+  } * entries;
   uint32_t size, count;
 } table;
 
@@ -61,8 +61,8 @@ struct uns_parent {
   uns_link requests;
   uint64_t last_made, last_request;
   uns_mailbox *waits; /* of the runtime whose call waits, borrowed; NULL: none does */
-  uns_job *running; /* the call that runs; NULL: none */
-  pthread_t runner; /* its thread */
+  uns_job *running;   /* the call that runs; NULL: none */
+  pthread_t runner;   /* its thread */
   uint64_t running_sequence;
 };
 
@@ -298,8 +298,8 @@ static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_pa
 
 static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
   uns_parent *parent = uns_container_of(remote, uns_parent, remote);
-  uns_message message = {.words = {.kind = UNS_FRAME_SETTLE, .id = cell->remote_id, .state = state,
-                                   .by_task = cell->by_task}};
+  uns_message message = {
+      .words = {.kind = UNS_FRAME_SETTLE, .id = cell->remote_id, .state = state, .by_task = cell->by_task}};
   if (ask_to_settle(parent, &message, outcome)) return uns_cell_settle_here(cell, state, outcome);
   uns_packet_deinit(outcome);
   return false;
@@ -611,8 +611,8 @@ static int send_hello(uns_parent *parent, int fd) {
   memset(&ancillary, 0, sizeof ancillary);
   uint8_t first = frame.pieces[0].bytes[0];
   struct iovec room = {&first, 1};
-  struct msghdr header = {.msg_iov = &room, .msg_iovlen = 1, .msg_control = &ancillary,
-                          .msg_controllen = sizeof ancillary.room};
+  struct msghdr header = {
+      .msg_iov = &room, .msg_iovlen = 1, .msg_control = &ancillary, .msg_controllen = sizeof ancillary.room};
   struct cmsghdr *item = CMSG_FIRSTHDR(&header);
   item->cmsg_level = SOL_SOCKET;
   item->cmsg_type = SCM_RIGHTS;
@@ -642,7 +642,8 @@ void uns_parent_apologize(uns_parent *parent, const char *what, int number) {
   char text[160];
   snprintf(text, sizeof text, "%s: %s", what, strerror(number));
   message.texts[0] = text;
-  snprintf(message.words.error_code, sizeof message.words.error_code, "%s", uv_err_name(uv_translate_sys_error(number)));
+  snprintf(message.words.error_code, sizeof message.words.error_code, "%s",
+           uv_err_name(uv_translate_sys_error(number)));
   send_message(parent, &message, NULL);
 }
 

@@ -1,8 +1,8 @@
 /*
  * parent: a worker process's way to its host, beside the rings: the control socket, and what is asked for over it.
  *
- * A thread of its own reads the socket, so the host is heard whatever the worker is doing; and where the host is gone, it
- * ends this process and what it started.
+ * A thread of its own reads the socket, so the host is heard whatever the worker is doing; and where the host is gone,
+ * it ends this process and what it started.
  *   - What crosses: cells of the host, of which this process has stand-ins, and calls for the host's process pool.
  *   - Any thread may ask; `write_lock` keeps the frames whole, `lock` guards the tables. Neither is held while a cell
  *     settles or is freed. The host always reads, so writing may block.
@@ -22,7 +22,8 @@ typedef struct uns_parent uns_parent;
 uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd);
 /* Waits for the host's first word, and sets what it says in `executors`. 0, or -1. */
 int uns_parent_set_up(uns_parent *parent, uns_executors *executors);
-/* Tells the host that we are up and how `main`, which runs the calls, is woken. Starts the thread. 0, or -1 with errno. */
+/* Starts the thread, and tells the host that we are up and how `main`, which runs the calls, is woken. 0, or -1 with
+   errno set. */
 int uns_parent_greet(uns_parent *parent, uns_runtime *main);
 /* Tells the host why there will be no greeting: `what` could not be had, for errno `number`. */
 void uns_parent_apologize(uns_parent *parent, const char *what, int number);

@@ -10,7 +10,6 @@
 
 static const uint64_t SURPLUS_NS = 10000000000; /* idle for that long: a child beyond the target ends */
 
-
 /* ---- starting ---- */
 
 /* A job that was not run ends here; counted as it was when it was submitted. */

@@ -14,7 +14,9 @@
 
 #include "exec/executors.h"
 
-enum { UNS_PROCESSES_WAITING_MAX = 64 }; /* calls that wait inside a process at once; the next wait fails with `limit` */
+enum {
+  UNS_PROCESSES_WAITING_MAX = 64
+}; /* calls that wait inside a process at once; the next wait fails with `limit` */
 
 typedef struct uns_process_pool uns_process_pool;
 struct uns_parent;

@@ -5,8 +5,8 @@
 
 #include "exec/worker_process.h"
 
-static const uint64_t AHEAD_NS = 200000;        /* work given ahead to a child, at most */
-static const uint64_t STUCK_NS = 3000000;       /* what was given ahead waits that long for one call, then another takes it:
+static const uint64_t AHEAD_NS = 200000;  /* work given ahead to a child, at most */
+static const uint64_t STUCK_NS = 3000000; /* what was given ahead waits that long for one call, then another takes it:
                                                    about the scheduler's slice, so that a child that has just lost its
                                                    core is left alone */
 
@@ -234,7 +234,8 @@ static void give_ahead(uns_child *child, uint32_t left) {
   }
   if (left > 1 && !atomic_load_explicit(&pool->ahead_armed, memory_order_relaxed) &&
       !atomic_exchange(&pool->ahead_armed, true)) {
-    if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0) atomic_store(&pool->ahead_armed, false);
+    if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0)
+      atomic_store(&pool->ahead_armed, false);
   }
 }
 
@@ -336,8 +337,7 @@ bool uns_calls_cancel(uns_process_pool *pool, uns_job *job) {
   uint64_t sequence = child->sequences[slot], given = sequence * 4 + UNS_CLAIM_GIVEN;
   /* The only one in the child is not taken out, since the worker would then have to be made idle: it ends itself. */
   bool out = child->in_flight > 1 && !(child->writing && child->writing_slot == slot) &&
-             atomic_compare_exchange_strong(&child->wire.board->claims[slot], &given,
-                                            sequence * 4 + UNS_CLAIM_REVOKED);
+             atomic_compare_exchange_strong(&child->wire.board->claims[slot], &given, sequence * 4 + UNS_CLAIM_REVOKED);
   if (out) {
     forget_unsent(child, slot);
     vacate(child, slot);
@@ -374,7 +374,8 @@ static void look_at_ahead(void *argument) {
     child->seen_running = running;
   }
   if (more && !pool->closing && !atomic_exchange(&pool->ahead_armed, true)) {
-    if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0) atomic_store(&pool->ahead_armed, false);
+    if (uns_supervisor_after(pool->supervisor, STUCK_NS, look_at_ahead, pool) != 0)
+      atomic_store(&pool->ahead_armed, false);
   }
 }
 
@@ -444,8 +445,8 @@ static uns_job *take_job(uns_child *child, const uns_message *message, uint32_t 
   return job;
 }
 
-/* The end of `job` has been read: tells whoever waits. Where that is us, it is told at once, and may read from the ring;
-   but not before the last report of its progress, which lies in the mailbox. */
+/* The end of `job` has been read: tells whoever waits. Where that is us, it is told at once, and may read from the
+   ring; but not before the last report of its progress, which lies in the mailbox. */
 static void deliver(uns_process_pool *pool, uns_job *job, uns_runtime *runtime) {
   bool ours = job->home == pool->main_mailbox;
   if (ours) atomic_fetch_sub(&pool->main_jobs, 1);
@@ -474,7 +475,8 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
   uns_job *job = take_job(child, &message, &left);
   if (job == NULL || uns_message_end_job(&message, job) != UNS_OK) {
     if (job != NULL) {
-      uns_job_fail(job, "crashed", "crashed: the worker process of %s wrote garbage on its channel", job->function->name);
+      uns_job_fail(job, "crashed", "crashed: the worker process of %s wrote garbage on its channel",
+                   job->function->name);
       deliver(pool, job, runtime);
     }
     uns_message_deinit(&message);
@@ -574,10 +576,10 @@ bool uns_calls_fall_asleep(uns_source *source, bool asleep) {
     if (atomic_load(&child->main_jobs) == 0) continue;
     atomic_store(&child->wire.board->host_asleep, asleep);
     if (!asleep) continue;
-    uv_mutex_lock(&child->read_lock); /* what the supervisor is reading now it posts; what comes after its last look counts */
+    uv_mutex_lock(
+        &child->read_lock); /* what the supervisor is reading now it posts; what comes after its last look counts */
     if (child->readable && uns_ring_has_news(&child->wire.to_host)) may = false;
     uv_mutex_unlock(&child->read_lock);
   }
   return may;
 }
-

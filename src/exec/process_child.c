@@ -169,9 +169,9 @@ static void send_signal(uns_child *child, int number) {
 static void end_now(void *argument) { send_signal(argument, SIGKILL); }
 
 void uns_child_expect_end(uns_child *child) {
-  if (uns_supervisor_after(child->pool->supervisor, child->pool->executors->grace_ns, end_now, child) != 0) end_now(child);
+  if (uns_supervisor_after(child->pool->supervisor, child->pool->executors->grace_ns, end_now, child) != 0)
+    end_now(child);
 }
-
 
 static void end_soon(void *argument) {
   uns_child *child = argument;
@@ -192,12 +192,13 @@ void uns_child_ask_to_end(uns_child *child) {
   if (uns_supervisor_after(pool->supervisor, pool->executors->grace_ns, end_soon, child) != 0) end_soon(child);
 }
 
-
 static void describe_end(char *text, size_t size_bytes, const uns_child *child, uns_exit how, bool ready) {
   const char *early = ready ? "" : " before it was ready";
   if (child->condemned[0] != '\0') snprintf(text, size_bytes, "%s", child->condemned);
-  else if (!ready && how.exit_code == UNS_EXIT_OTHER_BUILD) snprintf(text, size_bytes, "is of another build than this program");
-  else if (how.signal_number != 0) snprintf(text, size_bytes, "died of signal %d (%s)%s", how.signal_number, strsignal(how.signal_number), early);
+  else if (!ready && how.exit_code == UNS_EXIT_OTHER_BUILD)
+    snprintf(text, size_bytes, "is of another build than this program");
+  else if (how.signal_number != 0)
+    snprintf(text, size_bytes, "died of signal %d (%s)%s", how.signal_number, strsignal(how.signal_number), early);
   else if (how.exit_code >= 0) snprintf(text, size_bytes, "ended with exit code %d%s", how.exit_code, early);
   else snprintf(text, size_bytes, "ended, and somebody else was told how");
 }
@@ -289,7 +290,8 @@ static void bury(uns_child *child, uns_child_state was, uns_exit how) {
   uns_service_close(child);
 
   for (unsigned i = 0; i < count; i++) lose_job(child, &lost[i], how);
-  bool try_again = was == UNS_CHILD_STARTING && child->condemned[0] == '\0' && how.exit_code != UNS_EXIT_OTHER_BUILD && ++pool->failed_starts < STARTS_MAX;
+  bool try_again = was == UNS_CHILD_STARTING && child->condemned[0] == '\0' && how.exit_code != UNS_EXIT_OTHER_BUILD &&
+                   ++pool->failed_starts < STARTS_MAX;
   if (was == UNS_CHILD_STARTING && !pool->closing && !try_again) {
     pool->failed_starts = 0;
     char text[200];
@@ -326,4 +328,3 @@ static void look_again(void *argument) {
   uns_child *child = argument;
   if (!reap(child)) uns_supervisor_after(child->pool->supervisor, LOOK_AGAIN_NS, look_again, child);
 }
-

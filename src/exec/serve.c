@@ -1,6 +1,6 @@
 /*
- * serve: what worker processes ask their host for over their control sockets: to hear of futures, and calls of their own.
- * The supervisor's thread.
+ * serve: what worker processes ask their host for over their control sockets: to hear of futures, and calls of their
+ * own. The supervisor's thread.
  *
  * Nothing here waits for a child: what does not fit into its socket is kept until it does. Futures: exports.c.
  */
@@ -73,7 +73,7 @@ typedef struct nested_call {
   uns_link link;
   uns_child *child; /* NULL: it is dead */
   uns_job *job;
-  uint64_t id;      /* its number there */
+  uint64_t id; /* its number there */
 } nested_call;
 
 static void on_nested_end(uns_mail *mail, void *receiver) {
@@ -85,8 +85,11 @@ static void on_nested_end(uns_mail *mail, void *receiver) {
     message.words.id = call->id;
     int status = uns_service_send(call->child, &message, &job->result);
     if (status == UNS_ECORRUPT || status == UNS_ENOMEM) {
-      if (status == UNS_ENOMEM) uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
-      else uns_job_fail(job, "unsendable", "%s: its result holds something that cannot leave the process", job->function->name);
+      if (status == UNS_ENOMEM)
+        uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
+      else
+        uns_job_fail(job, "unsendable", "%s: its result holds something that cannot leave the process",
+                     job->function->name);
       uns_message_of_result(&message, job);
       message.words.id = call->id;
       uns_service_must_send(call->child, &message, NULL);
@@ -112,8 +115,11 @@ static bool call(uns_child *child, uns_message *message) {
   if (!fine) {
     uns_free(nested);
     uns_job_free(job);
-    uns_message failure = {.words = {.kind = UNS_FRAME_RESULT, .id = message->words.id, .state = UNS_OUTCOME_ERROR,
-                                     .error_code = "ENOMEM", .exit_code = -1}};
+    uns_message failure = {.words = {.kind = UNS_FRAME_RESULT,
+                                     .id = message->words.id,
+                                     .state = UNS_OUTCOME_ERROR,
+                                     .error_code = "ENOMEM",
+                                     .exit_code = -1}};
     failure.texts[0] = "not enough memory for a call made in a worker process";
     uns_service_must_send(child, &failure, NULL);
     return true;
@@ -205,8 +211,8 @@ static ssize_t receive(uns_service *service) {
     char room[CMSG_SPACE(sizeof(int))];
   } ancillary;
   struct iovec room = {service->input + service->input_bytes, service->input_capacity - service->input_bytes};
-  struct msghdr header = {.msg_iov = &room, .msg_iovlen = 1, .msg_control = &ancillary,
-                          .msg_controllen = sizeof ancillary.room};
+  struct msghdr header = {
+      .msg_iov = &room, .msg_iovlen = 1, .msg_control = &ancillary, .msg_controllen = sizeof ancillary.room};
   ssize_t count;
   do count = recvmsg(service->watch.fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   while (count < 0 && errno == EINTR);

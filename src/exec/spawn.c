@@ -67,15 +67,15 @@ static int spawn_with(const char *program, const char *build, const int *high, p
 int uns_spawn(const char *program, const char *build, const int descriptors[UNS_FD_COUNT - UNS_FD_CONTROL], pid_t *pid,
               int *watch_fd) {
   /* Copies that lie above where they are to go, so that none is overwritten by another before its turn. */
-  int high[UNS_FD_COUNT - UNS_FD_CONTROL], count = 0, status = 0;
-  for (; count < UNS_FD_COUNT - UNS_FD_CONTROL; count++) {
+  int high[UNS_FD_COUNT - UNS_FD_CONTROL], count = 0, status;
+  *pid = 0;
+  while (count < UNS_FD_COUNT - UNS_FD_CONTROL) {
     high[count] = fcntl(descriptors[count], F_DUPFD_CLOEXEC, UNS_FD_COUNT);
-    if (high[count] < 0) {
-      status = errno;
-      break;
-    }
+    if (high[count] < 0) break;
+    count++;
   }
-  if (status == 0) status = spawn_with(program, build, high, pid);
+  if (count < UNS_FD_COUNT - UNS_FD_CONTROL) status = errno;
+  else status = spawn_with(program, build, high, pid);
   while (count > 0) close(high[--count]);
   if (status == 0) *watch_fd = watch_process(*pid);
   return status;
@@ -118,7 +118,8 @@ bool uns_spawned(pid_t parent) {
   syscall(SYS_close_range, UNS_FD_COUNT, ~0u, 0);
 #endif
   for (int fd = UNS_FD_CONTROL; fd < UNS_FD_COUNT; fd++) fcntl(fd, F_SETFD, FD_CLOEXEC);
-  /* Not SIGKILL: what this process started in its group would go on. The end of the control socket is the second way. */
+  /* Not SIGKILL: what this process started in its group would go on. The end of the control socket is the second
+     way. */
   struct sigaction action;
   memset(&action, 0, sizeof action);
   action.sa_handler = on_orphaned;

@@ -14,10 +14,10 @@
 
 /* The descriptors of a worker process, beside 0 (nothing to read), 1 and 2 (its parent's). */
 enum {
-  UNS_FD_CONTROL = 3,  /* the control socket */
-  UNS_FD_MEMORY,       /* the rings */
-  UNS_FD_LOOP,         /* eventfd of the script's loop */
-  UNS_FD_SUPERVISOR,   /* eventfd of the supervisor */
+  UNS_FD_CONTROL = 3, /* the control socket */
+  UNS_FD_MEMORY,      /* the rings */
+  UNS_FD_LOOP,        /* eventfd of the script's loop */
+  UNS_FD_SUPERVISOR,  /* eventfd of the supervisor */
   UNS_FD_COUNT
 };
 
@@ -30,8 +30,8 @@ enum { UNS_EXIT_OTHER_BUILD = 78 }; /* what a worker of another build ends with 
  * `descriptors` as its UNS_FD_CONTROL and so on. 0, or an errno. `*watch_fd` becomes readable when it has ended; -1
  * where the system has no such thing: then look with uns_reap now and then.
  */
-int uns_spawn(const char *program, const char *build, const int descriptors[UNS_FD_COUNT - UNS_FD_CONTROL],
-              pid_t *pid, int *watch_fd);
+int uns_spawn(const char *program, const char *build, const int descriptors[UNS_FD_COUNT - UNS_FD_CONTROL], pid_t *pid,
+              int *watch_fd);
 
 /* How a process ended: by a signal, else with an exit code; neither (0, -1): somebody else has taken the news. */
 typedef struct uns_exit {

@@ -17,8 +17,8 @@ typedef struct uns_supervisor uns_supervisor;
 
 /* A descriptor that is looked after, embedded in what it belongs to. */
 typedef struct uns_watch {
-  int fd; /* -1: none */
-  uint32_t events; /* EPOLLIN and the like */
+  int fd;                                                  /* -1: none */
+  uint32_t events;                                         /* EPOLLIN and the like */
   void (*ready)(struct uns_watch *watch, uint32_t events); /* may be called without reason: expect EAGAIN */
 } uns_watch;
 

@@ -19,15 +19,15 @@ typedef enum {
   UNS_CHILD_NONE,     /* a free place */
   UNS_CHILD_STARTING, /* started, but has not said hello */
   UNS_CHILD_LIVE,
-  UNS_CHILD_ENDING,   /* was told to end; takes no more calls */
-  UNS_CHILD_DEAD      /* is being cleared away */
+  UNS_CHILD_ENDING, /* was told to end; takes no more calls */
+  UNS_CHILD_DEAD    /* is being cleared away */
 } uns_child_state;
 
 /* What the child holds a number for. */
 typedef struct uns_export uns_export;
 
 typedef struct uns_exports {
-  uv_mutex_t lock; /* guards what follows */
+  uv_mutex_t lock;               /* guards what follows */
   uns_export **by_id, **by_cell; /* chained hash tables of one size; owned */
   uint32_t size, count;
   uint64_t last_id;
@@ -40,9 +40,9 @@ typedef struct uns_service {
   uns_port in, out;
   uint8_t *input; /* what came and is not a whole frame yet; owned */
   size_t input_bytes, input_capacity;
-  uns_link output;  /* what could not be sent yet */
-  uns_link nested;  /* calls that the child made */
-  int received_fd;  /* that came over it; -1: none */
+  uns_link output;        /* what could not be sent yet */
+  uns_link nested;        /* calls that the child made */
+  int received_fd;        /* that came over it; -1: none */
   uns_function *function; /* of the last of them; one reference */
 } uns_service;
 
@@ -52,58 +52,58 @@ typedef struct uns_child {
 
   uv_mutex_t lock; /* guards what follows */
   uns_child_state state;
-  pid_t pid;       /* 0: reaped, or not started */
-  int wake_fd;     /* the child's eventfd; -1: not known yet */
+  pid_t pid;           /* 0: reaped, or not started */
+  int wake_fd;         /* the child's eventfd; -1: not known yet */
   char condemned[192]; /* why it was killed by us, or could not start; or "" */
   char error_code[24]; /* the latter's */
   uns_job *jobs[UNS_CLAIMS];
   uint64_t sequences[UNS_CLAIMS], last_sequence;
-  uint64_t cancelled; /* the number of the call that is being stopped; 0: none */
-  uint64_t grace_ns;  /* its own */
-  int rung;           /* how firmly: 0 asked, 1 SIGTERM, 2 SIGKILL */
-  uint64_t next_rung_ns; /* on uns_clock_ns; timers that come earlier were set for a call before it */
+  uint64_t cancelled;        /* the number of the call that is being stopped; 0: none */
+  uint64_t grace_ns;         /* its own */
+  int rung;                  /* how firmly: 0 asked, 1 SIGTERM, 2 SIGKILL */
+  uint64_t next_rung_ns;     /* on uns_clock_ns; timers that come earlier were set for a call before it */
   uint8_t order[UNS_CLAIMS]; /* the places in use, oldest first: that one runs, the others were given ahead */
   uint32_t in_flight;        /* of them */
-  bool arrived;       /* what the dispatch chose it for has come */
+  bool arrived;              /* what the dispatch chose it for has come */
   uns_port to_child;
   uns_frame frame; /* the one that is being written, where it did not fit */
   size_t frame_written;
   bool writing;
-  unsigned writing_slot; /* its call's place */
+  unsigned writing_slot;                    /* its call's place */
   uint8_t unsent[UNS_CLAIMS], unsent_count; /* places of calls whose frames come after it */
   bool expects_give; /* the dispatch has chosen the worker for a job that has not come yet, and it died meanwhile */
 
   uv_mutex_t read_lock; /* guards what follows */
-  bool readable; /* it is not buried yet */
-  uint64_t average_ns; /* of its last calls; 0: none yet */
+  bool readable;        /* it is not buried yet */
+  uint64_t average_ns;  /* of its last calls; 0: none yet */
   uns_port from_child;
   uint8_t *large; /* a frame that does not fit into the ring, as far as it has come; owned */
   uint64_t large_bytes, large_have;
 
-  uns_wire wire; /* mapped for good; over it the next child's */
+  uns_wire wire;         /* mapped for good; over it the next child's */
   atomic_uint main_jobs; /* calls in it whose end the script's loop reads */
   atomic_int group;      /* its process group, for signals; 0: none */
 
   /* the supervisor's thread only */
-  uns_watch ended;   /* on the descriptor that tells its end */
+  uns_watch ended; /* on the descriptor that tells its end */
   uns_service service;
   uint64_t started_ns;
-  uint64_t seen_running; /* the number of the call that ran when it was last looked at */
-  uint32_t waiting;  /* what the board said last of its place */
+  uint64_t seen_running;   /* the number of the call that ran when it was last looked at */
+  uint32_t waiting;        /* what the board said last of its place */
   uint64_t progress_count; /* the same of reports of progress */
   uns_exports exports;
 } uns_child;
 
 struct uns_process_pool {
   uns_dispatch dispatch;
-  struct uns_parent *parent; /* borrowed: in a worker process, and then nothing else is used */
-  uns_executors *executors;  /* borrowed */
+  struct uns_parent *parent;  /* borrowed: in a worker process, and then nothing else is used */
+  uns_executors *executors;   /* borrowed */
   uns_supervisor *supervisor; /* borrowed */
-  uns_mailbox *main_mailbox; /* one reference */
-  uns_runtime *main_runtime; /* borrowed; its thread's */
-  uns_source source;         /* in its list once it has submitted something */
-  atomic_uint main_jobs;     /* its calls under way */
-  atomic_bool main_asleep;   /* pairs with each child's main_jobs (seq_cst): whoever gives a call tells its child */
+  uns_mailbox *main_mailbox;  /* one reference */
+  uns_runtime *main_runtime;  /* borrowed; its thread's */
+  uns_source source;          /* in its list once it has submitted something */
+  atomic_uint main_jobs;      /* its calls under way */
+  atomic_bool main_asleep;    /* pairs with each child's main_jobs (seq_cst): whoever gives a call tells its child */
   uns_sweep sweep;
 
   uns_mail grow_mail; /* on its way while `growing` */
@@ -115,7 +115,7 @@ struct uns_process_pool {
   bool closed; /* all children are gone for good; guarded by `lock` */
 
   atomic_bool ahead_armed; /* the supervisor will look whether what was given ahead is stuck */
-  bool closing; /* the supervisor's from here on */
+  bool closing;            /* the supervisor's from here on */
   bool told_gone;
   int failed_starts; /* one after the other */
   bool surplus_armed;
