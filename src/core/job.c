@@ -72,7 +72,6 @@ uns_job *uns_job_twin(const uns_job *job) {
   if (twin == NULL) return NULL;
   twin->mail.deliver = job->mail.deliver;
   twin->submitted_ns = job->submitted_ns;
-  twin->started_ns = job->started_ns;
   twin->pin = job->pin;
   twin->home_data = job->home_data;
   twin->reason = job->reason;
