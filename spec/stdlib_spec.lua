@@ -702,8 +702,13 @@ describe("io.popen", function()
     collectgarbage()
     local function dead_children()
       local self = script.read_file("/proc/self/stat"):match("^%d+")
-      local pipe <close> = io.popen("ps -o stat= --ppid " .. self .. " | grep -c Z")
-      return pipe:read("n")
+      local pipe <close> = io.popen("cat /proc/[0-9]*/stat 2>/dev/null")
+      local dead = 0
+      for line in pipe:lines() do
+        local state, parent = line:match("^.*%) (%a) (%d+)")
+        if state == "Z" and parent == self then dead = dead + 1 end
+      end
+      return dead
     end
     assert.is_true(script.eventually(function() return dead_children() == 0 end))
     assert.is_true(script.eventually(function() return script.descriptors() <= before end))
