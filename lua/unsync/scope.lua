@@ -1,6 +1,6 @@
 --- scope: a block that owns what is started in it.
 local core = require("unsync.core")
-local new, run, spawn, kind = core.scope_new, core.scope_run, core.scope_spawn, core.kind
+local new, run, kind = core.scope_new, core.scope_run, core.kind
 local promise = core.promise
 
 local scope = {}
@@ -10,14 +10,13 @@ local scope = {}
 ---@field limit? integer  children running at once; the others wait for their turn
 
 ---@class unsync.Scope
-local Scope = {}
-Scope.__index = Scope
-Scope.__name = "unsync.Scope"
+---@field spawn fun(self: unsync.Scope, fn: function, ...: any): unsync.Future  starts a child: its failure
+---cancels the scope, and is raised at its end
 
 --- A place among those that may run: given back when the child has ended, whatever its end.
 local Place = {}
 function Place.__close(place)
-  local self = place.scope
+  local self = place.places
   local first = table.remove(self.line, 1)
   if first then
     first:resolve() -- the place is the next one's
@@ -29,19 +28,19 @@ end
 local function take_place(self)
   if self.running < self.limit then
     self.running = self.running + 1
-    return setmetatable({ scope = self }, Place)
+    return setmetatable({ places = self }, Place)
   end
   local turn = promise()
   self.line[#self.line + 1] = turn
   local ok, err = pcall(turn.await, turn)
-  if ok then return setmetatable({ scope = self }, Place) end
+  if ok then return setmetatable({ places = self }, Place) end
   for i, one in ipairs(self.line) do
     if one == turn then
       table.remove(self.line, i)
       error(err, 0)
     end
   end
-  Place.__close({ scope = self }) -- it was given the place in the same moment
+  Place.__close({ places = self }) -- it was given the place in the same moment
   error(err, 0)
 end
 
@@ -51,20 +50,10 @@ local function limited(self, fn, ...)
   return fn(...)
 end
 
---- Starts a child: a call of `fn`, wrapped or not. Its failure cancels the scope, and is raised at its end.
----@param fn fun(...: any): any
----@return unsync.Future
-function Scope:spawn(fn, ...)
-  local handle = self.handle
-  if type(fn) ~= "function" then
-    error(("bad argument #1 to 'spawn' (function expected, got %s)"):format(type(fn)), 2)
-  end
-  if self.limit then return spawn(handle, limited, self, fn, ...) end
-  return spawn(handle, fn, ...)
-end
+local none = {}
 
 local function check(options)
-  if options == nil then return {} end
+  if options == nil then return none end
   local function bad(problem) error("bad argument #1 to 'scope' (" .. problem .. ")", 4) end
   if type(options) ~= "table" then bad("table expected, got " .. type(options)) end
   for name, value in pairs(options) do
@@ -91,9 +80,9 @@ function scope.scope(options, fn)
   if type(fn) ~= "function" then
     error(("bad argument #%d to 'scope' (function expected, got %s)"):format(options == nil and 1 or 2, type(fn)), 2)
   end
-  local handle = new()
-  local self = setmetatable({ handle = handle, limit = options.limit, running = 0, line = options.limit and {} }, Scope)
-  return run(handle, options.timeout, fn, self)
+  local limit = options.limit
+  local self = limit and new(limited, { limit = limit, running = 0, line = {} }) or new()
+  return run(self, options.timeout, fn)
 end
 
 return scope

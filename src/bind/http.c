@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "core/packet.h"
 #include "loop/future.h"
+#include "loop/group.h"
 #include "loop/transfer.h"
 
 #define REQUEST_TYPE "unsync.HttpRequest"
@@ -507,6 +508,7 @@ static int http_request(lua_State *L) {
     uns_runtime_unpin(runtime, mine->pin);
     return luaL_error(L, "not enough memory");
   }
+  uns_group_adopt(runtime, L);
   return 1;
 }
 

@@ -10,12 +10,14 @@
 #include "core/packet.h"
 #include "loop/group.h"
 
-#define SCOPE_TYPE "unsync.ScopeHandle"
+#define SCOPE_TYPE "unsync.Scope"
+enum { VALUE_GATE = 1, VALUE_PLACES };
 
 enum { SLOT_SCOPE = 1, SLOT_HANDLER, SLOT_RESULTS };
 
 typedef struct {
   uns_group *group; /* one reference; NULL while half-built */
+  bool limited;
 } scope;
 
 static uns_group *check_group(lua_State *L) { return ((scope *)luaL_checkudata(L, 1, SCOPE_TYPE))->group; }
@@ -42,10 +44,20 @@ static int scope_gc(lua_State *L) {
   return 0;
 }
 
-/* scope_new() -> ScopeHandle */
+/*
+ * scope_new([gate, places]) -> Scope. With a gate each child is a call of it: gate(places, fn, ...).
+ */
 static int core_scope_new(lua_State *L) {
-  scope *mine = lua_newuserdatauv(L, sizeof *mine, 0);
+  lua_settop(L, 2);
+  bool limited = !lua_isnil(L, 1);
+  scope *mine = lua_newuserdatauv(L, sizeof *mine, limited ? 2 : 0);
   mine->group = NULL;
+  mine->limited = limited;
+  if (limited) {
+    lua_insert(L, 1);
+    lua_setiuservalue(L, 1, VALUE_PLACES);
+    lua_setiuservalue(L, 1, VALUE_GATE);
+  }
   luaL_setmetatable(L, SCOPE_TYPE);
   mine->group = uns_group_new(uns_upvalue_runtime(L));
   return mine->group != NULL ? 1 : luaL_error(L, "not enough memory");
@@ -209,14 +221,15 @@ static int after_block(lua_State *L, int status, lua_KContext context) {
   return wait_for_end(L, runtime);
 }
 
-/* scope_run(handle, seconds or nil, fn, argument) -> what fn returns */
+/* scope_run(scope, seconds or nil, fn) -> what fn returns, which is given the scope */
 static int core_scope_run(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_group *group = check_group(L);
   uint64_t deadline_ns = uns_opt_deadline(L, 2);
   uns_task *task = uns_task_check_can_wait(runtime, L);
   if (group->ended || group->block.task != NULL) return luaL_error(L, "this scope has been used");
-  lua_settop(L, 4);
+  lua_settop(L, 3);
+  lua_pushvalue(L, 1);
   if (uns_group_enter(group, task, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
   lua_pushcfunction(L, uns_future_keep_traceback);
   lua_replace(L, SLOT_HANDLER);
@@ -225,14 +238,8 @@ static int core_scope_run(lua_State *L) {
   return after_block(L, status, (lua_KContext)runtime);
 }
 
-/* scope_spawn(handle, fn, ...) -> Future of a child */
-static int core_scope_spawn(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  uns_group *group = check_group(L);
-  uns_task *task = runtime->current;
-  if (group->ended || group->block.task == NULL) uns_error_raise(L, "closed", "closed: the scope has ended");
-  if (task == NULL) uns_error_raise(L, "EINVAL", "no task runs here: a scope's children are started by tasks");
-  luaL_checktype(L, 2, LUA_TFUNCTION);
+/* Starts a child while the running task stands elsewhere than in the scope itself. */
+static void spawn_from_elsewhere(lua_State *L, uns_runtime *runtime, uns_task *task, uns_group *group) {
   uns_group *own = task->group;
   lua_pushlightuserdata(L, runtime);
   lua_pushcclosure(L, uns_wrap_spawn, 1);
@@ -240,7 +247,34 @@ static int core_scope_spawn(lua_State *L) {
   task->group = group; /* for this call only, which does not wait */
   int status = lua_pcall(L, lua_gettop(L) - 2, 1, 0);
   task->group = own;
-  if (status != LUA_OK) return lua_error(L);
+  if (status != LUA_OK) lua_error(L);
+}
+
+/* scope:spawn(fn, ...) -> Future of a child */
+static int scope_spawn(lua_State *L) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  if (lua_touserdata(L, 1) == NULL || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(2))) {
+    luaL_checkudata(L, 1, SCOPE_TYPE);
+  }
+  lua_pop(L, 1);
+  scope *mine = lua_touserdata(L, 1);
+  uns_group *group = mine->group;
+  uns_task *task = runtime->current;
+  if (!lua_isfunction(L, 2)) return luaL_typeerror(L, 2, "function");
+  if (group->ended || group->block.task == NULL) uns_error_raise(L, "closed", "closed: the scope has ended");
+  if (task == NULL) uns_error_raise(L, "EINVAL", "no task runs here: a scope's children are started by tasks");
+  if (mine->limited) {
+    lua_getiuservalue(L, 1, VALUE_GATE);
+    lua_insert(L, 2);
+    lua_getiuservalue(L, 1, VALUE_PLACES);
+    lua_insert(L, 3);
+  }
+  if (task->group == group) { /* as it mostly does: nothing to put back where this fails */
+    lua_remove(L, 1);
+    uns_wrap_spawn(L);
+  } else {
+    spawn_from_elsewhere(L, runtime, task, group);
+  }
   uns_group_make_child(group, lua_touserdata(L, -1));
   return 1;
 }
@@ -248,11 +282,17 @@ static int core_scope_spawn(lua_State *L) {
 static const luaL_Reg metamethods[] = {{"__close", scope_close}, {"__gc", scope_gc}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"scope_new", core_scope_new},
                                      {"scope_run", core_scope_run},
-                                     {"scope_spawn", core_scope_spawn},
                                      {NULL, NULL}};
 
 void uns_bind_scope(lua_State *L, uns_runtime *runtime) {
-  if (luaL_newmetatable(L, SCOPE_TYPE)) uns_bind_functions(L, runtime, metamethods);
+  luaL_newmetatable(L, SCOPE_TYPE);
+  uns_bind_functions(L, runtime, metamethods);
+  lua_newtable(L);
+  lua_pushlightuserdata(L, runtime);
+  lua_pushvalue(L, -3);
+  lua_pushcclosure(L, scope_spawn, 2);
+  lua_setfield(L, -2, "spawn");
+  lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   uns_bind_functions(L, runtime, functions);
 }
