@@ -7,14 +7,11 @@
 
 #include "exec/frame.h"
 #include "exec/registry.h"
+#include "unsync.h"
 
 /* Counted up with every change of what the frames or the board mean. */
 #define PROTOCOL "2"
-#ifndef UNS_BUILD
-#define UNS_BUILD "unsync"
-#endif
-
-const char *uns_frame_build_id(void) { return UNS_BUILD ", " LUA_RELEASE ", protocol " PROTOCOL; }
+const char *uns_frame_build_id(void) { return "unsync " UNSYNC_VERSION ", " LUA_RELEASE ", protocol " PROTOCOL; }
 
 void uns_message_of_call(uns_message *message, const uns_job *job) {
   const uns_function *function = job->function;

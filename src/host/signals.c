@@ -4,13 +4,14 @@
 #include <signal.h>
 
 #include "core/error.h"
+#include "exec/process.h"
 #include "loop/task.h"
 
 static struct {
   uns_run *run;
   volatile sig_atomic_t number; /* of the signal that came, 0: none; taken by whoever raises it */
   volatile sig_atomic_t count;
-  struct sigaction before_int, before_term;
+  struct sigaction before_int, before_term, before_stop;
 } taken;
 
 static const char *name_of(int number) { return number == SIGINT ? "interrupted" : "interrupted by SIGTERM"; }
@@ -42,8 +43,23 @@ static void on_signal(int number) {
   uns_mailbox_wake(runtime->mailbox);
 }
 
-static void take(int number, struct sigaction *before) {
-  struct sigaction action = {.sa_handler = on_signal};
+/* Worker processes are not in the terminal's group: they stop and go on with us. */
+static void on_stop(int number) {
+  uns_process_pool *processes = taken.run != NULL ? taken.run->runtime->executors->processes : NULL;
+  if (processes != NULL) uns_process_pool_signal(processes, SIGSTOP);
+  struct sigaction stop = {.sa_handler = SIG_DFL}, handled;
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, number);
+  sigaction(number, &stop, &handled);
+  raise(number);
+  sigprocmask(SIG_UNBLOCK, &set, NULL); /* here we stand still, until somebody says SIGCONT */
+  sigaction(number, &handled, NULL);
+  if (processes != NULL) uns_process_pool_signal(processes, SIGCONT);
+}
+
+static void take(int number, void (*handler)(int), struct sigaction *before) {
+  struct sigaction action = {.sa_handler = handler};
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
   sigaction(number, NULL, before);
@@ -53,13 +69,15 @@ static void take(int number, struct sigaction *before) {
 void uns_signals_take(uns_run *run) {
   taken.run = run;
   taken.number = taken.count = 0;
-  take(SIGINT, &taken.before_int);
-  take(SIGTERM, &taken.before_term);
+  take(SIGINT, on_signal, &taken.before_int);
+  take(SIGTERM, on_signal, &taken.before_term);
+  take(SIGTSTP, on_stop, &taken.before_stop);
 }
 
 void uns_signals_release(void) {
   sigaction(SIGINT, &taken.before_int, NULL);
   sigaction(SIGTERM, &taken.before_term, NULL);
+  sigaction(SIGTSTP, &taken.before_stop, NULL);
   taken.run = NULL;
 }
 

@@ -1,5 +1,6 @@
 /*
  * signals: SIGINT and SIGTERM of the unsync program: the first raises `interrupted` in the root task, the second ends.
+ * SIGTSTP stops the worker processes too, which are groups of their own, and they go on with us.
  *
  * By sigaction, not through libuv: a script that never comes back to the loop must be reached too. The program's alone:
  * the library takes no signal. So this room may have a static of its own.

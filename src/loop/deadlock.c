@@ -95,6 +95,7 @@ void uns_task_interrupt_youngest(uns_runtime *runtime) {
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->state == UNS_TASK_PARKED) youngest = younger(youngest, task);
   }
+  if (youngest != NULL && youngest->awaited != NULL) youngest->awaited->expected = true; /* nobody is left to look */
   if (youngest != NULL) uns_task_interrupt(runtime, youngest);
   else lua_pop(runtime->L, 1);
 }
