@@ -233,6 +233,18 @@ describe("tasks", function()
     assert.equal("running", seen.state)
   end)
 
+  it("says where the script waits, not where our own modules do", function()
+    local line = debug.getinfo(1, "l").currentline + 2
+    local waits = unsync.io(function()
+      unsync.scope(function(s) s:spawn(unsync.sleep, 60) end)
+      return true
+    end, { name = "waits in a scope" })
+    local future = waits()
+    assert.truthy(find("waits in a scope").where:match("context_spec.lua:" .. line .. "$"))
+    future:cancel()
+    pcall(future.await, future)
+  end)
+
   it("shows what has not begun", function()
     local once = unsync.io(function() unsync.yield() end, { name = "one at a time", limit = 1 })
     local a, b = once(), once()

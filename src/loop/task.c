@@ -664,15 +664,19 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
 
 void uns_task_push_where(lua_State *L, uns_task *task) {
   lua_Debug frame;
+  bool found = false;
   luaL_checkstack(L, 3, NULL);
   for (int level = 0; lua_getstack(task->co, level, &frame); level++) {
     lua_getinfo(task->co, "Sl", &frame);
-    if (frame.currentline > 0) {
-      lua_pushfstring(L, "%s:%d", frame.short_src, frame.currentline);
-      return;
-    }
+    if (frame.currentline <= 0) continue;
+    bool ours = strncmp(frame.source, "@unsync/", 8) == 0; /* one of our modules, on behalf of who called it */
+    if (ours && found) continue;
+    if (found) lua_pop(L, 1);
+    lua_pushfstring(L, "%s:%d", frame.short_src, frame.currentline);
+    found = true;
+    if (!ours) return;
   }
-  lua_pushnil(L);
+  if (!found) lua_pushnil(L);
 }
 
 void uns_task_interrupt(uns_runtime *runtime, uns_task *task) {
