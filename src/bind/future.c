@@ -62,7 +62,8 @@ static int future_cancel(lua_State *L) {
 static int future_detach(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_future *future = uns_check_future(L, 1);
-  if (runtime->is_worker || runtime->job != NULL) return uns_error_raise(L, "EINVAL", "cannot detach in a worker: its root is the call, which ends");
+  if (runtime->is_worker || runtime->job != NULL)
+    return uns_error_raise(L, "EINVAL", "cannot detach in a worker: its root is the call, which ends");
   uns_group_detach(runtime, future);
   lua_settop(L, 1);
   return 1;
@@ -234,15 +235,15 @@ static int load_continuations(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {{"await", future_await},         {"result", future_await},
-                                   {"done", future_done},           {"status", future_status},
-                                   {"cancelled", future_cancelled}, {"error", future_error},
-                                   {"traceback", future_traceback}, {"resolve", promise_resolve},
-                                   {"reject", promise_reject},  {"cancel", future_cancel}, {"detach", future_detach},     {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"await", future_await},         {"result", future_await},        {"done", future_done},
+    {"status", future_status},       {"cancelled", future_cancelled}, {"error", future_error},
+    {"traceback", future_traceback}, {"resolve", promise_resolve},    {"reject", promise_reject},
+    {"cancel", future_cancel},       {"detach", future_detach},       {NULL, NULL}};
 static const luaL_Reg metamethods[] = {{"__tostring", future_tostring}, {"__close", future_close}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"promise", core_promise},     {"resolved", core_resolved},
-                                     {"rejected", core_rejected},   {"is_future", core_is_future},
-                                     {"observe", core_observe},     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"promise", core_promise},   {"resolved", core_resolved},
+                                     {"rejected", core_rejected}, {"is_future", core_is_future},
+                                     {"observe", core_observe},   {NULL, NULL}};
 
 void uns_bind_future(lua_State *L, uns_runtime *runtime) {
   uns_bind_functions(L, runtime, functions);

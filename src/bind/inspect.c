@@ -69,7 +69,8 @@ static void push_task(lua_State *L, uns_task *task, uint64_t now_ns) {
 
 static void push_call(lua_State *L, int future_index, int parent_index, uint64_t now_ns) {
   const uns_future *future = lua_touserdata(L, future_index);
-  bool started = future->job != NULL && atomic_load_explicit(&future->job->state, memory_order_relaxed) == UNS_JOB_STARTED;
+  bool started = future->job != NULL &&
+                 atomic_load_explicit(&future->job->state, memory_order_relaxed) == UNS_JOB_STARTED;
   lua_createtable(L, 0, 8);
   lua_pushvalue(L, parent_index);
   lua_setfield(L, -2, "parent");

@@ -77,7 +77,8 @@ static bool counts(uns_runtime *runtime, lua_State *L, const uns_member *member)
  * Pushes the errors of all failed members that count but `raised`, in order, and before them that of the block where it is
  * not the one to be raised. nil where there are none.
  */
-static void push_others(uns_runtime *runtime, lua_State *L, uns_group *group, const uns_member *raised, bool with_block) {
+static void push_others(uns_runtime *runtime, lua_State *L, uns_group *group, const uns_member *raised,
+                        bool with_block) {
   lua_Integer count = 0;
   lua_newtable(L);
   int list = lua_gettop(L);
@@ -280,9 +281,7 @@ static int scope_spawn(lua_State *L) {
 }
 
 static const luaL_Reg metamethods[] = {{"__close", scope_close}, {"__gc", scope_gc}, {NULL, NULL}};
-static const luaL_Reg functions[] = {{"scope_new", core_scope_new},
-                                     {"scope_run", core_scope_run},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"scope_new", core_scope_new}, {"scope_run", core_scope_run}, {NULL, NULL}};
 
 void uns_bind_scope(lua_State *L, uns_runtime *runtime) {
   luaL_newmetatable(L, SCOPE_TYPE);

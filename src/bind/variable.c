@@ -47,7 +47,8 @@ static void push_raw(uns_runtime *runtime, lua_State *L) {
 /* variable:get() -> value */
 static int variable_get(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (lua_touserdata(L, 1) == NULL || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(2))) check_variable(L);
+  if (lua_touserdata(L, 1) == NULL || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(2)))
+    check_variable(L);
   if (runtime->current != NULL && runtime->current->context != NULL) {
     uns_runtime_push_pin(runtime, L, runtime->current->context->pin);
     lua_getiuservalue(L, 1, VALUE_IDENTITY);
@@ -259,7 +260,7 @@ int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable)
     }
     luaL_checkstack(L, 8, NULL);
     lua_pushvalue(L, -2);
-    lua_insert(L, table);   /* the identity */
+    lua_insert(L, table);     /* the identity */
     lua_insert(L, table + 1); /* the value */
     table += 2;
     count++;

@@ -491,9 +491,7 @@ static int core_io(lua_State *L) { return declare(L, UNS_KIND_IO); }
 static int core_thread(lua_State *L) { return declare(L, UNS_KIND_THREAD); }
 static int core_cpu(lua_State *L) { return declare(L, UNS_KIND_CPU); }
 
-bool uns_is_wrapped(lua_State *L, int index) {
-  return lua_tocfunction(L, index) == wrapped_call;
-}
+bool uns_is_wrapped(lua_State *L, int index) { return lua_tocfunction(L, index) == wrapped_call; }
 
 const char *uns_wrapped_kind(lua_State *L, int index) {
   static const char *const kinds[] = {"io", "thread", "cpu"};

@@ -13,27 +13,27 @@
 
 typedef struct uns_member {
   uns_waiter waiter;
-  uns_link link;     /* in its group's `members`, or `failed` */
+  uns_link link; /* in its group's `members`, or `failed` */
   struct uns_group *group;
   uns_future *future;
-  int pin;           /* of the future */
-  bool is_child;     /* started by the scope's own spawn: its failure is the scope's at once */
+  int pin;       /* of the future */
+  bool is_child; /* started by the scope's own spawn: its failure is the scope's at once */
 } uns_member;
 
 typedef struct uns_group {
   size_t references;       /* the scope's object, and the tasks that stand in it */
   struct uns_group *outer; /* one reference, or NULL */
   uns_runtime *runtime;
-  uns_link members;        /* not settled */
-  uns_link failed;         /* in the order in which they did */
-  size_t count;            /* of `members` */
-  uns_member *first;       /* the child that made the scope fail, or NULL */
-  uns_task *waiting;       /* for the last member to settle, or NULL */
+  uns_link members;  /* not settled */
+  uns_link failed;   /* in the order in which they did */
+  size_t count;      /* of `members` */
+  uns_member *first; /* the child that made the scope fail, or NULL */
+  uns_task *waiting; /* for the last member to settle, or NULL */
   uns_callback callback;
-  uns_cancel_scope block;  /* around the block and the wait for its end */
-  uns_cancel_scope drain;  /* a shield, once all has been cancelled */
+  uns_cancel_scope block; /* around the block and the wait for its end */
+  uns_cancel_scope drain; /* a shield, once all has been cancelled */
   bool cancelled, draining, ended;
-  bool outside;            /* it was cancelled by one around it */
+  bool outside; /* it was cancelled by one around it */
   bool block_failed;
 } uns_group;
 

@@ -198,7 +198,8 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   leave(runtime, task);
   if (!uns_list_empty(&task->mutexes)) uns_mutex_abandon(runtime, task);
   /* Where the state ends in the middle of it, its scopes are finalized later. */
-  for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer) scope->task = NULL;
+  for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer)
+    scope->task = NULL;
   reset_base(runtime, task);
   uns_list_remove(&task->live_link);
   uns_list_remove(&task->ready_link);
@@ -361,7 +362,8 @@ uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, c
   if (parent != NULL && parent->group != NULL) task->group = uns_group_ref(parent->group);
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
-  if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
+  if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL)
+    runtime->inherit_hook(L, co);
   if (hold || runtime->nested_starts >= NESTED_STARTS_MAX) {
     future->state = UNS_FUTURE_PENDING;
     task->first_arguments = count;
@@ -559,7 +561,8 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task == NULL) {
     const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
-    uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)", caller);
+    uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)",
+                    caller);
   }
   if (uns_cancel_reaching(task) != NULL) uns_cancel_raise(runtime, L);
   if (task->is_main && L == runtime->L) {
@@ -572,7 +575,8 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
   if (!lua_isyieldable(L)) {
     push_culprit(L);
     const char *name = lua_isnil(L, -1) ? "a C function" : lua_tostring(L, -1);
-    uns_error_raise(L, "unyieldable", "cannot wait across the C function '%s', which calls back without a way to suspend", name);
+    uns_error_raise(L, "unyieldable",
+                    "cannot wait across the C function '%s', which calls back without a way to suspend", name);
   }
   return task;
 }
@@ -608,7 +612,8 @@ static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *futur
   uns_future_add_waiter(future, &task->waiter);
   task->awaited = future;
   task->waits_for = "future";
-  if (future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
+  if (future->foreign ||
+      (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
     task->hopeful = true;
     runtime->pending++;
   }
@@ -633,7 +638,8 @@ bool uns_task_end_turn(uns_runtime *runtime, lua_State *L) {
   runtime->budget = 0; /* and no less, however often this is asked in vain */
   if (L != runtime->running || !lua_isyieldable(L)) return false;
   uns_task *task = runtime->current;
-  if (task == NULL || uns_cancel_reaching(task) != NULL) return false; /* its next wait raises: what it was given is its own */
+  if (task == NULL || uns_cancel_reaching(task) != NULL)
+    return false; /* its next wait raises: what it was given is its own */
   runtime->budget = BUDGET;
   uns_task_ready(runtime, task);
   return true;

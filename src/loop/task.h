@@ -29,37 +29,38 @@ struct uns_task {
   uns_link ready_link; /* in runtime->ready */
   uns_link live_link;  /* in runtime->tasks, or ->idle */
   lua_State *co;
-  int anchor;          /* pin of the coroutine */
-  int traceback;       /* pin of the traceback taken where its error was raised, or 0 */
-  int first_arguments; /* -1: it has started */
-  uint8_t state;       /* uns_task_state */
-  bool seen;           /* the script holds its thread (coroutine.running): not recycled */
-  bool is_main;        /* the state's main thread: waits by turning the loop */
-  bool timed_out;      /* the wait ended by `timer` */
-  bool listed;         /* in runtime->tasks */
-  uns_cancel_scope base; /* the task itself */
+  int anchor;              /* pin of the coroutine */
+  int traceback;           /* pin of the traceback taken where its error was raised, or 0 */
+  int first_arguments;     /* -1: it has started */
+  uint8_t state;           /* uns_task_state */
+  bool seen;               /* the script holds its thread (coroutine.running): not recycled */
+  bool is_main;            /* the state's main thread: waits by turning the loop */
+  bool timed_out;          /* the wait ended by `timer` */
+  bool listed;             /* in runtime->tasks */
+  uns_cancel_scope base;   /* the task itself */
   uns_cancel_scope *scope; /* the innermost */
-  bool held;           /* queued behind its function's limit, in uns_function.held */
-  bool hopeful;        /* its wait counts in runtime->pending: somebody elsewhere may end it */
-  int interrupt_error; /* pin of the error to raise */
-  uint8_t interrupt;   /* uns_interrupt: what the wait it is woken from must raise */
-  uint32_t mark;       /* loop/deadlock.c: seen in the search with this number */
-  uint32_t wait;       /* number of the present or last wait */
-  uns_future *future;  /* on co's stack */
+  bool held;               /* queued behind its function's limit, in uns_function.held */
+  bool hopeful;            /* its wait counts in runtime->pending: somebody elsewhere may end it */
+  int interrupt_error;     /* pin of the error to raise */
+  uint8_t interrupt;       /* uns_interrupt: what the wait it is woken from must raise */
+  uint32_t mark;           /* loop/deadlock.c: seen in the search with this number */
+  uint32_t wait;           /* number of the present or last wait */
+  uns_future *future;      /* on co's stack */
   uns_runtime *runtime;
-  uns_waiter waiter;   /* on the future it waits for */
-  uns_future *awaited; /* that future, or NULL: for deadlocks, for `where` */
+  uns_waiter waiter;     /* on the future it waits for */
+  uns_future *awaited;   /* that future, or NULL: for deadlocks, for `where` */
   const char *waits_for; /* "future", "sleep", "channel"; static */
-  void (*leave)(uns_task *task, uns_runtime *runtime); /* called once, when it is woken: its wait is more than `waiter`; or NULL */
-  void *wait_in;         /* for `leave` */
-  struct uns_mutex *wanted; /* the mutex it waits for, or NULL: for deadlocks */
-  uns_link mutexes;      /* those it holds: loop/gate.h */
-  uns_timer timer;     /* a deadline of the present wait */
-  uint64_t since_ns;   /* start, once it has waited */
-  uint64_t id, parent_id; /* 0: none */
-  uns_task *resumer;     /* while it runs: the task below it on the C stack, or NULL */
-  struct uns_group *group; /* loop/group.h; one reference, or NULL: it stands in no scope */
-  struct uns_context *context; /* loop/context.h; one reference, or NULL: nothing is set */
+  void (*leave)(uns_task *task,
+                uns_runtime *runtime); /* called once, when it is woken: its wait is more than `waiter`; or NULL */
+  void *wait_in;                       /* for `leave` */
+  struct uns_mutex *wanted;            /* the mutex it waits for, or NULL: for deadlocks */
+  uns_link mutexes;                    /* those it holds: loop/gate.h */
+  uns_timer timer;                     /* a deadline of the present wait */
+  uint64_t since_ns;                   /* start, once it has waited */
+  uint64_t id, parent_id;              /* 0: none */
+  uns_task *resumer;                   /* while it runs: the task below it on the C stack, or NULL */
+  struct uns_group *group;             /* loop/group.h; one reference, or NULL: it stands in no scope */
+  struct uns_context *context;         /* loop/context.h; one reference, or NULL: nothing is set */
 };
 
 /*
@@ -157,7 +158,8 @@ static inline bool uns_task_waits(lua_State *co) {
  *
  * Inline: a frame between a yield and the code that has resumed costs a mispredicted return, a tenth of a switch.
  */
-static inline int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int count, int *result_count) {
+static inline int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_State *co, int count,
+                                       int *result_count) {
   lua_State *outer = runtime->running;
   /* A wait in `co` comes back through L; where that cannot be, nothing inside may wait. */
   runtime->running = outer == L && (lua_isyieldable(L) || L == runtime->L) ? co : NULL;
