@@ -198,6 +198,14 @@ build/embed/%: examples/embed/%.c build/libunsync.so build/flags | packages
 	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -MMD -MP -pthread -Iinclude $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -Lbuild -lunsync $(LUA_LIBS) '-Wl,-rpath,$$ORIGIN/..' $(UV_CFLAGS) $(UV_LIBS)
 -include $(wildcard build/embed/*.d)
 
+# What the bench compares with, in C: bench/c/NAME.c is build/bench/NAME.
+BENCHES := $(patsubst bench/c/%.c,build/bench/%,$(sort $(wildcard bench/c/*.c)))
+
+build/bench/%: bench/c/%.c build/flags | packages
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -pthread $(INCLUDES) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LUA_LIBS) $(UV_LIBS) $(LDLIBS)
+
 # --- goals -----------------------------------------------------------------------------------------------------------------
 
 all: $(build/program) $(MODULE) $(LIBRARY) $(build/plugins) $(EMBEDDERS) ## build the program, the libraries and the example plugins
@@ -232,7 +240,7 @@ memcheck: all $(build/tests) $(build/spec-plugins) | packages-check $(call after
 	@.ci/tests memcheck build
 check: ## what CI runs: test, asan, tsan, memcheck and lint
 	@.ci/run
-bench: all | packages-test $(call after,test asan tsan memcheck) ## measure, beside a baseline
+bench: all $(BENCHES) | packages-test $(call after,test asan tsan memcheck) ## measure, beside a baseline
 	@build/unsync bench/run.lua $(ARGS)
 
 C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
