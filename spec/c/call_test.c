@@ -472,9 +472,10 @@ static void survives_failing_allocations(void **state) {
 
 static uns_job *cancelled_job;
 
+/* Once the task's own threads are at work. */
 static void cancel_soon(void *argument) {
   (void)argument;
-  usleep(20000);
+  while (atomic_load(&cancelled_job->progress_count) == 0) sched_yield();
   atomic_store(&cancelled_job->cancel, 1);
 }
 
