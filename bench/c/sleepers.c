@@ -8,9 +8,7 @@
 
 enum { TIMERS = 100000 };
 
-static void on_timer(uv_timer_t *timer) {
-  uv_close((uv_handle_t *)timer, NULL);
-}
+static void on_timer(uv_timer_t *timer) { uv_close((uv_handle_t *)timer, NULL); }
 
 int main(void) {
   uv_loop_t loop;

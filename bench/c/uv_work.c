@@ -10,9 +10,7 @@ enum { WARM = 500, CALLS = 20000 };
 static int done;
 static uint64_t from;
 
-static void work(uv_work_t *request) {
-  *(int *)request->data += 1;
-}
+static void work(uv_work_t *request) { *(int *)request->data += 1; }
 
 static void after(uv_work_t *request, int status) {
   if (status != 0) return;
