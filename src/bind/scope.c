@@ -86,7 +86,7 @@ static void push_others(uns_runtime *runtime, lua_State *L, uns_group *group, co
     lua_pushvalue(L, SLOT_RESULTS);
     lua_rawseti(L, list, ++count);
   }
-  for (uns_link *link = group->failed.next; link != &group->failed; link = link->next) {
+  for (uns_link *link = group->failed.next; link != NULL && link != &group->failed; link = link->next) {
     const uns_member *member = uns_container_of(link, uns_member, link);
     if (member == raised || !counts(runtime, L, member)) continue;
     uns_runtime_push_pin(runtime, L, member->pin);

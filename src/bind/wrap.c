@@ -327,7 +327,10 @@ static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *futu
 static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const declaration *declared, int count) {
   uns_function *function = declared->function;
   permit *mine = uns_malloc(sizeof *mine);
-  if (mine == NULL) luaL_error(L, "not enough memory");
+  if (mine == NULL) {
+    luaL_error(L, "not enough memory");
+    return NULL;
+  }
   bool hold = function->running >= function->limit;
   if (!hold) function->running++;
   uns_future *future = uns_task_start_held(runtime, L, count, declared->name, hold);

@@ -55,7 +55,8 @@ int uns_error_raise(lua_State *L, const char *code, const char *format, ...) {
   lua_getfield(L, -2, "message");
   lua_concat(L, 2);
   lua_setfield(L, -2, "message");
-  return lua_error(L);
+  lua_error(L);
+  __builtin_unreachable(); /* lua_error is not declared so */
 }
 
 int uns_error_is(lua_State *L, int index, const char *code) {

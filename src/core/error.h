@@ -15,7 +15,7 @@ void uns_error_push(lua_State *L, const char *code, const char *format, ...);
 /* Pushes an error for errno `number`: code "ENOENT" and the like, message "what: No such file or directory". */
 void uns_error_push_errno(lua_State *L, int number, const char *what);
 /* Raises one. The position of the caller is put before the message where Lua code called. */
-int uns_error_raise(lua_State *L, const char *code, const char *format, ...);
+__attribute__((noreturn)) int uns_error_raise(lua_State *L, const char *code, const char *format, ...);
 /* True if the value at `index` is a table of the class; with `code` not NULL, of that code. */
 int uns_error_is(lua_State *L, int index, const char *code);
 

@@ -227,7 +227,8 @@ static int scan_value(scan *s, spot where) {
     case UNS_TAG_STRING_NEW: {
       int status = note(&reader->strings, &reader->string_count, &reader->string_room, offset);
       if (status != UNS_OK) return status;
-    } /* fall through */
+    }
+      __attribute__((fallthrough));
     case UNS_TAG_STRING: return s->at < s->end && advance(s, (uint64_t)*s->at + 1) ? UNS_OK : UNS_ECORRUPT;
     case UNS_TAG_STRING_OLD:
       return uns_read_varint(&s->at, s->end, &number) && number < reader->string_count ? UNS_OK : UNS_ECORRUPT;

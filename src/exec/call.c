@@ -77,7 +77,8 @@ static int fail_text(call *c, const char *code, const char *format, ...) {
 
 static int fail_memory(call *c) { return fail_text(c, "ENOMEM", "not enough memory"); }
 
-static int api_fail(unsync_task *t, const char *code, const char *format, va_list arguments) {
+__attribute__((format(printf, 3, 0))) static int api_fail(unsync_task *t, const char *code, const char *format,
+                                                          va_list arguments) {
   uns_text message = {0};
   call *c = call_of(t);
   if (c->failed) return UNSYNC_FAILED;
@@ -94,7 +95,8 @@ static int api_fail_errno(unsync_task *t, int number, const char *what) {
   return fail_text(call_of(t), name, "%s: %s", what, text);
 }
 
-static int api_fail_arg(unsync_task *t, int index, const char *format, va_list arguments) {
+__attribute__((format(printf, 3, 0))) static int api_fail_arg(unsync_task *t, int index, const char *format,
+                                                              va_list arguments) {
   uns_text message = {0};
   call *c = call_of(t);
   if (c->failed) return UNSYNC_FAILED;
@@ -590,7 +592,8 @@ static void api_progress(unsync_task *t, double done_so_far, double total) {
     job->progressed(job);
 }
 
-static void api_log(unsync_task *t, int level, const char *format, va_list arguments) {
+__attribute__((format(printf, 3, 0))) static void api_log(unsync_task *t, int level, const char *format,
+                                                          va_list arguments) {
   static const char *const names[] = {"debug", "info", "warn", "error"};
   const uns_native *native = call_of(t)->native;
   if (level < UNSYNC_DEBUG) level = UNSYNC_DEBUG;

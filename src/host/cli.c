@@ -33,10 +33,9 @@ typedef struct {
   bool version, help;
 } options;
 
-static int misuse(const char *format, const char *what) {
-  fprintf(stderr, "unsync: ");
-  fprintf(stderr, format, what);
-  fprintf(stderr, "\n%s", usage_text);
+/* Two pieces of text around what was wrong. */
+static int misuse(const char *before, const char *what, const char *after) {
+  fprintf(stderr, "unsync: %s'%s'%s\n%s", before, what, after, usage_text);
   return 1;
 }
 
@@ -63,10 +62,10 @@ static int read_options(int argc, char **argv, options *read) {
     } else if (text[1] == 'e' || text[1] == 'l') {
       uns_step_kind kind = text[1] == 'e' ? UNS_STEP_CODE : UNS_STEP_REQUIRE;
       const char *value = value_of(argc, argv, &i);
-      if (value == NULL) return misuse("'%s' needs an argument", text);
+      if (value == NULL) return misuse("", text, " needs an argument");
       read->steps[read->step_count++] = (uns_step){.kind = kind, .text = value};
     } else {
-      return misuse("unrecognized option '%s'", text);
+      return misuse("unrecognized option ", text, "");
     }
   }
   read->script_index = i;

@@ -51,7 +51,8 @@ int uns_cancel_raise(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   const uns_cancel_scope *scope = uns_cancel_reaching(task);
   uns_cancel_push_scope_error(runtime, L, task, scope != NULL ? scope : &task->base, "await");
-  return lua_error(L);
+  lua_error(L);
+  __builtin_unreachable(); /* lua_error is not declared so */
 }
 
 void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped_by) {

@@ -43,7 +43,7 @@ void uns_cancel_push_error(lua_State *L, const uns_future *future, const char *s
 void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *task, const uns_cancel_scope *scope,
                                  const char *stopped_by);
 /* Raises `cancelled` in the running task, for the scope that reaches it. */
-int uns_cancel_raise(uns_runtime *runtime, lua_State *L);
+__attribute__((noreturn)) int uns_cancel_raise(uns_runtime *runtime, lua_State *L);
 
 /* Pushes the error `timeout` of a task or call named `name`, or of a block (NULL). */
 void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped_by);

@@ -1,5 +1,6 @@
 #include "loop/context.h"
 
+#include <assert.h>
 #include <lauxlib.h>
 
 const char uns_context_nil = 0;
@@ -37,6 +38,7 @@ static void make_own(uns_runtime *runtime, lua_State *L, uns_task *task) {
 void uns_context_set(uns_runtime *runtime, lua_State *L, uns_task *task) {
   luaL_checkstack(L, 6, NULL);
   if (task->context == NULL || task->context->references > 1) make_own(runtime, L, task);
+  assert(task->context != NULL); /* make_own raises where it cannot */
   uns_runtime_push_pin(runtime, L, task->context->pin);
   lua_insert(L, -3);
   lua_rawset(L, -3);

@@ -36,6 +36,7 @@ static void push_deadlock(lua_State *L, uns_task *task) {
     uns_future *awaited = at->awaited;
     if (awaited == NULL && at->wanted == NULL) break;
     if (behind(at) == NULL) {
+      if (awaited == NULL) break;
       lua_pushfstring(L, " (%s%s%s that nobody will settle)", uns_future_kind_name(awaited), awaited->name ? " " : "",
                       awaited->name ? awaited->name : "");
       luaL_addvalue(&text);

@@ -92,7 +92,10 @@ void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task) {
   if (group == NULL || future->state == UNS_FUTURE_DONE || future->state == UNS_FUTURE_CANCELLED) return;
   if (future->task != NULL && !stands_in(future->task, group)) return; /* it has detached itself */
   uns_member *member = uns_malloc(sizeof *member);
-  if (member == NULL) luaL_error(L, "not enough memory");
+  if (member == NULL) {
+    luaL_error(L, "not enough memory");
+    return;
+  }
   *member = (uns_member){.group = group, .future = future};
   member->waiter.wake = on_settled;
   member->waiter.listens = true;

@@ -183,7 +183,8 @@ const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *n
   (void)runtime;
   luaL_checkstack(L, 3, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &names_key);
-  const char *kept = lua_pushstring(L, name);
+  const char *kept;
+  lua_pushstring(L, name);
   if (lua_rawget(L, -2) != LUA_TSTRING) {
     lua_pop(L, 1);
     kept = lua_pushstring(L, name);
