@@ -574,11 +574,13 @@ bool uns_calls_fall_asleep(uns_source *source, bool asleep) {
   for (uint32_t i = 0; i < count; i++) {
     uns_child *child = pool->children[i];
     if (atomic_load(&child->main_jobs) == 0) continue;
-    atomic_store(&child->wire.board->host_asleep, asleep);
-    if (!asleep) continue;
-    uv_mutex_lock(
-        &child->read_lock); /* what the supervisor is reading now it posts; what comes after its last look counts */
-    if (child->readable && uns_ring_has_news(&child->wire.to_host)) may = false;
+    /* Under the lock, for the supervisor may be laying another child's memory over this one's. What it is reading now it
+       posts; what comes after its last look counts here. */
+    uv_mutex_lock(&child->read_lock);
+    if (child->readable) {
+      atomic_store(&child->wire.board->host_asleep, asleep);
+      if (asleep && uns_ring_has_news(&child->wire.to_host)) may = false;
+    }
     uv_mutex_unlock(&child->read_lock);
   }
   return may;
