@@ -114,7 +114,7 @@ describe("100,000 mixed calls on all executors #slow #plain", function()
       end
       local function children()
         local count = 0
-        for _ in io.popen("cat /proc/$PPID/task/*/children"):read("a"):gmatch("%d+") do
+        for _ in io.popen("cat /proc/$PPID/task/*/children 2>/dev/null"):read("a"):gmatch("%d+") do
           count = count + 1
         end
         return count - 1 -- cat's shell
