@@ -4,7 +4,7 @@
  * A userdata "unsync.Future" with one user value: the result, a table of results, or the failure (a sentinel whose
  * __gc reports it where nobody looked). Waiters are embedded in what waits and are told in the order they came.
  *   - Belongs to its state's thread. Only `cell`, made when it first crosses, is shared.
- *   - Knows no coroutine and no executor: loop/task.c, exec/.
+ *   - Knows no coroutine and no executor: loop/wait.c, exec/.
  */
 #ifndef UNS_FUTURE_H
 #define UNS_FUTURE_H

@@ -1,5 +1,6 @@
 /*
- * task: a coroutine on the loop. Start, park, wake, recycle: the program's only lua_resume of a script's task.
+ * task: a coroutine on the loop. Start, run, recycle in task.c, the program's only lua_resume of a script's task; park,
+ * wake and await in wait.c.
  *
  * A task's coroutine holds, from the bottom: its future, then its body under a pcall, so that clean-up may wait.
  *   - Every park has a number, task->wait; a wake-up that carries an old one is dropped.
@@ -11,6 +12,10 @@
 #define UNS_TASK_H
 
 #include "loop/future.h"
+
+enum {
+  UNS_TASK_BUDGET = 1000 /* waits on what is settled already, before others get their turn */
+};
 
 typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE } uns_task_state;
 
@@ -85,6 +90,9 @@ int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_
  * before anything is put anywhere.
  */
 uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L);
+
+/* Its wait is over: it leaves what it waited in. loop/task.c's, and uns_task_wake's. */
+void uns_task_leave_wait(uns_runtime *runtime, uns_task *task);
 
 /* Makes a parked task ready; it leaves whatever it waited in. Harmless on one that is ready already. */
 void uns_task_wake(uns_runtime *runtime, uns_task *task);

@@ -1,0 +1,279 @@
+/*
+ * wait: how a task stops and goes on: park, wake, the ready queue's entrance, and await, which is made of them.
+ *
+ * A wait is refused before anything is put anywhere (uns_task_check_can_wait), with the name of what is in its way.
+ */
+#include <lauxlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "loop/cancel.h"
+#include "loop/task.h"
+
+const char uns_task_wait_mark = 0;
+
+/* ---- ready, parked, awake ---- */
+
+/* Enters a task that parks or is queued into the tree of live ones, which those that never wait do not pay for. */
+static void list(uns_runtime *runtime, uns_task *task) {
+  if (task->listed) return;
+  task->listed = true;
+  task->since_ns = runtime->now_ns;
+  if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
+  uns_list_push_back(&runtime->tasks, &task->live_link);
+  runtime->live_count++;
+}
+
+void uns_task_list_running(uns_runtime *runtime) {
+  for (uns_task *task = runtime->current; task != NULL; task = task->resumer) list(runtime, task);
+}
+
+void uns_task_ready(uns_runtime *runtime, uns_task *task) {
+  list(runtime, task);
+  task->state = UNS_TASK_READY;
+  uns_runtime_stir(runtime);
+  uns_list_push_back(&runtime->ready, &task->ready_link);
+}
+
+void uns_task_release(uns_runtime *runtime, uns_task *task) {
+  task->held = false;
+  uns_list_remove(&task->ready_link);
+  uns_task_ready(runtime, task);
+}
+
+void uns_task_leave_wait(uns_runtime *runtime, uns_task *task) {
+  uns_list_remove(&task->waiter.link);
+  void (*further)(uns_task *, uns_runtime *) = task->leave;
+  if (further == NULL) return;
+  task->leave = NULL;
+  further(task, runtime);
+}
+
+void uns_task_wake(uns_runtime *runtime, uns_task *task) {
+  if (task->state != UNS_TASK_PARKED) return;
+  uns_task_leave_wait(runtime, task);
+  if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
+  if (task->hopeful) {
+    task->hopeful = false;
+    runtime->pending--;
+  }
+  task->awaited = NULL;
+  task->wanted = NULL;
+  task->waits_for = NULL;
+  task->wait++;
+  uns_task_ready(runtime, task);
+}
+
+/* The state's main thread waits by turning the loop under it. */
+static void wait_on_main(uns_runtime *runtime, uns_task *task) {
+  int nested = runtime->nested_starts;
+  lua_State *thread = runtime->running;
+  runtime->nested_starts = 0;
+  while (task->state != UNS_TASK_RUNNING) {
+    if (!uns_runtime_turn(runtime, true)) uns_task_raise_deadlock(runtime);
+  }
+  runtime->nested_starts = nested;
+  runtime->running = thread;
+  runtime->current = task;
+}
+
+void uns_task_finish_on_main(uns_runtime *runtime) {
+  int nested = runtime->nested_starts;
+  lua_State *thread = runtime->running;
+  uns_task *task = runtime->current;
+  runtime->nested_starts = 0;
+  while (uns_runtime_turn(runtime, true) || uns_task_raise_deadlock(runtime)) continue;
+  runtime->nested_starts = nested;
+  runtime->running = thread;
+  runtime->current = task;
+}
+
+int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
+  uns_task *task = runtime->current;
+  if (task->state == UNS_TASK_RUNNING) {
+    task->state = UNS_TASK_PARKED;
+    list(runtime, task);
+  }
+  return uns_task_pass_on(runtime, L, context, k);
+}
+
+int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
+  uns_task *task = runtime->current;
+  if (task->is_main && L == runtime->L) {
+    runtime->parking = false;
+    wait_on_main(runtime, task);
+    return k(L, LUA_YIELD, context);
+  }
+  runtime->parking = true;
+  lua_pushlightuserdata(L, (void *)&uns_task_wait_mark);
+  return lua_yieldk(L, 1, context, k);
+}
+
+/* ---- what is in the way of a wait ---- */
+
+/* Functions that let a wait through, although they are written in C. */
+static bool lets_waits_through(const char *name) {
+  static const char *const names[] = {"pcall", "xpcall", "dofile", "require", "coroutine.resume", "coroutine.wrap"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    if (strcmp(name, names[i]) == 0) return true;
+  }
+  return false;
+}
+
+/*
+ * Pushes the name that a module of package.loaded has for the function on top (popped), or nil. Of several the shortest:
+ * "load" rather than what some module keeps it as.
+ */
+static void push_global_name(lua_State *L) {
+  int function = lua_gettop(L), best = function + 1;
+  luaL_checkstack(L, 8, NULL);
+  lua_pushnil(L);
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (lua_pushnil(L); lua_next(L, best + 1); lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING || !lua_istable(L, -1)) continue;
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+      if (lua_type(L, -2) != LUA_TSTRING || !lua_rawequal(L, -1, function)) continue;
+      const char *module = lua_tostring(L, -4), *field = lua_tostring(L, -2);
+      if (strcmp(module, LUA_GNAME) == 0) lua_pushstring(L, field);
+      else lua_pushfstring(L, "%s.%s", module, field);
+      if (lua_isnil(L, best) || lua_rawlen(L, -1) < lua_rawlen(L, best)) lua_copy(L, -1, best);
+      lua_pop(L, 1);
+    }
+  }
+  lua_settop(L, best);
+  lua_remove(L, function);
+}
+
+/* Pushes the name of the C function that keeps L from yielding. */
+static void push_culprit(lua_State *L) {
+  lua_Debug frame;
+  lua_pushnil(L);
+  int best = lua_gettop(L);
+  for (int level = 1; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "Snf", &frame);
+    if (*frame.what != 'C') {
+      lua_pop(L, 1);
+      continue;
+    }
+    push_global_name(L);
+    if (lua_isnil(L, -1) && frame.name != NULL) {
+      lua_pop(L, 1);
+      lua_pushstring(L, frame.name);
+    }
+    const char *name = lua_tostring(L, -1);
+    lua_copy(L, -1, best);
+    lua_settop(L, best);
+    if (name != NULL && !lets_waits_through(name)) return;
+  }
+}
+
+uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = runtime->current;
+  if (task == NULL) {
+    const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
+    uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)",
+                    caller);
+  }
+  if (uns_cancel_reaching(task) != NULL) uns_cancel_raise(runtime, L);
+  if (task->is_main && L == runtime->L) {
+    if (lua_gc(L, LUA_GCISRUNNING) >= 0) return task;
+    uns_error_raise(L, "unyieldable", "cannot wait in a finalizer (__gc)");
+  }
+  if (L != runtime->running) {
+    uns_error_raise(L, "unyieldable", "cannot wait in a coroutine that was resumed by code which knows no tasks");
+  }
+  if (!lua_isyieldable(L)) {
+    push_culprit(L);
+    const char *name = lua_isnil(L, -1) ? "a C function" : lua_tostring(L, -1);
+    uns_error_raise(L, "unyieldable",
+                    "cannot wait across the C function '%s', which calls back without a way to suspend", name);
+  }
+  return task;
+}
+
+/* ---- awaiting a future ---- */
+
+void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = runtime->current;
+  if (task->interrupt == UNS_INTERRUPT_NONE) return;
+  if (task->interrupt == UNS_INTERRUPT_CANCEL) {
+    task->interrupt = UNS_INTERRUPT_NONE;
+    uns_cancel_raise(runtime, L);
+  }
+  task->interrupt = UNS_INTERRUPT_NONE;
+  uns_runtime_push_pin(runtime, L, task->interrupt_error);
+  uns_runtime_unpin(runtime, task->interrupt_error);
+  lua_error(L);
+}
+
+static int after_await(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  uns_runtime *runtime = uns_runtime_of(L);
+  uns_task *task = runtime->current;
+  uns_task_check_interrupt(runtime, L);
+  uns_future *future = lua_touserdata(L, (int)context);
+  if (task->timed_out && !uns_future_settled(future)) {
+    task->timed_out = false;
+    return uns_error_raise(L, "timeout", "timeout: the future was not settled in time");
+  }
+  task->timed_out = false;
+  return uns_future_push_outcome(runtime, L, (int)context);
+}
+
+static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *future) {
+  uns_future_add_waiter(future, &task->waiter);
+  task->awaited = future;
+  task->waits_for = "future";
+  if (future->foreign ||
+      (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
+    task->hopeful = true;
+    runtime->pending++;
+  }
+}
+
+static void check_not_own(lua_State *L, const uns_task *task, const uns_future *future) {
+  if (future->task == task && task->future == future) {
+    uns_error_raise(L, "deadlock", "deadlock: a task awaits its own future");
+  }
+}
+
+int uns_task_wait_for(uns_runtime *runtime, lua_State *L, int index, lua_KContext context, lua_KFunction k) {
+  uns_future *future = lua_touserdata(L, index);
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  check_not_own(L, task, future);
+  task->timed_out = false;
+  enter_waiter(runtime, task, future);
+  return uns_task_park(runtime, L, context, k);
+}
+
+bool uns_task_end_turn(uns_runtime *runtime, lua_State *L) {
+  runtime->budget = 0; /* and no less, however often this is asked in vain */
+  if (L != runtime->running || !lua_isyieldable(L)) return false;
+  uns_task *task = runtime->current;
+  if (task == NULL || uns_cancel_reaching(task) != NULL)
+    return false; /* its next wait raises: what it was given is its own */
+  runtime->budget = UNS_TASK_BUDGET;
+  uns_task_ready(runtime, task);
+  return true;
+}
+
+int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadline_ns) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future) && (--runtime->budget > 0 || runtime->current == NULL || !lua_isyieldable(L))) {
+    return uns_future_push_outcome(runtime, L, index);
+  }
+  index = lua_absindex(L, index);
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  task->timed_out = false;
+  if (uns_future_settled(future)) {
+    runtime->budget = UNS_TASK_BUDGET;
+    uns_task_ready(runtime, task);
+    return uns_task_park(runtime, L, index, after_await);
+  }
+  check_not_own(L, task, future);
+  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) {
+    return luaL_error(L, "not enough memory");
+  }
+  enter_waiter(runtime, task, future);
+  return uns_task_park(runtime, L, index, after_await);
+}
