@@ -640,16 +640,19 @@ describe("a failure that nobody looked at", function()
     end
   end)
 
-  it("is reported from a thread, too, where a child of the call failed unseen", function()
-    local code, err = report([[
-      local f = unsync.thread(function()
-        local unsync = require "unsync"
-        unsync.spawn(function() error("in the thread", 0) end)
-      end)()
-      pcall(f.await, f)
-    ]])
-    assert.matches("in the thread", err)
-    assert.is_true(code == 0 or code == 1)
+  it("fails the call, where it is one of a thread's or a process's, and so the script", function()
+    for _, kind in ipairs({"thread", "cpu"}) do
+      local code, err = report(([[
+        unsync.%s(function()
+          local unsync = require "unsync"
+          unsync.spawn(function() error("in the worker", 0) end)
+        end)()
+      ]]):format(kind))
+      assert.equal(1, code)
+      assert.matches("nobody looked at, of " .. kind .. ".*in the worker", err)
+      local _, count = err:gsub("in the worker", "")
+      assert.equal(1, count, err)
+    end
   end)
 
   it("comes without a word and with exit code 0, if there was none", function()

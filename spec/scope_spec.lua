@@ -84,6 +84,47 @@ describe("scope", function()
     assert.is_nil(err.others)
   end)
 
+  it("tells of the other errors in the traceback, of a text too, behind where the first came from", function()
+    local function first_thrower() error("first", 0) end
+    local function second_thrower() error("second", 0) end
+    local task = unsync.spawn(function()
+      unsync.scope(function(s)
+        s:spawn(function()
+          pcall(unsync.sleep, 1000)
+          second_thrower()
+        end)
+        s:spawn(function() first_thrower() end)
+        unsync.sleep(1000)
+      end)
+    end)
+    assert.same({false, "first"}, {pcall(task.await, task)})
+    local text = task:traceback()
+    local at = 1
+    for _, part in ipairs({"first_thrower", "awaited in:", "scope_spec", "also failed: io: second"}) do
+      local found = text:find(part, at, true)
+      assert.truthy(found, part .. " in " .. text)
+      at = found + 1
+    end
+  end)
+
+  it("keeps the traceback of the block's own error, whatever is awaited until it ends", function()
+    local function block_thrower() error("own", 0) end
+    local task = unsync.spawn(function()
+      unsync.scope(function(s)
+        s:spawn(function()
+          pcall(unsync.sleep, 1000)
+          local same = unsync.rejected("own")
+          unsync.shield(function() pcall(same.await, same) end)
+        end)
+        block_thrower()
+      end)
+    end)
+    assert.same({false, "own"}, {pcall(task.await, task)})
+    local text = task:traceback()
+    assert.matches("block_thrower", text)
+    assert.is_nil(text:find("awaited in", 1, true), text)
+  end)
+
   it("has the other errors in others, where the first is a table and the field is free", function()
     local function late(err)
       pcall(forever)

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/packet.h"
 #include "loop/cancel.h"
+#include "loop/failure.h"
 
 #define SCOPE_TYPE "unsync.CancelScope"
 
@@ -32,7 +33,7 @@ static int call_in_scope(lua_State *L, uns_runtime *runtime, uint64_t deadline_n
   if (runtime->current == NULL) uns_task_check_can_wait(runtime, L);
   if (uns_cancel_scope_enter(runtime, scope, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
   lua_toclose(L, 1);
-  lua_pushcfunction(L, uns_future_keep_traceback);
+  lua_pushcfunction(L, uns_failure_keep_traceback);
   lua_insert(L, 2);
   int status = lua_pcallk(L, lua_gettop(L) - 3, LUA_MULTRET, 2, (lua_KContext)runtime, after_call);
   return after_call(L, status, (lua_KContext)runtime);

@@ -2,6 +2,7 @@
 #include "bind/bind.h"
 #include "core/error.h"
 #include "core/packet.h"
+#include "loop/failure.h"
 
 /* now() -> number: seconds on the monotonic clock */
 static int loop_now(lua_State *L) {
@@ -46,7 +47,7 @@ static int loop_finish(lua_State *L) {
   if (!lua_isnoneornil(L, 2)) return 0; /* the script has failed: nobody can want the rest any more */
   int reported = runtime->unobserved;
   uns_task_finish_on_main(runtime);
-  int count = uns_future_report_unobserved(runtime) - reported;
+  int count = uns_failure_report_all(runtime) - reported;
   if (count == 0) return 0;
   lua_pushfstring(L, count == 1 ? "%d failure that nobody looked at" : "%d failures that nobody looked at", count);
   return lua_error(L);

@@ -8,6 +8,7 @@
 #include "bind/wrap.h"
 #include "core/error.h"
 #include "core/packet.h"
+#include "loop/failure.h"
 #include "loop/group.h"
 
 #define SCOPE_TYPE "unsync.Scope"
@@ -74,8 +75,8 @@ static bool counts(uns_runtime *runtime, lua_State *L, const uns_member *member)
 }
 
 /*
- * Pushes the errors of all failed members that count but `raised`, in order, and before them that of the block where it is
- * not the one to be raised. nil where there are none.
+ * Pushes a list of the failures of all members that count but `raised`, in order, and before them that of the block where it
+ * is not the one to be raised.
  */
 static void push_others(uns_runtime *runtime, lua_State *L, uns_group *group, const uns_member *raised,
                         bool with_block) {
@@ -83,35 +84,17 @@ static void push_others(uns_runtime *runtime, lua_State *L, uns_group *group, co
   lua_newtable(L);
   int list = lua_gettop(L);
   if (with_block) {
-    lua_pushvalue(L, SLOT_RESULTS);
+    uns_failure_push_raised(runtime, L, SLOT_RESULTS);
     lua_rawseti(L, list, ++count);
   }
   for (uns_link *link = group->failed.next; link != NULL && link != &group->failed; link = link->next) {
     const uns_member *member = uns_container_of(link, uns_member, link);
     if (member == raised || !counts(runtime, L, member)) continue;
     uns_runtime_push_pin(runtime, L, member->pin);
-    uns_future_push_error(runtime, L, lua_gettop(L));
+    uns_future_push_failure(L, -1);
     lua_rawseti(L, list, ++count);
     lua_settop(L, list);
   }
-  if (count > 0) return;
-  lua_pop(L, 1);
-  lua_pushnil(L);
-}
-
-/* Adds the list on top, popped, to the error below it, where there is one and there is room. */
-static void add_others(lua_State *L) {
-  if (lua_istable(L, -1) && lua_istable(L, -2)) {
-    lua_pushliteral(L, "others");
-    bool is_free = lua_rawget(L, -3) == LUA_TNIL;
-    lua_pop(L, 1);
-    if (is_free) {
-      lua_pushliteral(L, "others");
-      lua_pushvalue(L, -2);
-      lua_rawset(L, -4);
-    }
-  }
-  lua_pop(L, 1);
 }
 
 static uns_member *first_that_counts(uns_runtime *runtime, lua_State *L, const uns_group *group) {
@@ -125,11 +108,18 @@ static uns_member *first_that_counts(uns_runtime *runtime, lua_State *L, const u
 /* Raises the failure of `member`, with the others in it. */
 static int raise_member(uns_runtime *runtime, lua_State *L, uns_group *group, const uns_member *member) {
   uns_runtime_push_pin(runtime, L, member->pin);
-  int future = lua_gettop(L);
-  uns_future_push_error(runtime, L, future);
+  uns_future_push_failure(L, -1);
   push_others(runtime, L, group, member, group->block_failed);
-  add_others(L);
-  return uns_future_push_outcome(runtime, L, future);
+  uns_failure_with_others(runtime, L);
+  return uns_failure_raise(runtime, L);
+}
+
+/* Raises the error on top, with the failures of members in it. */
+static int raise_own(uns_runtime *runtime, lua_State *L, uns_group *group) {
+  uns_failure_push_raised(runtime, L, lua_gettop(L));
+  push_others(runtime, L, group, NULL, false);
+  uns_failure_with_others(runtime, L);
+  return uns_failure_raise(runtime, L);
 }
 
 /* All has ended: returns what the block returned, or raises the first failure. */
@@ -141,15 +131,11 @@ static int finish(lua_State *L, uns_runtime *runtime) {
   if (group->first != NULL) return raise_member(runtime, L, group, group->first);
   if (group->block_failed) {
     lua_settop(L, SLOT_RESULTS);
-    push_others(runtime, L, group, NULL, false);
-    add_others(L);
-    return lua_error(L);
+    return raise_own(runtime, L, group);
   }
   if (timed_out) {
     uns_cancel_push_timeout(L, NULL, "await");
-    push_others(runtime, L, group, NULL, false);
-    add_others(L);
-    return lua_error(L);
+    return raise_own(runtime, L, group);
   }
   if (group->outside) return uns_cancel_raise(runtime, L);
   uns_member *failed = first_that_counts(runtime, L, group);
@@ -232,7 +218,7 @@ static int core_scope_run(lua_State *L) {
   lua_settop(L, 3);
   lua_pushvalue(L, 1);
   if (uns_group_enter(group, task, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
-  lua_pushcfunction(L, uns_future_keep_traceback);
+  lua_pushcfunction(L, uns_failure_keep_traceback);
   lua_replace(L, SLOT_HANDLER);
   lua_toclose(L, SLOT_SCOPE);
   int status = lua_pcallk(L, 1, LUA_MULTRET, SLOT_HANDLER, (lua_KContext)runtime, after_block);

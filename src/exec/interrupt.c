@@ -4,7 +4,7 @@
 #include <lauxlib.h>
 #include <pthread.h>
 
-#include "loop/cancel.h"
+#include "loop/group.h"
 
 /* What runs on this thread; read by the handler in the same thread. */
 static _Thread_local uns_runtime *volatile listening;
@@ -25,6 +25,7 @@ static void tell_tasks(uns_runtime *runtime) {
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->future != NULL) uns_cancel_work(runtime, task->future);
   }
+  if (runtime->root != NULL) uns_group_cancel(runtime->root); /* its own calls to workers, which nobody may await */
 }
 
 static void on_instruction(lua_State *L, lua_Debug *frame) {

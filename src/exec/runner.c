@@ -1,7 +1,8 @@
 /*
  * runner: one job, here and now, in this thread's state; native or Lua.
  *
- * Each call is a scope of its own: it has ended when its function has returned and all that it started has ended.
+ * Each call is a scope of its own: it has ended when its function has returned and all that it started has ended, and
+ * fails with what failed in it unseen.
  * Whose thread this is, and what comes next: pool.c, child.c.
  */
 #include <lauxlib.h>
@@ -13,16 +14,58 @@
 #include "exec/call.h"
 #include "exec/executors.h"
 #include "exec/interrupt.h"
+#include "loop/failure.h"
+#include "loop/group.h"
 #include "loop/task.h"
 
-/* Turns the loop until the future at `index` has settled and no task is left. Whoever asks the job to stop sets its flag
-   and wakes the loop. */
+/* Turns the loop until the future at `index` has settled and all that belongs to the call has ended. Whoever asks the job to
+   stop sets its flag and wakes the loop. */
 static void drive(uns_runtime *runtime, int index) {
-  uns_future *future = lua_touserdata(runtime->L, index);
-  while (!uns_future_settled(future) || runtime->live_count > 0) {
+  const uns_future *future = lua_touserdata(runtime->L, index);
+  uns_group *scope = runtime->root;
+  while (!uns_future_settled(future) || runtime->live_count > 0 || scope->count > 0) {
     uns_interrupt_look(runtime);
+    if (uns_future_settled(future) && future->state != UNS_FUTURE_DONE && !scope->cancelled) uns_group_cancel(scope);
     if (!uns_runtime_turn(runtime, true) && !uns_task_raise_deadlock(runtime)) break;
   }
+}
+
+/*
+ * What failed in the call, and nobody looked at, is the failure of the call, the oldest first; or comes with the one that it
+ * has: then another future lies at `index`. Where it was cancelled, they are told.
+ */
+static void take_failures(uns_runtime *runtime, lua_State *L, int index) {
+  const uns_future *future = lua_touserdata(L, index);
+  bool failed = future->state == UNS_FUTURE_FAILED;
+  if (failed) uns_future_push_failure(L, index);
+  if (!uns_failure_take_all(runtime, L)) {
+    lua_settop(L, index);
+    return;
+  }
+  if (future->state == UNS_FUTURE_CANCELLED) {
+    for (lua_Integer i = 1; lua_rawgeti(L, index + 1, i) != LUA_TNIL; i++) {
+      uns_failure_report(L, -1);
+      lua_pop(L, 1);
+    }
+    lua_settop(L, index);
+    return;
+  }
+  if (!failed) { /* the first of them takes its place */
+    lua_rawgeti(L, index + 1, 1);
+    lua_insert(L, index + 1);
+    lua_Integer count = (lua_Integer)lua_rawlen(L, -1);
+    for (lua_Integer i = 2; i <= count + 1; i++) {
+      lua_rawgeti(L, -1, i);
+      lua_rawseti(L, -2, i - 1);
+    }
+  }
+  uns_failure_with_others(runtime, L);
+  uns_future_push(runtime, L, UNS_KIND_IO, future->name);
+  lua_replace(L, index);
+  lua_getiuservalue(L, index + 1, UNS_FAILURE_ERROR);
+  lua_getiuservalue(L, index + 1, UNS_FAILURE_TRACEBACK);
+  uns_future_fail(runtime, L, index, UNS_FUTURE_FAILED);
+  lua_settop(L, index);
 }
 
 /* Sets the caller's package.path and cpath, where they are not what this state has already. */
@@ -56,6 +99,16 @@ static int required(lua_State *L, int status, lua_KContext next) {
 }
 static int require_all(lua_State *L) { return required(L, LUA_OK, 1); }
 
+/* What the future at `index` came to is what the call did. */
+static void encode_outcome(uns_runtime *runtime, int index, uns_job *job) {
+  switch (uns_future_encode(runtime, runtime->L, index, &job->result)) {
+    case UNS_FUTURE_DONE: job->outcome = UNS_OUTCOME_DONE; break;
+    case UNS_FUTURE_CANCELLED: job->outcome = UNS_OUTCOME_CANCELLED; break;
+    default: job->outcome = UNS_OUTCOME_FAILED;
+  }
+  uns_future_observe(runtime, runtime->L, index);
+}
+
 /* Loads the modules that the call refers to, as a task of its own, since their bodies may wait. */
 static bool load_modules(uns_runtime *runtime, uns_job *job) {
   lua_State *L = runtime->L;
@@ -68,11 +121,7 @@ static bool load_modules(uns_runtime *runtime, uns_job *job) {
   drive(runtime, top + 1);
   uns_future *future = lua_touserdata(L, top + 1);
   bool fine = future->state == UNS_FUTURE_DONE;
-  if (!fine) {
-    uns_future_encode(runtime, L, top + 1, &job->result);
-    uns_future_observe(runtime, L, top + 1);
-    job->outcome = UNS_OUTCOME_FAILED;
-  }
+  if (!fine) { encode_outcome(runtime, top + 1, job); }
   lua_settop(L, top);
   return fine;
 }
@@ -93,6 +142,8 @@ static void fail_with_top(lua_State *L, uns_job *job) {
 static int run_lua(lua_State *L) {
   uns_job *job = lua_touserdata(L, 1);
   uns_runtime *runtime = uns_runtime_of(L);
+  runtime->root = uns_group_new(runtime);
+  if (runtime->root == NULL) return luaL_error(L, "not enough memory");
   set_search_path(L, job->search_path);
   if (!load_modules(runtime, job)) return 0;
   int top = lua_gettop(L);
@@ -111,13 +162,17 @@ static int run_lua(lua_State *L) {
     uns_job_fail(job, "deadlock", "deadlock: %s waits for what can never happen", job->function->name);
     return 0;
   }
-  switch (uns_future_encode(runtime, L, top + 1, &job->result)) {
-    case UNS_FUTURE_DONE: job->outcome = UNS_OUTCOME_DONE; break;
-    case UNS_FUTURE_CANCELLED: job->outcome = UNS_OUTCOME_CANCELLED; break;
-    default: job->outcome = UNS_OUTCOME_FAILED;
-  }
-  uns_future_observe(runtime, L, top + 1);
+  take_failures(runtime, L, top + 1);
+  encode_outcome(runtime, top + 1, job);
   return 0;
+}
+
+static void end_scope(uns_runtime *runtime) {
+  uns_group *scope = runtime->root;
+  if (scope == NULL) return;
+  runtime->root = NULL;
+  scope->ended = true;
+  uns_group_unref(scope);
 }
 
 void uns_runner_run(uns_runtime *runtime, uns_job *job) {
@@ -128,7 +183,8 @@ void uns_runner_run(uns_runtime *runtime, uns_job *job) {
     return;
   }
   lua_State *L = runtime->L;
-  if (uns_mailbox_has_mail(runtime->mailbox)) uns_runtime_turn(runtime, false); /* strings that calls before this one lent */
+  if (uns_mailbox_has_mail(runtime->mailbox))
+    uns_runtime_turn(runtime, false); /* strings that calls before this one lent */
   runtime->job = job;
   runtime->job_told = false;
   uns_interrupt_listen(runtime);
@@ -141,5 +197,6 @@ void uns_runner_run(uns_runtime *runtime, uns_job *job) {
     lua_settop(L, 0);
   }
   uns_interrupt_listen(NULL);
+  end_scope(runtime);
   runtime->job = NULL;
 }

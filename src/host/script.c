@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "loop/cancel.h"
+#include "loop/failure.h"
 
 /* ---- the root task ---- */
 
@@ -171,7 +172,7 @@ static void end(uns_run *run, bool failed) {
     if (run->code == 0) run->code = 1;
   }
   uns_runtime_unpin(runtime, run->root);
-  if (uns_future_report_unobserved(runtime) > run->unobserved && run->code == 0) run->code = 1;
+  if (uns_failure_report_all(runtime) > run->unobserved && run->code == 0) run->code = 1;
 }
 
 /* Where the root task has failed: cancels the rest, and ends the run when that has ended, or had its time. */

@@ -5,27 +5,14 @@
 #include <string.h>
 
 #include "core/codec.h"
-#include "core/error.h"
+#include "loop/failure.h"
 #include "loop/task.h"
 
 /* Registry keys, by address. */
 static const char companions_key = 0; /* future -> companion, weak keys: what must end with a future */
 static const char by_cell_key = 0;    /* cell -> future, weak values: the future of this state that stands for it */
-static const char raised_key = 0;     /* the failure that an await raised last, so that tracebacks can be joined */
 
-#define FAILURE_TYPE "unsync.Failure"
 #define COMPANION_TYPE "unsync.FutureCompanion"
-
-/* A failure, held by its future as the user value. Only failures pay. */
-enum { FAILURE_ERROR = 1, FAILURE_TRACEBACK, FAILURE_COMPANION }; /* its own user values */
-typedef struct {
-  uns_link link; /* in runtime->failures until somebody looks */
-  uns_cell *cell; /* one reference, where the future has crossed; NULL: it has not */
-  int pin;        /* what keeps the failure until the end, when its future is gone, or 0 */
-  uns_runtime *runtime;
-  const char *name;
-  uint8_t kind;
-} failure;
 
 /* The reference to a cell, and our ear on it. It may outlive the userdata that made it: the notice may be under way. */
 typedef struct companion {
@@ -39,122 +26,6 @@ static const char *const state_names[] = {"pending", "running", "done", "failed"
 
 const char *uns_future_kind_name(const uns_future *future) { return kind_names[future->kind]; }
 const char *uns_future_state_name(const uns_future *future) { return state_names[future->state]; }
-
-/* ---- failures nobody looked at ---- */
-
-static void observe(failure *lost) {
-  uns_list_remove(&lost->link);
-  if (lost->cell != NULL) uns_cell_look_at(lost->cell);
-}
-
-/* Of all the states that know a failure, one reports it: true for the first. */
-static bool claim(failure *lost) {
-  uns_list_remove(&lost->link);
-  return lost->cell == NULL || !atomic_exchange_explicit(&lost->cell->looked_at, true, memory_order_relaxed);
-}
-
-/* Other states, or messages to them, hold the future of the failure at index 1: they may still look at it. */
-static bool held_elsewhere(lua_State *L, const failure *lost) {
-  if (lost->cell == NULL) return false;
-  unsigned own = 1;
-  lua_getiuservalue(L, 1, FAILURE_COMPANION);
-  companion **slot = lua_touserdata(L, -1);
-  if (slot != NULL && *slot != NULL) own++; /* it goes in the same collection, before or after */
-  lua_pop(L, 1);
-  return atomic_load_explicit(&lost->cell->base.count, memory_order_relaxed) > own;
-}
-
-/* One line for stderr: the error as text, whatever it is. Runs protected, for __tostring may raise. */
-static int error_text(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
-  return 1;
-}
-
-static void report(lua_State *L, int index, const failure *lost) {
-  luaL_checkstack(L, 8, NULL);
-  index = lua_absindex(L, index);
-  lua_pushcfunction(L, error_text);
-  lua_getiuservalue(L, index, 1);
-  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
-    lua_pop(L, 1);
-    lua_pushliteral(L, "(an error object whose tostring failed)");
-  }
-  if (lua_getiuservalue(L, index, 2) != LUA_TSTRING) {
-    lua_pop(L, 1);
-    lua_pushliteral(L, "");
-  }
-  const char *error = lua_tostring(L, -2), *traceback = lua_tostring(L, -1);
-  lua_pushfstring(L, "a failure that nobody looked at, of %s%s%s: %s%s%s", kind_names[lost->kind],
-                  lost->name != NULL ? " " : "", lost->name != NULL ? lost->name : "", error,
-                  *traceback != '\0' ? "\n" : "", traceback);
-  uns_runtime_report(lost->runtime, lua_tostring(L, -1));
-  lua_pop(L, 3);
-}
-
-static void list_failure(lua_State *L, failure *lost) {
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &lost->runtime->failures);
-  lua_pushvalue(L, -2);
-  lua_rawsetp(L, -2, lost);
-  lua_pop(L, 1);
-  uns_list_push_back(&lost->runtime->failures, &lost->link);
-}
-
-/*
- * The future is gone here, but others may still look: the script's state keeps the failure at index 1, to know at its end.
- * A worker leaves it to the others: false.
- */
-static bool keep(lua_State *L, failure *lost) {
-  uns_runtime *runtime = lost->runtime;
-  uns_list_remove(&lost->link);
-  if (runtime->is_worker) return false;
-  for (uns_link *link = runtime->failures.next; link != &runtime->failures; link = runtime->failures.next) {
-    failure *kept = uns_container_of(link, failure, link); /* those that were looked at meanwhile need be kept no longer */
-    if (kept->pin == 0 || !atomic_load_explicit(&kept->cell->looked_at, memory_order_relaxed)) break;
-    uns_list_remove(&kept->link);
-    uns_runtime_unpin(runtime, kept->pin);
-  }
-  lua_settop(L, 1);
-  luaL_setmetatable(L, FAILURE_TYPE); /* so that it is finalized once more */
-  list_failure(L, lost);
-  lost->pin = uns_runtime_pin(runtime, L);
-  return true;
-}
-
-static int failure_gc(lua_State *L) {
-  failure *lost = lua_touserdata(L, 1);
-  if (lost->cell != NULL && uns_cell_is_remote(lost->cell)) {
-    uns_list_remove(&lost->link); /* the host's process has the real future, and its failure */
-  } else if (!uns_list_empty(&lost->link)) {
-    if (!lost->runtime->closing && held_elsewhere(L, lost)) {
-      if (keep(L, lost)) return 0;
-    } else if (claim(lost)) {
-      lost->runtime->unobserved++;
-      report(L, 1, lost);
-    }
-  }
-  uns_shared_unref(lost->cell);
-  lost->cell = NULL;
-  return 0;
-}
-
-int uns_future_report_unobserved(uns_runtime *runtime) {
-  lua_State *L = runtime->L;
-  if (uns_list_empty(&runtime->failures)) return runtime->unobserved;
-  lua_gc(L, LUA_GCCOLLECT); /* what is garbage reports itself first; then nothing comes in between */
-  lua_gc(L, LUA_GCSTOP);
-  uns_link *link;
-  while ((link = runtime->failures.next) != &runtime->failures) {
-    failure *lost = uns_container_of(link, failure, link);
-    if (!claim(lost)) continue;
-    runtime->unobserved++;
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime->failures);
-    lua_rawgetp(L, -1, lost);
-    if (lua_isuserdata(L, -1)) report(L, -1, lost);
-    lua_pop(L, 2);
-  }
-  lua_gc(L, LUA_GCRESTART);
-  return runtime->unobserved;
-}
 
 /* ---- the userdata ---- */
 
@@ -187,14 +58,11 @@ static void weak_table(lua_State *L, const void *key, const char *mode) {
 void uns_future_open(lua_State *L, uns_runtime *runtime) {
   weak_table(L, &companions_key, "k");
   weak_table(L, &by_cell_key, "v");
-  weak_table(L, &runtime->failures, "v");
-  luaL_newmetatable(L, FAILURE_TYPE);
-  lua_pushcfunction(L, failure_gc);
-  lua_setfield(L, -2, "__gc");
+  uns_failure_open(L, runtime);
   luaL_newmetatable(L, COMPANION_TYPE);
   lua_pushcfunction(L, companion_gc);
   lua_setfield(L, -2, "__gc");
-  lua_pop(L, 2);
+  lua_pop(L, 1);
   luaL_newmetatable(L, UNS_FUTURE_TYPE);
   runtime->future_class = lua_topointer(L, -1);
   lua_pushvalue(L, -1);
@@ -251,8 +119,8 @@ static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_pa
   int count;
   if (failed) {
     lua_getiuservalue(L, index, 1);
-    lua_getiuservalue(L, -1, 1);
-    lua_getiuservalue(L, -2, 2);
+    lua_getiuservalue(L, -1, UNS_FAILURE_ERROR);
+    lua_getiuservalue(L, -2, UNS_FAILURE_TRACEBACK);
     lua_remove(L, -3);
     count = 2;
   } else {
@@ -264,11 +132,37 @@ static bool encode_outcome(uns_runtime *runtime, lua_State *L, int index, uns_pa
   return fine;
 }
 
+/* An error that comes with others crosses alone where they cannot. */
+static bool encode_without_others(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
+  const uns_future *future = lua_touserdata(L, index);
+  if (future->state == UNS_FUTURE_DONE) return false;
+  int top = lua_gettop(L);
+  lua_getiuservalue(L, index, 1);
+  lua_getiuservalue(L, -1, UNS_FAILURE_ERROR);
+  bool fine = false;
+  if (lua_istable(L, -1) && (lua_pushliteral(L, "others"), lua_rawget(L, -2)) == LUA_TTABLE) {
+    lua_pushliteral(L, "others");
+    lua_pushnil(L);
+    lua_rawset(L, -4);
+    fine = encode_outcome(runtime, L, index, packet);
+    if (!fine) lua_pop(L, 1);
+    lua_pushliteral(L, "others");
+    lua_pushvalue(L, -2);
+    lua_rawset(L, -4);
+  }
+  lua_settop(L, top);
+  return fine;
+}
+
 uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index, uns_packet *packet) {
   static const uns_codec_names names = {"error", 0, false};
   uns_future *future = lua_touserdata(L, index);
   luaL_checkstack(L, 8, NULL);
   if (encode_outcome(runtime, L, index, packet)) return (uns_future_state)future->state;
+  if (encode_without_others(runtime, L, index, packet)) {
+    lua_pop(L, 1);
+    return (uns_future_state)future->state;
+  }
   int top = lua_gettop(L); /* why it cannot cross is what the others get instead */
   lua_pushnil(L);
   if (uns_codec_encode(L, top, 2, &names, packet) != UNS_OK) uns_packet_clear(packet);
@@ -321,13 +215,11 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
 
 /* The failure on top of L is that of the future at `index`, which has crossed. */
 static void share_failure(lua_State *L, int index) {
-  failure *lost = lua_touserdata(L, -1);
-  lost->cell = uns_shared_ref(((uns_future *)lua_touserdata(L, index))->cell);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &companions_key);
   lua_pushvalue(L, index);
   lua_rawget(L, -2);
-  lua_setiuservalue(L, -3, FAILURE_COMPANION);
-  lua_pop(L, 1);
+  lua_remove(L, -2);
+  uns_failure_share(L, ((uns_future *)lua_touserdata(L, index))->cell);
 }
 
 bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state state) {
@@ -338,19 +230,9 @@ bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_s
   }
   index = lua_absindex(L, index);
   luaL_checkstack(L, 6, NULL);
-  failure *lost = lua_newuserdatauv(L, sizeof *lost, FAILURE_COMPANION);
-  uns_list_init(&lost->link);
-  lost->cell = NULL;
-  lost->pin = 0;
-  lost->runtime = runtime;
-  lost->name = future->name;
-  lost->kind = future->kind;
-  lua_insert(L, -3);
-  lua_setiuservalue(L, -3, FAILURE_TRACEBACK);
-  lua_setiuservalue(L, -2, FAILURE_ERROR);
-  luaL_setmetatable(L, FAILURE_TYPE);
+  uns_failure_push(runtime, L, future->kind, future->name);
   if (future->cell != NULL) share_failure(L, index);
-  if (state == UNS_FUTURE_FAILED && !future->expected) list_failure(L, lost);
+  if (state == UNS_FUTURE_FAILED && !future->expected) uns_failure_list(runtime, L);
   lua_setiuservalue(L, index, 1);
   settled(runtime, L, index, future, state);
   return true;
@@ -358,26 +240,28 @@ bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_s
 
 /* ---- the outcome ---- */
 
-static failure *push_failure(lua_State *L, int index) {
+static uns_failure *push_failure(lua_State *L, int index) {
   uns_future *future = lua_touserdata(L, index);
   if (future->state != UNS_FUTURE_FAILED && future->state != UNS_FUTURE_CANCELLED) return NULL;
   lua_getiuservalue(L, index, 1);
   return lua_touserdata(L, -1);
 }
 
+void uns_future_push_failure(lua_State *L, int index) { uns_failure_observe(push_failure(L, index)); }
+
 void uns_future_observe(uns_runtime *runtime, lua_State *L, int index) {
   (void)runtime;
-  failure *lost = push_failure(L, index);
-  if (lost == NULL) return;
-  observe(lost);
+  uns_failure *failure = push_failure(L, index);
+  if (failure == NULL) return;
+  uns_failure_observe(failure);
   lua_pop(L, 1);
 }
 
 bool uns_future_unobserved(lua_State *L, int index) {
-  const failure *lost = push_failure(L, index);
-  if (lost == NULL) return false;
+  const uns_failure *failure = push_failure(L, index);
+  if (failure == NULL) return false;
   lua_pop(L, 1);
-  return !uns_list_empty(&lost->link);
+  return !uns_failure_observed(failure);
 }
 
 int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index) {
@@ -395,70 +279,32 @@ int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index) {
     lua_remove(L, packed);
     return count;
   }
-  observe(push_failure(L, index));
-  lua_pushvalue(L, -1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &raised_key);
-  lua_getiuservalue(L, -1, 1);
-  (void)runtime;
-  return lua_error(L);
+  uns_failure_observe(push_failure(L, index));
+  return uns_failure_raise(runtime, L);
 }
 
 void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index) {
   (void)runtime;
-  failure *lost = push_failure(L, index);
-  if (lost == NULL) {
+  uns_failure *failure = push_failure(L, index);
+  if (failure == NULL) {
     lua_pushnil(L);
     return;
   }
-  observe(lost);
-  lua_getiuservalue(L, -1, 1);
+  uns_failure_observe(failure);
+  lua_getiuservalue(L, -1, UNS_FAILURE_ERROR);
   lua_remove(L, -2);
 }
 
 void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index) {
   (void)runtime;
-  failure *lost = push_failure(L, index);
-  if (lost == NULL) {
+  uns_failure *failure = push_failure(L, index);
+  if (failure == NULL) {
     lua_pushnil(L);
     return;
   }
-  observe(lost);
-  lua_getiuservalue(L, -1, 2);
+  uns_failure_observe(failure);
+  lua_getiuservalue(L, -1, UNS_FAILURE_TRACEBACK);
   lua_remove(L, -2);
-}
-
-int uns_future_keep_traceback(lua_State *L) {
-  bool joined = uns_future_push_raised_traceback(L, 1);
-  if (!joined) luaL_traceback(L, L, NULL, 1);
-  failure *raised = lua_newuserdatauv(L, sizeof *raised, 2); /* without the class: nobody need look at it */
-  *raised = (failure){.runtime = NULL};
-  lua_insert(L, -2);
-  lua_setiuservalue(L, -2, 2);
-  lua_pushvalue(L, 1);
-  lua_setiuservalue(L, -2, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &raised_key);
-  lua_settop(L, 1);
-  return 1;
-}
-
-bool uns_future_push_raised_traceback(lua_State *L, int error) {
-  error = lua_absindex(L, error);
-  luaL_checkstack(L, 4, NULL);
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &raised_key) == LUA_TUSERDATA) {
-    lua_getiuservalue(L, -1, 1);
-    bool same = lua_rawequal(L, -1, error);
-    lua_pop(L, 1);
-    if (same && lua_getiuservalue(L, -1, 2) == LUA_TSTRING) {
-      lua_remove(L, -2);
-      lua_pushnil(L);
-      lua_rawsetp(L, LUA_REGISTRYINDEX, &raised_key);
-      return true;
-    }
-    lua_pop(L, same ? 2 : 1);
-    return false;
-  }
-  lua_pop(L, 1);
-  return false;
 }
 
 /* ---- across threads ---- */
@@ -541,10 +387,10 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
   uns_cell *cell = uns_cell_new();
   if (cell == NULL) return NULL;
   companion *mine = add_companion(runtime, L, index, cell);
-  failure *lost = push_failure(L, index);
-  if (lost != NULL) {
+  uns_failure *failure = push_failure(L, index);
+  if (failure != NULL) {
     share_failure(L, index);
-    if (uns_list_empty(&lost->link)) observe(lost);
+    if (uns_failure_observed(failure)) uns_failure_observe(failure);
     lua_pop(L, 1);
   }
   if (uns_future_settled(future)) {

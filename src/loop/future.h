@@ -85,6 +85,8 @@ int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index);
 /* Pushes the error value (nil if done) / the traceback (nil if none); marks the failure as looked at. */
 void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index);
 void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index);
+/* Pushes what the future at `index`, failed or cancelled, holds of that (loop/failure.h); it counts as looked at. */
+void uns_future_push_failure(lua_State *L, int index);
 /* True if the future has failed and nobody has looked at that. */
 bool uns_future_unobserved(lua_State *L, int index);
 void uns_future_observe(uns_runtime *runtime, lua_State *L, int index);
@@ -114,16 +116,5 @@ uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index
 /* "io" and the like; "pending" and the like. Static. */
 const char *uns_future_kind_name(const uns_future *future);
 const char *uns_future_state_name(const uns_future *future);
-
-/*
- * A message handler (lua_CFunction): keeps the traceback of an error that is caught only to be raised again, so that it is
- * joined with the one taken further out.
- */
-int uns_future_keep_traceback(lua_State *L);
-/* Where the error at `error` is the one that an await raised last: pushes its traceback and forgets it; else false. */
-bool uns_future_push_raised_traceback(lua_State *L, int error);
-
-/* At the end of a host: reports what nobody looked at, oldest first; returns how many there were in all. */
-int uns_future_report_unobserved(uns_runtime *runtime);
 
 #endif

@@ -85,9 +85,8 @@ static bool stands_in(const uns_task *task, const uns_group *group) {
   return at != NULL;
 }
 
-void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task) {
+void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task, uns_group *group) {
   uns_future *future = lua_touserdata(L, -1);
-  uns_group *group = task->group;
   while (group != NULL && group->ended) group = group->outer;
   if (group == NULL || future->state == UNS_FUTURE_DONE || future->state == UNS_FUTURE_CANCELLED) return;
   if (future->task != NULL && !stands_in(future->task, group)) return; /* it has detached itself */
@@ -109,7 +108,7 @@ void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task) {
   group->count++;
   uns_list_push_back(&group->members, &member->link);
   uns_future_add_waiter(future, &member->waiter);
-  if (group->cancelled && uns_cancel_reaching(task) != NULL) uns_cancel_work(runtime, future);
+  if (group->cancelled && (task == NULL || uns_cancel_reaching(task) != NULL)) uns_cancel_work(runtime, future);
 }
 
 void uns_group_make_child(uns_group *group, const uns_future *future) {

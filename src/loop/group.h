@@ -1,10 +1,11 @@
 /*
  * group: what a scope owns: the futures of the calls that were made in it and have not ended.
  *
- * A task stands in at most one group, the innermost; what it starts stands there too, and belongs to it.
+ * A task stands in at most one group, the innermost; what it starts stands there too, and belongs to it. A worker's call
+ * is the outermost, which no block ends (exec/runner.c).
  *   - Futures that have ended well are let go of at once; failed ones are kept until the scope looks.
  *   - Where no scope is, a call costs one look at a pointer.
- * Who waits for the end, and what it raises: bind/scope.c.
+ * Who waits for the end, and what it raises: bind/scope.c, exec/runner.c.
  */
 #ifndef UNS_GROUP_H
 #define UNS_GROUP_H
@@ -52,12 +53,14 @@ int uns_group_enter(uns_group *group, uns_task *task, uint64_t deadline_ns);
 void uns_group_leave(uns_group *group, uns_task *task);
 
 /*
- * The future on top of L was made by a call of `task`, which stands in a group: it belongs to it. Raises without memory.
+ * The future on top of L was made by a call of `task`, which stands in `group`: it belongs to it. Raises without memory.
+ * What callbacks call belongs to the call that a worker runs: runtime->root.
  */
-void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task);
+void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task, uns_group *group);
 static inline void uns_group_adopt(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
-  if (task != NULL && task->group != NULL) uns_group_adopt_call(runtime, L, task);
+  uns_group *group = task != NULL ? task->group : runtime->root;
+  if (group != NULL) uns_group_adopt_call(runtime, L, task, group);
 }
 
 /* The future has just been adopted, or has settled well before that: it is a child. */

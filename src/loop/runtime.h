@@ -99,7 +99,9 @@ struct uns_runtime {
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
   size_t pending_io;   /* of these, what the loop itself waits for, as HTTP: no reason to spin for mail */
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
-  uns_link failures;   /* failures nobody has looked at, oldest first (loop/future.c) */
+  uns_link failures;   /* failures nobody has looked at, oldest first (loop/failure.c) */
+  size_t kept_failures; /* of these, those whose futures are gone */
+  struct uns_group *root; /* the scope of the call that this worker runs, borrowed; NULL: none */
   void (*report)(uns_runtime *runtime, const char *text); /* told of errors nobody handles; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */

@@ -8,13 +8,13 @@
 #include "core/packet.h"
 #include "loop/cancel.h"
 #include "loop/context.h"
+#include "loop/failure.h"
 #include "loop/gate.h"
 #include "loop/group.h"
 
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
-  IDLE_MAX = 1024,        /* coroutines kept for the next tasks: about 1 KB each */
-  TRACEBACK_MAX = 16384   /* bytes of one that is to be joined with where it was awaited */
+  IDLE_MAX = 1024         /* coroutines kept for the next tasks: about 1 KB each */
 };
 
 /* Slots of a task's coroutine, under its body. */
@@ -27,31 +27,10 @@ static void forget_traceback(uns_runtime *runtime, uns_task *task) {
   task->traceback = 0;
 }
 
-/*
- * Pops the traceback of an error that an await raised, and the one of where that was, on top: leaves both as one. Of a
- * long chain the ends are kept: a text that grew with each await would cost the square of their number.
- */
-static void join_tracebacks(lua_State *L) {
-  static const char between[] = "\nawaited in:\n", left_out[] = "\n\t...\n";
-  size_t size, rest_size;
-  const char *text = lua_tolstring(L, -2, &size), *rest = lua_tolstring(L, -1, &rest_size);
-  luaL_Buffer joined;
-  luaL_buffinit(L, &joined);
-  if (size <= TRACEBACK_MAX) {
-    luaL_addlstring(&joined, text, size);
-  } else {
-    const char *head_end = text + TRACEBACK_MAX / 2, *tail = text + size - TRACEBACK_MAX / 2;
-    while (head_end > text && *head_end != '\n') head_end--;
-    while (tail > head_end && tail[-1] != '\n') tail--;
-    luaL_addlstring(&joined, text, (size_t)(head_end - text));
-    luaL_addstring(&joined, left_out);
-    luaL_addlstring(&joined, tail, (size_t)(text + size - tail));
-  }
-  luaL_addstring(&joined, between);
-  luaL_addlstring(&joined, rest, rest_size);
-  luaL_pushresult(&joined);
-  lua_replace(L, -3);
-  lua_pop(L, 1);
+static void forget_errors(uns_runtime *runtime, uns_task *task) {
+  forget_traceback(runtime, task); /* of an error that C caught inside, as load does with its reader's */
+  if (task->raised != 0) uns_runtime_unpin(runtime, task->raised);
+  task->raised = 0;
 }
 
 /* Message handler at the base of a task: keeps the traceback for the future; the error itself stays as it is. */
@@ -59,9 +38,7 @@ static int keep_traceback(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
   uns_task *task = runtime != NULL ? runtime->current : NULL;
   if (task == NULL) return 1;
-  bool joined = uns_future_push_raised_traceback(L, 1);
-  luaL_traceback(L, L, NULL, 1);
-  if (joined) join_tracebacks(L);
+  uns_failure_push_traceback(runtime, L);
   forget_traceback(runtime, task);
   task->traceback = uns_runtime_pin(runtime, L);
   return 1;
@@ -192,7 +169,7 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_list_remove(&task->live_link);
   uns_list_remove(&task->ready_link);
   uns_timer_disarm(runtime, &task->timer);
-  forget_traceback(runtime, task);
+  forget_errors(runtime, task);
   uns_context_unref(runtime, task->context);
   uns_group_unref(task->group);
   if (!task->is_main) uns_runtime_unpin(runtime, task->anchor);
@@ -209,7 +186,7 @@ static void unlist(uns_runtime *runtime, uns_task *task) {
 /* Its coroutine has ended well: kept for the next, unless the script has seen it and may still look at it. */
 static void task_recycle(uns_runtime *runtime, uns_task *task) {
   unlist(runtime, task);
-  forget_traceback(runtime, task); /* of an error that C caught inside, as load does with its reader's */
+  forget_errors(runtime, task);
   task->future = NULL;
   reset_base(runtime, task);
   if (task->context != NULL) {
@@ -347,7 +324,8 @@ uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, c
   const uns_task *parent = runtime->current;
   task->parent_id = parent != NULL ? parent->id : 0;
   if (parent != NULL && parent->context != NULL) task->context = uns_context_ref(parent->context);
-  if (parent != NULL && parent->group != NULL) task->group = uns_group_ref(parent->group);
+  uns_group *group = parent != NULL ? parent->group : runtime->root;
+  if (group != NULL) task->group = uns_group_ref(group);
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
   if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL)

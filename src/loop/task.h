@@ -36,6 +36,7 @@ struct uns_task {
   lua_State *co;
   int anchor;              /* pin of the coroutine */
   int traceback;           /* pin of the traceback taken where its error was raised, or 0 */
+  int raised;              /* pin of the failure that an await in it raised last (loop/failure.h), or 0 */
   int first_arguments;     /* -1: it has started */
   uint8_t state;           /* uns_task_state */
   bool seen;               /* the script holds its thread (coroutine.running): not recycled */
