@@ -42,7 +42,7 @@ unsync.scope = require("unsync.scope").scope
 unsync.retry = require("unsync.retry").retry
 
 --- Parts that most programs do not use are loaded when they are first looked at.
-local later = { every = true, http = true, tasks = true }
+local later = { every = true, http = true, tasks = true, testing = true }
 
 local meta = {}
 

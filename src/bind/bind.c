@@ -20,7 +20,7 @@ uint64_t uns_check_seconds(lua_State *L, int index) {
 
 uint64_t uns_opt_deadline(lua_State *L, int index) {
   if (lua_isnoneornil(L, index)) return 0;
-  return uns_clock_ns() + uns_check_seconds(L, index);
+  return uns_now_ns(uns_upvalue_runtime(L)) + uns_check_seconds(L, index);
 }
 
 uns_future *uns_check_future(lua_State *L, int index) {

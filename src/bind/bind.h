@@ -20,7 +20,7 @@ void uns_bind_functions(lua_State *L, uns_runtime *runtime, const luaL_Reg *func
 
 /* The number of seconds at `index` as nanoseconds: raises for what is no number, NaN or negative; huge is capped. */
 uint64_t uns_check_seconds(lua_State *L, int index);
-/* The same as a deadline on uns_clock_ns; never 0. Absent or nil: 0, none. */
+/* The same as a deadline on uns_now_ns; never 0. Absent or nil: 0, none. */
 uint64_t uns_opt_deadline(lua_State *L, int index);
 /* The future at `index`; raises for anything else. */
 uns_future *uns_check_future(lua_State *L, int index);

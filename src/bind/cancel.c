@@ -52,7 +52,7 @@ static int core_timeout(lua_State *L) {
   luaL_checktype(L, 2, LUA_TFUNCTION);
   uns_push_cancel_scope(L);
   lua_replace(L, 1);
-  return call_in_scope(L, uns_upvalue_runtime(L), uns_clock_ns() + duration_ns);
+  return call_in_scope(L, uns_upvalue_runtime(L), uns_now_ns(uns_upvalue_runtime(L)) + duration_ns);
 }
 
 /* shield(fn, ...) -> what fn returns: no cancellation from outside reaches the waits inside */

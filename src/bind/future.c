@@ -109,7 +109,7 @@ static int future_tostring(lua_State *L) {
   lua_pushfstring(L, "future: %s%s%s %s", uns_future_kind_name(future), *name != '\0' ? " " : "", name,
                   state_name(future));
   if (!uns_future_settled(future) && future->since_ns != 0) {
-    lua_Number age = (lua_Number)(uns_clock_ns() - future->since_ns) / 1e9;
+    lua_Number age = (lua_Number)(uns_now_ns(uns_upvalue_runtime(L)) - future->since_ns) / 1e9;
     lua_pushfstring(L, " %d.%d%d s", (int)age, (int)(age * 10) % 10, (int)(age * 100) % 10);
     lua_concat(L, 2);
   }

@@ -215,7 +215,7 @@ static int rate_acquire(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_rate *rate = luaL_checkudata(L, 1, RATE_TYPE);
   lua_settop(L, 1);
-  bool granted = uns_rate_try_acquire(rate);
+  bool granted = uns_rate_try_acquire(runtime, rate);
   if (granted && !turn_is_over(L, runtime)) return 0;
   if (!granted) uns_rate_wait(runtime, L, rate);
   return uns_task_park(runtime, L, 0, after_rate);

@@ -502,7 +502,7 @@ static int http_request(lua_State *L) {
   uint64_t deadline_ns = 0;
   if (mine->timeout_s > 0) {
     const lua_Number century = 3e9; /* further away than that is never */
-    deadline_ns = uns_clock_ns() + (uint64_t)ceil((mine->timeout_s < century ? mine->timeout_s : century) * 1e9);
+    deadline_ns = uns_now_ns(runtime) + (uint64_t)ceil((mine->timeout_s < century ? mine->timeout_s : century) * 1e9);
   }
   if (uns_transfer_start(&mine->transfer, runtime, deadline_ns) != UNS_OK) {
     uns_runtime_unpin(runtime, mine->pin);

@@ -85,7 +85,7 @@ static void push_call(lua_State *L, int future_index, int parent_index, uint64_t
 /* tasks() -> the records of all live tasks, then those of the calls under way, both in no particular order */
 static int core_tasks(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  uint64_t now_ns = uns_clock_ns();
+  uint64_t now_ns = uns_now_ns(runtime);
   lua_settop(L, 0);
   lua_newtable(L);
   lua_Integer count = 0;

@@ -4,9 +4,9 @@
 #include "core/packet.h"
 #include "loop/failure.h"
 
-/* now() -> number: seconds on the monotonic clock */
+/* now() -> number: seconds on the monotonic clock, or on the test clock */
 static int loop_now(lua_State *L) {
-  lua_pushnumber(L, (lua_Number)uns_clock_ns() / 1e9);
+  lua_pushnumber(L, (lua_Number)uns_now_ns(uns_upvalue_runtime(L)) / 1e9);
   return 1;
 }
 
@@ -22,7 +22,7 @@ static int loop_sleep(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uint64_t duration_ns = uns_check_seconds(L, 1);
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  if (uns_timer_arm(runtime, &task->timer, uns_clock_ns() + duration_ns) != UNS_OK) {
+  if (uns_timer_arm(runtime, &task->timer, uns_now_ns(runtime) + duration_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
   task->waits_for = "sleep";
@@ -32,7 +32,9 @@ static int loop_sleep(lua_State *L) {
 /* yield(): lets every task that is ready run first */
 static int loop_yield(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  uns_task_ready(runtime, uns_task_check_can_wait(runtime, L));
+  uns_task *task = uns_task_check_can_wait(runtime, L);
+  task->gave_way = runtime->shuffle != 0;
+  uns_task_ready(runtime, task);
   return uns_task_park(runtime, L, 0, after_wait);
 }
 

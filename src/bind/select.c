@@ -271,7 +271,7 @@ static int select_now(lua_State *L) {
     if (duration_ns == 0 && count > 0 && return_timeout(L)) {
       return uns_task_turn_is_over(runtime, L) ? uns_task_park(runtime, L, false, after_turn) : 2;
     }
-    deadline_ns = uns_clock_ns() + duration_ns;
+    deadline_ns = uns_now_ns(runtime) + duration_ns;
   }
   lua_settop(L, SLOT_SELECTION - 1);
   return wait_for_all(L, runtime, count, deadline_ns);

@@ -66,8 +66,8 @@ static child *child_new(uns_runtime *runtime) {
   c->references = 1;
   c->runtime = runtime;
   c->ended = true; /* not started yet */
-  uns_timer_init(&c->ask, on_ask);
-  uns_timer_init(&c->kill, on_kill);
+  uns_timer_init_real(&c->ask, on_ask);
+  uns_timer_init_real(&c->kill, on_kill);
   c->closer.close = on_runtime_end;
   uns_list_push_back(&runtime->closers, &c->closer.link);
   return c;

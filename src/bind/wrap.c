@@ -5,6 +5,7 @@
  * userdata. The function proper decides nothing else: how it runs was decided where it was wrapped.
  */
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <lualib.h>
 #include <string.h>
@@ -108,7 +109,7 @@ static void on_call_deadline(uns_timer *timer, uns_runtime *runtime) {
   call_deadline *deadline = uns_container_of(timer, call_deadline, timer);
   uns_job *job = deadline->job;
   uns_function *function = job->function;
-  if (deadline->from_start) {
+  if (deadline->from_start && runtime->test_clock == NULL) { /* a test's calls count from the call: they start at once */
     bool started = atomic_load_explicit(&job->state, memory_order_acquire) == UNS_JOB_STARTED;
     uint64_t due_ns = (started && job->started_ns != 0 ? job->started_ns : uns_clock_ns()) + function->run_timeout_ns;
     if (job->deadline_ns != 0 && job->deadline_ns < due_ns) due_ns = job->deadline_ns;
@@ -121,10 +122,16 @@ static void on_call_deadline(uns_timer *timer, uns_runtime *runtime) {
 /* Arms the call's deadline, if its function has one. Raises without memory. */
 static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
   const uns_function *function = job->function;
-  if (function->timeout_ns > 0) job->deadline_ns = job->submitted_ns + function->timeout_ns;
-  uint64_t due_ns = job->deadline_ns;
-  if (function->run_timeout_ns > 0 && (due_ns == 0 || job->submitted_ns + function->run_timeout_ns < due_ns)) {
-    due_ns = job->submitted_ns + function->run_timeout_ns;
+  uint64_t called_ns = job->submitted_ns, due_ns = 0;
+  if (function->timeout_ns > 0) due_ns = called_ns + function->timeout_ns;
+  if (runtime->test_clock != NULL) { /* which the worker does not know: it learns of the end from us alone */
+    called_ns = uns_now_ns(runtime);
+    if (due_ns != 0) due_ns = called_ns + function->timeout_ns;
+  } else {
+    job->deadline_ns = due_ns;
+  }
+  if (function->run_timeout_ns > 0 && (due_ns == 0 || called_ns + function->run_timeout_ns < due_ns)) {
+    due_ns = called_ns + function->run_timeout_ns;
   }
   if (due_ns == 0) return;
   call_deadline *deadline = uns_malloc(sizeof *deadline);
@@ -295,7 +302,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   if (function->native != NULL) uns_progress_attach(job);
   else job->search_path = search_path(runtime, L);
   future->job = job;
-  future->since_ns = job->submitted_ns;
+  future->since_ns = runtime->test_clock == NULL ? job->submitted_ns : uns_now_ns(runtime);
   runtime->pending++;
   submit(runtime, job);
   uns_group_adopt(runtime, L);
@@ -354,7 +361,7 @@ static int wrapped_call(lua_State *L) {
   int count = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
   if (count > 0) lua_insert(L, 1);
-  uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_clock_ns() : 0;
+  uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_now_ns(runtime) : 0;
   uns_future *future = declared->limited ? start_limited(L, runtime, declared, count)
                                          : uns_task_start(runtime, L, count, declared->name);
   if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
@@ -381,7 +388,8 @@ static uint64_t option_seconds(lua_State *L, const char *name) {
   if (type != LUA_TNIL) {
     lua_Number seconds = lua_isnumber(L, -1) && type == LUA_TNUMBER ? lua_tonumber(L, -1) : -1;
     if (!(seconds >= 0)) luaL_error(L, "bad option '%s' (seconds expected, got %s)", name, luaL_tolstring(L, -1, NULL));
-    duration_ns = seconds > 3e9 ? (uint64_t)3e18 : (uint64_t)(seconds * 1e9) + 1;
+    duration_ns = seconds > 3e9 ? (uint64_t)3e18 : (uint64_t)ceil(seconds * 1e9);
+    if (duration_ns == 0) duration_ns = 1; /* 0 is for none */
   }
   lua_pop(L, 1);
   return duration_ns;

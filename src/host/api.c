@@ -271,7 +271,7 @@ static void on_limit(uns_timer *timer, uns_runtime *runtime) {
 static void init_limit(limit *set, uns_runtime *runtime) {
   set->runtime = runtime;
   set->expired = false;
-  uns_timer_init(&set->timer, on_limit);
+  uns_timer_init_real(&set->timer, on_limit);
 }
 
 static int arm_limit(limit *set, uint64_t duration_ns) {

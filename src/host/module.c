@@ -156,3 +156,4 @@ int luaopen_unsync(lua_State *L) { return load(L, "unsync"); }
   int luaopen_unsync_##name(lua_State *L) { return load(L, "unsync." #name); }
 PART(core)
 PART(http)
+PART(testing)

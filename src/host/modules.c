@@ -7,10 +7,12 @@
 
 #include "bind/http.h"
 #include "bind/luv.h"
+#include "bind/testing.h"
 #include "host/embedded.h"
 
 /* The parts that are written in C. */
 static const luaL_Reg c_modules[] = {{"unsync.core.http", uns_open_http},
+                                     {"unsync.core.testing", uns_open_testing},
                                      {"luv", uns_open_luv},
                                      {NULL, NULL}};
 

@@ -133,7 +133,7 @@ static void disarm_grace(uns_run *run) {
 
 void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *script) {
   *run = (uns_run){.runtime = runtime, .script = script, .unobserved = runtime->unobserved};
-  uns_timer_init(&run->grace, on_grace);
+  uns_timer_init_real(&run->grace, on_grace);
   lua_State *L = runtime->L;
   int top = lua_gettop(L);
   lua_pushcfunction(L, start_root);

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "loop/gate.h"
+#include "loop/test_clock.h"
 
 static void describe(luaL_Buffer *text, lua_State *L, uns_task *task) {
   const char *name = task->future != NULL ? task->future->name : NULL;
@@ -48,6 +49,10 @@ static void push_deadlock(lua_State *L, uns_task *task) {
       luaL_addstring(&text, "itself: a cycle");
       break;
     }
+  }
+  const uns_test_clock *clock = task->runtime->test_clock;
+  if (clock != NULL && clock->stopped && clock->timers.count > 0) {
+    luaL_addstring(&text, " (the test clock stands still, and nobody is left to move it)");
   }
   luaL_pushresult(&text);
   uns_error_push(L, "deadlock", "%s", lua_tostring(L, -1));

@@ -149,7 +149,7 @@ static uint64_t next_ns(const uns_rate *rate) { return rate->granted_ns[rate->ne
 
 /* Serves the line as far as it goes. The heap has room for a timer that has just fired or been disarmed. */
 static void serve(uns_rate *rate, uns_runtime *runtime) {
-  uint64_t now_ns = uns_clock_ns();
+  uint64_t now_ns = uns_now_ns(runtime);
   uns_waiter *waiter;
   while ((waiter = uns_waiter_first(&rate->waiters)) != NULL && due(rate, now_ns)) {
     grant(rate, now_ns);
@@ -177,8 +177,8 @@ void uns_rate_init(uns_rate *rate, size_t most, uint64_t window_ns) {
   memset(rate->granted_ns, 0, most * sizeof *rate->granted_ns);
 }
 
-bool uns_rate_try_acquire(uns_rate *rate) {
-  uint64_t now_ns = uns_clock_ns();
+bool uns_rate_try_acquire(const uns_runtime *runtime, uns_rate *rate) {
+  uint64_t now_ns = uns_now_ns(runtime);
   if (!uns_list_empty(&rate->waiters) || !due(rate, now_ns)) return false;
   grant(rate, now_ns);
   return true;

@@ -71,7 +71,7 @@ void uns_barrier_init(uns_barrier *barrier, lua_Integer parties);
 bool uns_barrier_arrive(uns_runtime *runtime, lua_State *L, uns_barrier *barrier);
 
 void uns_rate_init(uns_rate *rate, size_t most, uint64_t window_ns);
-bool uns_rate_try_acquire(uns_rate *rate);
+bool uns_rate_try_acquire(const uns_runtime *runtime, uns_rate *rate);
 /* After that was false: the running task waits: uns_task_park. May raise. */
 void uns_rate_wait(uns_runtime *runtime, lua_State *L, uns_rate *rate);
 /* The latest permit was not used. */

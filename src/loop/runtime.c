@@ -12,6 +12,7 @@
 #include "core/packet.h"
 #include "core/search_path.h"
 #include "loop/task.h"
+#include "loop/test_clock.h"
 
 /* Registry keys, by address. */
 static const char runtime_key = 0, pins_key = 0, names_key = 0;
@@ -166,9 +167,9 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_mailbox_unref(runtime->mailbox);
   runtime->mailbox = NULL;
   uns_shared_unref(runtime->search_path);
-  uns_free(runtime->timers);
-  runtime->timers = NULL;
-  runtime->timer_count = runtime->timer_capacity = 0;
+  uns_free(runtime->timers.timers);
+  runtime->timers = (uns_timer_heap){.timers = NULL};
+  uns_test_clock_free(runtime);
   give_back(runtime);
 }
 
@@ -305,9 +306,15 @@ static bool spin(uns_runtime *runtime) {
   return hit;
 }
 
-static bool hope(uns_runtime *runtime) {
-  return runtime->timer_count > runtime->limit_timers || runtime->pending > 0 || uv_loop_alive(&runtime->loop) || source_busy(runtime) ||
+/* Something is under way elsewhere, and may come back at any moment. */
+static bool in_flight(uns_runtime *runtime) {
+  return runtime->pending > 0 || uv_loop_alive(&runtime->loop) || source_busy(runtime) ||
          (runtime->busy != NULL && runtime->busy(runtime));
+}
+
+static bool hope(uns_runtime *runtime) {
+  return runtime->timers.count > runtime->limit_timers || in_flight(runtime) ||
+         (runtime->test_clock != NULL && uns_test_clock_goes(runtime->test_clock));
 }
 
 /* Asks all sources to wake the loop through its mailbox, or to do so no more. False: it must not sleep. */
@@ -358,6 +365,7 @@ int uns_runtime_fall_asleep(uns_runtime *runtime) {
   if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) return 0;
   turn_uv(runtime, UV_RUN_NOWAIT); /* hands new descriptors to the kernel, too */
   if (something_ready(runtime)) return 0;
+  if (runtime->test_clock != NULL && uns_test_clock_move(runtime, in_flight(runtime))) return 0;
   uint64_t left_ns = uns_timers_left(runtime);
   if (left_ns == 0) return 0;
   if (!uns_mailbox_fall_asleep(runtime->mailbox) || !sources_fall_asleep(runtime, true)) {
@@ -383,7 +391,7 @@ void uns_runtime_awake(uns_runtime *runtime) {
 bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   uns_task *outer = runtime->current; /* a wait on the main thread turns the loop from inside */
   runtime->current = NULL;
-  runtime->now_ns = uns_clock_ns();
+  runtime->now_ns = uns_now_ns(runtime);
   bool worked = take_news(runtime);
   uint64_t left_ns = uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);
@@ -394,6 +402,8 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
       turn_uv(runtime, UV_RUN_NOWAIT);
     }
+  } else if (__builtin_expect(runtime->test_clock != NULL, 0) && uns_test_clock_move(runtime, in_flight(runtime))) {
+    worked = true; /* all wait, and time has passed */
   } else if ((runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
     worked = true;
   } else if (hope(runtime)) {

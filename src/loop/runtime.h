@@ -46,11 +46,19 @@ static inline void uns_callback_init(uns_callback *callback, void (*run)(uns_cal
 
 /* One timer, embedded in what waits. */
 struct uns_timer {
-  uint64_t deadline_ns; /* on uns_clock_ns */
+  uint64_t deadline_ns; /* on uns_now_ns; where `real`, on uns_clock_ns */
   uint64_t order;       /* equal deadlines fire in the order they were armed */
-  size_t place;         /* in the heap, SIZE_MAX: not armed */
+  size_t place;         /* in its heap, SIZE_MAX: not armed */
   void (*fire)(uns_timer *timer, uns_runtime *runtime);
+  bool real;    /* for the world outside, which knows no test clock: a process that must end, a limit on a whole run */
+  bool on_test; /* it is armed in the test clock's heap */
 };
+
+/* A binary heap of armed timers. */
+typedef struct uns_timer_heap {
+  uns_timer **timers;
+  size_t count, capacity;
+} uns_timer_heap;
 
 /* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
 typedef struct uns_closer {
@@ -84,13 +92,14 @@ struct uns_runtime {
   uns_link sources;
   uns_link closers;    /* called once by uns_runtime_free, the youngest first, while the loop still works */
   uv_poll_t mail_poll; /* on mailbox->fd; unreferenced */
-  uns_timer **timers;  /* a binary heap */
-  size_t timer_count, timer_capacity;
+  uns_timer_heap timers;
   uint64_t timer_order;
   size_t limit_timers; /* armed timers that are no hope for anybody: a limit on the whole run */
   uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
+  struct uns_test_clock *test_clock; /* loop/test_clock.h; NULL: there has never been one */
+  uint64_t shuffle;    /* loop/shuffle.c: state of the dice by which ready tasks are ordered; 0: as they came */
 
-  uint64_t now_ns;     /* uns_clock_ns when this turn began */
+  uint64_t now_ns;     /* uns_now_ns when this turn began */
   const void *future_class; /* the metatable of futures, to tell them fast */
   int future_class_ref;     /* the same in the registry */
   const void *channel_class; /* the metatable of channels, likewise */
@@ -185,8 +194,16 @@ void uns_runtime_unpin(uns_runtime *runtime, int pin);
 /* loop/task.c: forgets all tasks, live and idle, when the runtime ends. */
 void uns_tasks_deinit(uns_runtime *runtime);
 
+/* What the time is to the script of this state: that of the test clock, where there is one. */
+uint64_t uns_test_clock_now_ns(const struct uns_test_clock *clock);
+static inline uint64_t uns_now_ns(const uns_runtime *runtime) {
+  return __builtin_expect(runtime->test_clock == NULL, 1) ? uns_clock_ns() : uns_test_clock_now_ns(runtime->test_clock);
+}
+
 /* Timers. `arm` re-arms. 0 or UNS_ENOMEM. A timer never fires before its deadline. */
 void uns_timer_init(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));
+/* The same for one whose deadlines are on uns_clock_ns, whatever a test clock says. */
+void uns_timer_init_real(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));
 int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns);
 void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer);
 static inline bool uns_timer_armed(const uns_timer *timer) { return timer->place != SIZE_MAX; }
@@ -194,5 +211,8 @@ static inline bool uns_timer_armed(const uns_timer *timer) { return timer->place
 uint64_t uns_timers_run(uns_runtime *runtime, bool *fired);
 /* The same without firing any: 0 if one is due. */
 uint64_t uns_timers_left(const uns_runtime *runtime);
+
+/* loop/shuffle.c: orders the tasks of `batch`, a list of ready ones, by the dice of runtime->shuffle. */
+void uns_shuffle(uns_runtime *runtime, uns_link *batch);
 
 #endif

@@ -351,6 +351,7 @@ bool uns_tasks_run(uns_runtime *runtime) {
   uns_link batch; /* what gets ready meanwhile waits for the next turn, so that timers and news get theirs */
   uns_list_init(&batch);
   uns_list_append(&batch, &runtime->ready);
+  if (__builtin_expect(runtime->shuffle != 0, 0)) uns_shuffle(runtime, &batch);
   int nested = runtime->nested_starts;
   runtime->nested_starts = 0;
   uns_link *link;

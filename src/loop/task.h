@@ -43,6 +43,7 @@ struct uns_task {
   bool is_main;            /* the state's main thread: waits by turning the loop */
   bool timed_out;          /* the wait ended by `timer` */
   bool listed;             /* in runtime->tasks */
+  bool gave_way;           /* it is ready because it yielded: what is ready already runs first, shuffled or not */
   uns_cancel_scope base;   /* the task itself */
   uns_cancel_scope *scope; /* the innermost */
   bool held;               /* queued behind its function's limit, in uns_function.held */

@@ -52,7 +52,7 @@ bool uns_http_prepare(uns_runtime *runtime, const char **problem);
 void uns_transfer_init(uns_transfer *transfer, void (*ended)(uns_transfer *, uns_transfer_end, CURLcode));
 /* Gives it an easy handle, with all options set that do not depend on what is asked. */
 CURLcode uns_transfer_open(uns_transfer *transfer, uns_runtime *runtime);
-/* `deadline_ns` on uns_clock_ns, 0: none. UNS_OK or UNS_ENOMEM, and it is not under way then. */
+/* `deadline_ns` on uns_now_ns, 0: none. UNS_OK or UNS_ENOMEM, and it is not under way then. */
 int uns_transfer_start(uns_transfer *transfer, uns_runtime *runtime, uint64_t deadline_ns);
 /* Gives back what the transfer has, in whatever state it is; it ends untold. May be called again. */
 void uns_transfer_release(uns_transfer *transfer);
