@@ -68,7 +68,7 @@ describe("a semaphore", function()
   end)
 
   it("conserves its permits, in 5,000 rounds of cancels and timeouts", function()
-    local sem, inside = unsync.semaphore(3), 0
+    local sem, inside, tasks = unsync.semaphore(3), 0, {}
     for round = 1, 5000 do
       local task = unsync.spawn(function()
         local function body()
@@ -80,12 +80,13 @@ describe("a semaphore", function()
         end
         if round % 7 == 0 then pcall(unsync.timeout, 0, body) else body() end
       end)
+      tasks[round] = task
       if round % 3 == 0 then task:cancel() end
       if round % 5 == 0 then unsync.yield() end
       if round % 11 == 0 then task:cancel() end
     end
-    while not pcall(function() assert(inside == 0) end) do settle() end
-    settle()
+    unsync.settled(tasks):await()
+    assert.equal(0, inside)
     for _ = 1, 3 do assert.is_true(sem:try_acquire()) end
     assert.is_false(sem:try_acquire())
   end)

@@ -24,7 +24,7 @@ uint64_t uns_opt_deadline(lua_State *L, int index) {
 }
 
 uns_future *uns_check_future(lua_State *L, int index) {
-  uns_future *future = uns_future_test(uns_upvalue_runtime(L), L, index);
+  uns_future *future = uns_future_test(L, index);
   if (future == NULL) luaL_typeerror(L, index, UNS_FUTURE_TYPE);
   return future;
 }

@@ -165,7 +165,7 @@ static void run_group(uns_callback *callback, uns_runtime *runtime) {
 }
 
 /* A copy of the list at 1, of futures alone: what the caller does to its table afterwards changes nothing. */
-static lua_Integer copy_list(lua_State *L, uns_runtime *runtime, group_mode mode) {
+static lua_Integer copy_list(lua_State *L, group_mode mode) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_Integer count = (lua_Integer)lua_rawlen(L, 1);
   if (count == 0 && (mode == MODE_ANY || mode == MODE_RACE)) {
@@ -174,7 +174,7 @@ static lua_Integer copy_list(lua_State *L, uns_runtime *runtime, group_mode mode
   lua_createtable(L, (int)count, 0);
   for (lua_Integer i = 1; i <= count; i++) {
     lua_rawgeti(L, 1, i);
-    if (uns_future_test(runtime, L, -1) == NULL) {
+    if (uns_future_test(L, -1) == NULL) {
       luaL_error(L, "bad argument #1 to '%s' (item %d is a %s, not a future)", mode_names[mode], (int)i,
                  luaL_typename(L, -1));
     }
@@ -186,7 +186,7 @@ static lua_Integer copy_list(lua_State *L, uns_runtime *runtime, group_mode mode
 static int combine(lua_State *L, group_mode mode) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_settop(L, 1);
-  lua_Integer count = copy_list(L, runtime, mode);
+  lua_Integer count = copy_list(L, mode);
   group *mine = lua_newuserdatauv(L, sizeof *mine + (size_t)count * sizeof *mine->members, 2);
   uns_future_push(runtime, L, UNS_KIND_PROMISE, mode_names[mode]);
   *mine = (group){.runtime = runtime, .mode = mode, .count = count, .left = count};

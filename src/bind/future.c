@@ -8,9 +8,9 @@
 #include "loop/group.h"
 
 static int future_await(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  const uns_future *future = uns_future_test(runtime, L, 1);
+  const uns_future *future = uns_future_test(L, 1);
   if (future == NULL) return luaL_typeerror(L, 1, UNS_FUTURE_TYPE);
+  uns_runtime *runtime = uns_upvalue_runtime(L);
   if (future->state == UNS_FUTURE_DONE && future->result_count <= 1 && --runtime->budget > 0) {
     if (future->result_count == 1) lua_getiuservalue(L, 1, 1); /* the way that matters: no wait, one result */
     return future->result_count;
@@ -176,7 +176,7 @@ static int core_rejected(lua_State *L) {
 
 static int core_is_future(lua_State *L) {
   luaL_checkany(L, 1);
-  lua_pushboolean(L, uns_future_test(uns_upvalue_runtime(L), L, 1) != NULL);
+  lua_pushboolean(L, uns_future_test(L, 1) != NULL);
   return 1;
 }
 

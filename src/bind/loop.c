@@ -12,8 +12,7 @@ static int loop_now(lua_State *L) {
 
 static int after_wait(lua_State *L, int status, lua_KContext context) {
   (void)status;
-  (void)context;
-  uns_task_check_interrupt(uns_upvalue_runtime(L), L);
+  uns_task_check_interrupt((uns_runtime *)context, L);
   return 0;
 }
 
@@ -26,7 +25,7 @@ static int loop_sleep(lua_State *L) {
     return luaL_error(L, "not enough memory");
   }
   task->waits_for = "sleep";
-  return uns_task_park(runtime, L, 0, after_wait);
+  return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
 }
 
 /* yield(): lets every task that is ready run first */
@@ -35,7 +34,7 @@ static int loop_yield(lua_State *L) {
   uns_task *task = uns_task_check_can_wait(runtime, L);
   task->gave_way = runtime->shuffle != 0;
   uns_task_ready(runtime, task);
-  return uns_task_park(runtime, L, 0, after_wait);
+  return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
 }
 
 /*

@@ -21,7 +21,7 @@ static int once_call(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &values_key);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_IDENTITY));
   lua_rawget(L, 1);
-  uns_future *made = uns_future_test(runtime, L, 2);
+  uns_future *made = uns_future_test(L, 2);
   if (made == NULL || (uns_future_settled(made) && made->state != UNS_FUTURE_DONE)) {
     lua_settop(L, 1);
     lua_pushvalue(L, lua_upvalueindex(UPVALUE_MAKER));

@@ -46,7 +46,7 @@ static void read_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
     if (uns_channel_test(runtime, L, -1) == NULL) {
       luaL_error(L, "bad argument #1 to 'select' (item %d: 'send' is a %s, not a channel)", (int)place, luaL_typename(L, -1));
     }
-  } else if (uns_future_test(runtime, L, -1) == NULL) {
+  } else if (uns_future_test(L, -1) == NULL) {
     luaL_error(L, "bad argument #1 to 'select' (item %d is a %s, not a channel, a future or {send = channel, value = v})",
                (int)place, luaL_typename(L, -1));
   }

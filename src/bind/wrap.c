@@ -330,7 +330,7 @@ static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *futu
   uns_free(mine);
 }
 
-/* io with a limit: beyond it, calls stand in line. The function and its arguments lie on the stack. */
+/* io with a limit: beyond it, calls stand in line. The arguments lie on the stack, and above them the function. */
 static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const declaration *declared, int count) {
   uns_function *function = declared->function;
   permit *mine = uns_malloc(sizeof *mine);
@@ -340,7 +340,7 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const decla
   }
   bool hold = function->running >= function->limit;
   if (!hold) function->running++;
-  uns_future *future = uns_task_start_held(runtime, L, count, declared->name, hold);
+  uns_future *future = uns_task_call(runtime, L, count, declared->name, hold);
   mine->function = uns_shared_ref(function);
   mine->task = future->task;
   mine->waiter.wake = give_back;
@@ -360,10 +360,9 @@ static int wrapped_call(lua_State *L) {
   if (declared->kind != UNS_KIND_IO) return send_call(L, runtime, declared);
   int count = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
-  if (count > 0) lua_insert(L, 1);
   uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_now_ns(runtime) : 0;
   uns_future *future = declared->limited ? start_limited(L, runtime, declared, count)
-                                         : uns_task_start(runtime, L, count, declared->name);
+                                         : uns_task_call(runtime, L, count, declared->name, false);
   if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }

@@ -22,9 +22,7 @@ static void push_chunk(lua_State *L, const uns_step *step) {
                                step->name != NULL ? step->name : "=(command line)");
       break;
     case UNS_STEP_FILE: status = luaL_loadfile(L, step->text); break;
-    default:
-      lua_getglobal(L, "require");
-      status = LUA_OK;
+    default: lua_getglobal(L, "require"); status = LUA_OK;
   }
   if (status != LUA_OK) lua_error(L);
 }
@@ -131,9 +129,19 @@ static void disarm_grace(uns_run *run) {
   run->runtime->limit_timers--;
 }
 
+/* What it started must see that it has failed, before anything else runs. */
+static void on_root_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
+  (void)waiter;
+  (void)future;
+  runtime->end_turn = true;
+}
+
 void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *script) {
   *run = (uns_run){.runtime = runtime, .script = script, .unobserved = runtime->unobserved};
   uns_timer_init_real(&run->grace, on_grace);
+  run->root_waiter.wake = on_root_settled;
+  run->root_waiter.listens = true;
+  uns_list_init(&run->root_waiter.link);
   lua_State *L = runtime->L;
   int top = lua_gettop(L);
   lua_pushcfunction(L, start_root);
@@ -142,7 +150,9 @@ void uns_script_start(uns_run *run, uns_runtime *runtime, const uns_script *scri
   if (lua_pcall(L, 2, 1, 0) == LUA_OK) {
     run->root = (int)lua_tointeger(L, -1);
     uns_runtime_push_pin(runtime, L, run->root);
-    run->root_future = lua_touserdata(L, -1);
+    uns_future *root = lua_touserdata(L, -1);
+    run->root_future = root;
+    if (!uns_future_settled(root)) uns_future_add_waiter(root, &run->root_waiter);
     run->going = true;
   } else {
     uns_runtime_report(runtime, lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "cannot start the script");
@@ -165,6 +175,7 @@ static void end(uns_run *run, bool failed) {
   lua_State *L = runtime->L;
   run->going = false;
   disarm_grace(run);
+  uns_future_remove_waiter(&run->root_waiter);
   if (failed) {
     uns_runtime_push_pin(runtime, L, run->root);
     report(runtime, lua_gettop(L));
@@ -213,6 +224,7 @@ void uns_script_cancel(uns_run *run) {
 void uns_script_drop(uns_run *run) {
   if (!run->going) return;
   disarm_grace(run);
+  uns_future_remove_waiter(&run->root_waiter);
   uns_runtime_unpin(run->runtime, run->root);
   run->going = false;
 }

@@ -5,6 +5,7 @@
 #define UNS_SCRIPT_H
 
 #include "exec/executors.h"
+#include "loop/future.h"
 
 typedef enum { UNS_STEP_CODE, UNS_STEP_REQUIRE, UNS_STEP_FILE } uns_step_kind;
 
@@ -30,6 +31,7 @@ typedef struct uns_run {
   const uns_script *script; /* borrowed until the run has ended; its texts and arguments until `start` has returned */
   int root;                 /* pin of the root task's future, while the run goes on */
   const uns_future *root_future; /* what it pins: looked at in every turn */
+  uns_waiter root_waiter;   /* its end ends the turn */
   int unobserved;           /* what the runtime had counted before */
   int code;                 /* the exit code */
   bool going, cancelled;

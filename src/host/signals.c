@@ -40,6 +40,7 @@ static void on_signal(int number) {
   if (runtime->current != NULL && runtime->running != NULL) {
     lua_sethook(runtime->running, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
   }
+  runtime->end_turn = true;
   uns_mailbox_wake(runtime->mailbox);
 }
 

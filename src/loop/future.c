@@ -12,6 +12,8 @@
 static const char companions_key = 0; /* future -> companion, weak keys: what must end with a future */
 static const char by_cell_key = 0;    /* cell -> future, weak values: the future of this state that stands for it */
 
+const char uns_future_mark = 0;
+
 #define COMPANION_TYPE "unsync.FutureCompanion"
 
 /* The reference to a cell, and our ear on it. It may outlive the userdata that made it: the notice may be under way. */
@@ -64,13 +66,13 @@ void uns_future_open(lua_State *L, uns_runtime *runtime) {
   lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);
   luaL_newmetatable(L, UNS_FUTURE_TYPE);
-  runtime->future_class = lua_topointer(L, -1);
   lua_pushvalue(L, -1);
   runtime->future_class_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, const char *name) {
   uns_future *future = lua_newuserdatauv(L, sizeof *future, 1);
+  future->mark = &uns_future_mark;
   future->state = UNS_FUTURE_PENDING;
   future->kind = (uint8_t)kind;
   future->result_count = 0;
@@ -84,14 +86,6 @@ uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, c
   lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->future_class_ref);
   lua_setmetatable(L, -2);
   return future;
-}
-
-uns_future *uns_future_test(uns_runtime *runtime, lua_State *L, int index) {
-  uns_future *future = lua_touserdata(L, index);
-  if (future == NULL || !lua_getmetatable(L, index)) return NULL;
-  bool same = lua_topointer(L, -1) == runtime->future_class;
-  lua_pop(L, 1);
-  return same ? future : NULL;
 }
 
 /* ---- settling ---- */
@@ -182,7 +176,7 @@ static void tell_cell(uns_runtime *runtime, lua_State *L, int index) {
 }
 
 /* The outcome is in place: tells everybody. */
-static void settled(uns_runtime *runtime, lua_State *L, int index, uns_future *future, uns_future_state state) {
+static inline void settled(uns_runtime *runtime, lua_State *L, int index, uns_future *future, uns_future_state state) {
   future->state = (uint8_t)state;
   future->task = NULL;
   future->job = NULL;
@@ -190,13 +184,7 @@ static void settled(uns_runtime *runtime, lua_State *L, int index, uns_future *f
   if (future->cell != NULL && !future->foreign) tell_cell(runtime, L, index);
 }
 
-bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count) {
-  uns_future *future = lua_touserdata(L, index);
-  if (uns_future_settled(future)) {
-    lua_pop(L, count);
-    return false;
-  }
-  if (index < 0) index = lua_absindex(L, index);
+void uns_future_resolve_pending(uns_runtime *runtime, lua_State *L, int index, uns_future *future, int count) {
   if (count == 1) {
     lua_setiuservalue(L, index, 1);
     future->result_count = 1;
@@ -210,6 +198,15 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
     future->result_count = UNS_FUTURE_PACKED;
   }
   settled(runtime, L, index, future, UNS_FUTURE_DONE);
+}
+
+bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future)) {
+    lua_pop(L, count);
+    return false;
+  }
+  uns_future_resolve_pending(runtime, L, lua_absindex(L, index), future, count);
   return true;
 }
 

@@ -36,7 +36,11 @@ typedef struct uns_waiter {
 /* What a waiter was woken with, by a channel or the like (loop/channel.h, loop/gate.h), which passes no future. */
 typedef enum { UNS_TOLD_NONE, UNS_TOLD_GIVEN, UNS_TOLD_CLOSED } uns_told;
 
+/* Nobody else's userdata begins with this address: futures are told by it, at half the price of comparing metatables. */
+extern const char uns_future_mark;
+
 struct uns_future {
+  const char *mark;     /* &uns_future_mark */
   uint8_t state;        /* uns_future_state */
   uint8_t kind;         /* uns_kind */
   uint8_t result_count; /* 0, 1: the user value is the result; UNS_FUTURE_PACKED */
@@ -45,11 +49,11 @@ struct uns_future {
   bool resolvable;      /* a promise: resolve and reject are for this one */
   bool stoppable;       /* the loop itself works for it, and can be told to stop: runtime->stop */
   uns_link waiters;
-  uns_task *task;         /* kind io, while it lives */
-  uns_job *job;           /* kind thread and cpu, while it is under way */
-  const char *name;       /* of the function, interned for the life of the state; NULL: none */
-  uns_cell *cell;         /* borrowed from the future's companion; NULL: never left its state */
-  uint64_t since_ns;      /* when it was first waited for or sent away; 0: not yet */
+  uns_task *task;    /* kind io, while it lives */
+  uns_job *job;      /* kind thread and cpu, while it is under way */
+  const char *name;  /* of the function, interned for the life of the state; NULL: none */
+  uns_cell *cell;    /* borrowed from the future's companion; NULL: never left its state */
+  uint64_t since_ns; /* when it was first waited for or sent away; 0: not yet */
 };
 
 static inline bool uns_future_settled(const uns_future *future) { return future->state >= UNS_FUTURE_DONE; }
@@ -71,13 +75,18 @@ void uns_future_open(lua_State *L, uns_runtime *runtime);
 /* Pushes a new pending future. Raises without memory. `name` is NULL or from uns_runtime_intern. */
 uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, const char *name);
 /* The future at `index`, or NULL if it is something else. Fast. */
-uns_future *uns_future_test(uns_runtime *runtime, lua_State *L, int index);
+static inline uns_future *uns_future_test(lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  return future != NULL && lua_rawlen(L, index) == sizeof *future && future->mark == &uns_future_mark ? future : NULL;
+}
 
 /*
  * Settle the future at stack index `index` of L with what lies on top: `count` results, or for `fail` the error value
  * and above it the traceback (string or nil). Pops them. False if it was settled before. Raises only for memory.
  */
 bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count);
+/* The same for one that has not settled, is at the positive `index`, and is `future`. */
+void uns_future_resolve_pending(uns_runtime *runtime, lua_State *L, int index, uns_future *future, int count);
 bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state failed_or_cancelled);
 
 /* Pushes the results and returns their number, or raises the error. The future at `index` must be settled. */

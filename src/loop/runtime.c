@@ -81,6 +81,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   }
   runtime->L = L;
   runtime->running = L;
+  runtime->stride = 1;
   runtime->executors = executors;
   runtime->spin.allowed = other_core_allowed();
   uns_list_init(&runtime->ready);
@@ -391,14 +392,16 @@ void uns_runtime_awake(uns_runtime *runtime) {
 bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   uns_task *outer = runtime->current; /* a wait on the main thread turns the loop from inside */
   runtime->current = NULL;
-  runtime->now_ns = uns_now_ns(runtime);
+  runtime->turn_ns = uns_clock_ns();
+  runtime->now_ns = runtime->test_clock == NULL ? runtime->turn_ns : uns_now_ns(runtime);
   bool worked = take_news(runtime);
   uint64_t left_ns = uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);
   worked |= run_callbacks(runtime);
   bool alive = true;
   if (worked || !wait || !uns_list_empty(&runtime->ready)) { /* more may be ready by now */
-    if (++runtime->turns % UNS_TURNS_PER_POLL == 0 || uns_list_empty(&runtime->ready)) {
+    if (uns_list_empty(&runtime->ready) || runtime->turn_ns - runtime->polled_ns >= UNS_POLL_NS) {
+      runtime->polled_ns = runtime->turn_ns;
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
       turn_uv(runtime, UV_RUN_NOWAIT);
     }

@@ -10,6 +10,7 @@
 #define UNS_RUNTIME_H
 
 #include <lua.h>
+#include <signal.h>
 #include <uv.h>
 
 #include "base/base.h"
@@ -67,7 +68,7 @@ typedef struct uns_closer {
 } uns_closer;
 
 enum {
-  UNS_TURNS_PER_POLL = 8 /* turns that found tasks ready, between two looks at libuv: a look is a system call */
+  UNS_POLL_NS = 100000 /* between two looks at libuv while tasks are ready: a look is a system call */
 };
 
 struct uns_runtime {
@@ -100,9 +101,10 @@ struct uns_runtime {
   uint64_t shuffle;    /* loop/shuffle.c: state of the dice by which ready tasks are ordered; 0: as they came */
 
   uint64_t now_ns;     /* uns_now_ns when this turn began */
-  const void *future_class; /* the metatable of futures, to tell them fast */
-  int future_class_ref;     /* the same in the registry */
-  const void *channel_class; /* the metatable of channels, likewise */
+  uint64_t turn_ns;    /* the same on uns_clock_ns */
+  uint64_t polled_ns;  /* likewise, of the last turn that looked at libuv */
+  int future_class_ref; /* the metatable of futures, in the registry */
+  const void *channel_class; /* the metatable of channels, to tell them fast */
   uint32_t last_mark;
   uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
@@ -127,7 +129,8 @@ struct uns_runtime {
   void *owner;         /* whoever made the runtime: the host's main, a worker */
   int unobserved;      /* how many of those were reported */
   unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
-  unsigned turns;
+  unsigned stride;     /* tasks that a turn resumes between two looks at the clock: loop/task.c */
+  volatile sig_atomic_t end_turn; /* no further round in this turn: somebody up the C stack, or a signal, has news */
   bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
   bool job_told;       /* its tasks have been cancelled */
   bool is_worker;      /* not the main state: process-wide things are not its own */

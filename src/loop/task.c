@@ -14,7 +14,10 @@
 
 enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
-  IDLE_MAX = 1024         /* coroutines kept for the next tasks: about 1 KB each */
+  IDLE_MAX = 1024,        /* coroutines kept for the next tasks: about 1 KB each */
+  ARGUMENTS_FREE = 8,     /* that fit into the stack of any coroutine, with its slots: LUA_MINSTACK is 20 */
+  ROUNDS_NS = 50000,      /* how long a turn goes on with tasks that have become ready in it */
+  STRIDE_MAX = 64         /* tasks resumed between two looks at the clock */
 };
 
 /* Slots of a task's coroutine, under its body. */
@@ -48,8 +51,13 @@ static int keep_traceback(lua_State *L) {
 static int end_body(lua_State *co, int status, lua_KContext context) {
   uns_task *task = (uns_task *)context;
   uns_runtime *runtime = task->runtime;
-  task->future->task = NULL;
+  uns_future *future = task->future;
+  future->task = NULL;
   bool fine = status == LUA_OK || status == LUA_YIELD;
+  if (fine && uns_list_empty(&task->mutexes) && !uns_future_settled(future)) { /* the way that matters */
+    uns_future_resolve_pending(runtime, co, SLOT_FUTURE, future, lua_gettop(co) - SLOT_BODY + 1);
+    return 0;
+  }
   if (!uns_list_empty(&task->mutexes)) {
     if (fine) uns_mutex_push_held(co, task);
     uns_mutex_abandon(runtime, task);
@@ -150,7 +158,7 @@ static uns_task *task_take(uns_runtime *runtime, lua_State *L) {
 }
 
 /* Nothing of one task's cancellation is left to the next. */
-static void reset_base(uns_runtime *runtime, uns_task *task) {
+static inline void reset_base(uns_runtime *runtime, uns_task *task) {
   uns_cancel_scope *base = &task->base;
   if (uns_timer_armed(&base->deadline)) uns_timer_disarm(runtime, &base->deadline);
   if (base->reason != 0) uns_runtime_unpin(runtime, base->reason);
@@ -177,16 +185,15 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
 }
 
 static void unlist(uns_runtime *runtime, uns_task *task) {
-  if (!task->listed) return;
   task->listed = false;
   uns_list_remove(&task->live_link);
   runtime->live_count--;
 }
 
 /* Its coroutine has ended well: kept for the next, unless the script has seen it and may still look at it. */
-static void task_recycle(uns_runtime *runtime, uns_task *task) {
-  unlist(runtime, task);
-  forget_errors(runtime, task);
+static inline void task_recycle(uns_runtime *runtime, uns_task *task) {
+  if (task->listed) unlist(runtime, task);
+  if (task->traceback != 0 || task->raised != 0) forget_errors(runtime, task);
   task->future = NULL;
   reset_base(runtime, task);
   if (task->context != NULL) {
@@ -201,8 +208,6 @@ static void task_recycle(uns_runtime *runtime, uns_task *task) {
     task_free(runtime, task);
     return;
   }
-  lua_settop(task->co, 0);
-  task->seen = false;
   task->state = UNS_TASK_IDLE;
   task->since_ns = 0;
   uns_list_push_front(&runtime->idle, &task->live_link);
@@ -240,7 +245,7 @@ static void broken(uns_runtime *runtime, lua_State *L, uns_task *task) {
   task->future->task = NULL;
   lua_pushnil(L);
   uns_future_fail(runtime, L, lua_gettop(L) - 2, UNS_FUTURE_FAILED);
-  unlist(runtime, task);
+  if (task->listed) unlist(runtime, task);
   task_free(runtime, task);
 }
 
@@ -274,15 +279,19 @@ void uns_task_push_future(lua_State *L, uns_task *task) {
   if (co != L) lua_xmove(co, L, 1);
 }
 
-/* Resumes `task` from L, with what lies on its stack. It ends, or parks; false: it broke. */
-static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
+/*
+ * Resumes `task` from L, with what lies on its stack. It ends, or parks; false: it broke. Inline: a frame between a yield and
+ * the code that has resumed costs a mispredicted return.
+ */
+static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
   uns_task *outer = runtime->current;
   lua_State *outer_thread = runtime->running;
   runtime->current = task;
   runtime->running = task->co;
   task->resumer = outer;
   task->state = UNS_TASK_RUNNING;
-  if (uns_task_waits(task->co)) lua_pop(task->co, 1); /* the mark of its wait */
+  if (task->marked) lua_pop(task->co, 1); /* the mark of its wait */
+  task->marked = false;
   int results;
   int status = lua_resume(task->co, L, count, &results);
   runtime->current = outer;
@@ -298,23 +307,31 @@ static bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
   return true;
 }
 
-uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name) {
-  return uns_task_start_held(runtime, L, count, name, false);
+/* The hook of L follows into its new task. */
+static void follow_hook(uns_runtime *runtime, lua_State *L, lua_State *co) {
+  if (runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
 }
 
-uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold) {
+uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name) {
+  lua_rotate(L, -count - 1, -1);
+  return uns_task_call(runtime, L, count, name, false);
+}
+
+uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold) {
   if (runtime->closing) uns_error_raise(L, "closed", "closed: the state is ending, no task can start");
+  uns_future *future = uns_future_push(runtime, L, UNS_KIND_IO, name); /* on L, which can raise */
   uns_task *task = task_take(runtime, L);
   lua_State *co = task->co;
-  if (!lua_checkstack(co, count + SLOT_BODY + LUA_MINSTACK)) {
+  if (count > ARGUMENTS_FREE && !lua_checkstack(co, count + SLOT_BODY + 2)) {
     task_recycle(runtime, task);
     luaL_error(L, "not enough memory for %d arguments", count);
   }
   lua_pushcfunction(co, run_body);
   lua_pushlightuserdata(co, task);
-  uns_future *future = uns_future_push(runtime, co, UNS_KIND_IO, name);
+  lua_xmove(L, co, 1);
   lua_pushcfunction(co, keep_traceback);
-  lua_xmove(L, co, count + 1);
+  lua_xmove(L, co, 1);
+  if (count > 0) lua_xmove(L, co, count);
   lua_pushvalue(co, SLOT_FUTURE + 1); /* run_body itself still lies under the slots */
   lua_xmove(co, L, 1);
   task->future = future;
@@ -328,8 +345,7 @@ uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, c
   if (group != NULL) task->group = uns_group_ref(group);
   task->interrupt = UNS_INTERRUPT_NONE;
   count += SLOT_BODY;
-  if ((lua_gethook(L) != NULL || lua_gethook(co) != NULL) && runtime->inherit_hook != NULL)
-    runtime->inherit_hook(L, co);
+  if (lua_gethook(L) != NULL || lua_gethook(co) != NULL) follow_hook(runtime, L, co);
   if (hold || runtime->nested_starts >= NESTED_STARTS_MAX) {
     future->state = UNS_FUTURE_PENDING;
     task->first_arguments = count;
@@ -346,19 +362,31 @@ uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, c
   return future;
 }
 
-bool uns_tasks_run(uns_runtime *runtime) {
-  if (uns_list_empty(&runtime->ready)) return false;
-  uns_link batch; /* what gets ready meanwhile waits for the next turn, so that timers and news get theirs */
+/* Another round of this turn? Not if there is news, or the time is up; the clock is looked at after every so many tasks. */
+static inline bool go_on(uns_runtime *runtime, unsigned *ran, uint64_t *looked_ns) {
+  if (runtime->end_turn || !uns_list_empty(&runtime->callbacks) || uns_mailbox_has_mail(runtime->mailbox)) return false;
+  if (*ran < runtime->stride) return true;
+  uint64_t now_ns = uns_clock_ns(), took_ns = now_ns - *looked_ns;
+  *ran = 0;
+  *looked_ns = now_ns;
+  if (took_ns > ROUNDS_NS / 4) runtime->stride = 1;
+  else if (runtime->stride < STRIDE_MAX) runtime->stride *= 2;
+  return now_ns - runtime->turn_ns < ROUNDS_NS;
+}
+
+/* The tasks that are ready now, once each. */
+static inline unsigned run_round(uns_runtime *runtime) {
+  uns_link batch; /* what gets ready meanwhile waits for the next round: then all have had theirs */
   uns_list_init(&batch);
   uns_list_append(&batch, &runtime->ready);
   if (__builtin_expect(runtime->shuffle != 0, 0)) uns_shuffle(runtime, &batch);
-  int nested = runtime->nested_starts;
-  runtime->nested_starts = 0;
-  uns_link *link;
-  while ((link = uns_list_pop_front(&batch)) != NULL) {
+  lua_State *L = runtime->L;
+  unsigned ran = 0;
+  for (uns_link *link; (link = uns_list_pop_front(&batch)) != NULL; ran++) {
     uns_task *task = uns_container_of(link, uns_task, ready_link);
     if (task->is_main) { /* its own wait notices, up the C stack */
       task->state = UNS_TASK_RUNNING;
+      runtime->end_turn = true;
       continue;
     }
     int count = 0;
@@ -368,13 +396,23 @@ bool uns_tasks_run(uns_runtime *runtime) {
       task->future->state = UNS_FUTURE_RUNNING;
     }
     runtime->budget = UNS_TASK_BUDGET;
-    lua_State *L = runtime->L;
     if (!run(runtime, L, task, count)) {
       uns_task_push_future(L, task);
       broken(runtime, L, task);
       lua_pop(L, 1);
     }
   }
+  return ran;
+}
+
+bool uns_tasks_run(uns_runtime *runtime) {
+  runtime->end_turn = false;
+  if (uns_list_empty(&runtime->ready)) return false;
+  int nested = runtime->nested_starts;
+  runtime->nested_starts = 0;
+  uint64_t looked_ns = runtime->turn_ns;
+  unsigned ran = 0;
+  do { ran += run_round(runtime); } while (!uns_list_empty(&runtime->ready) && go_on(runtime, &ran, &looked_ns));
   runtime->nested_starts = nested;
   return true;
 }

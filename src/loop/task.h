@@ -44,6 +44,8 @@ struct uns_task {
   bool timed_out;          /* the wait ended by `timer` */
   bool listed;             /* in runtime->tasks */
   bool gave_way;           /* it is ready because it yielded: what is ready already runs first, shuffled or not */
+  bool marked;             /* uns_task_wait_mark lies on top of its coroutine */
+  int await_index;         /* where the future it awaits lies on the stack that awaits */
   uns_cancel_scope base;   /* the task itself */
   uns_cancel_scope *scope; /* the innermost */
   bool held;               /* queued behind its function's limit, in uns_function.held */
@@ -76,8 +78,11 @@ struct uns_task {
  */
 uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name);
 
-/* The same, but with `hold` it does not start until uns_task_release; a cancelled one is released by that. */
-uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold);
+/*
+ * The same with the function above its arguments, as the calls that matter have it. With `hold` it does not start until
+ * uns_task_release; a cancelled one is released by that.
+ */
+uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold);
 
 /*
  * Suspends the running task until uns_task_wake. To be returned from a C function:
@@ -85,13 +90,15 @@ uns_future *uns_task_start_held(uns_runtime *runtime, lua_State *L, int count, c
  * `k` then runs with the stack as it was left. Before it, the caller has put the task where it will be woken from
  * and has called uns_task_check_can_wait. On the state's main thread it turns the loop until it is woken.
  */
-int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
+static inline int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
 
 /*
  * The task that L may suspend: its own. Raises `unyieldable`, naming the C function in the way, where it cannot; call it
  * before anything is put anywhere.
  */
-uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L);
+static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L);
+/* The same for all that is not the rule. */
+uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L);
 
 /* Its wait is over: it leaves what it waited in. loop/task.c's, and uns_task_wake's. */
 void uns_task_leave_wait(uns_runtime *runtime, uns_task *task);
@@ -100,7 +107,8 @@ void uns_task_leave_wait(uns_runtime *runtime, uns_task *task);
 void uns_task_wake(uns_runtime *runtime, uns_task *task);
 
 /* First thing in every continuation of a wait: raises what the task was woken for, if it was not what it waited for. */
-void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L);
+static inline void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L);
+void uns_task_raise_interrupt(uns_runtime *runtime, lua_State *L);
 
 /*
  * Nothing can happen any more: wakes, with the error `deadlock`, the youngest task whose wait has no task behind it, or
@@ -132,9 +140,14 @@ static inline bool uns_task_turn_is_over(uns_runtime *runtime, lua_State *L) {
 }
 
 /* Puts the running task (about to park) at the end of the ready queue. */
-void uns_task_ready(uns_runtime *runtime, uns_task *task);
+static inline void uns_task_ready(uns_runtime *runtime, uns_task *task);
+/* Enters a task that waits for the first time in runtime->tasks. */
+void uns_task_list(uns_runtime *runtime, uns_task *task);
 
-/* Runs the tasks that are ready now, once each. True if there were any. */
+/*
+ * Runs the tasks that are ready now, once each, in order; then, for a short while and if there is no news, those that have
+ * become ready meanwhile, likewise. True if there were any.
+ */
 bool uns_tasks_run(uns_runtime *runtime);
 
 /*
@@ -150,7 +163,9 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
 int uns_task_wait_for(uns_runtime *runtime, lua_State *L, int index, lua_KContext context, lua_KFunction k);
 
 /* Yields L on behalf of a wait inside a coroutine that it resumed, or, on the main thread, turns the loop. */
-int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
+static inline int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
+/* On the state's main thread: turns the loop until `task` is woken. */
+void uns_task_wait_on_main(uns_runtime *runtime, uns_task *task);
 
 /*
  * True if `co` stands in a wait: its next resume is the scheduler's, for everybody else it is `normal`. Such a thread has
@@ -185,5 +200,49 @@ void uns_task_list_running(uns_runtime *runtime);
 
 /* Pushes "file:line: in function ..." of where the parked task waits, or nil. */
 void uns_task_push_where(lua_State *L, uns_task *task);
+
+/* ---- what every wait goes through ---- */
+
+static inline void uns_task_ready(uns_runtime *runtime, uns_task *task) {
+  if (!task->listed) uns_task_list(runtime, task);
+  task->state = UNS_TASK_READY;
+  uns_runtime_stir(runtime);
+  uns_list_push_back(&runtime->ready, &task->ready_link);
+}
+
+static inline int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
+  uns_task *task = runtime->current;
+  if (task->is_main && L == runtime->L) {
+    runtime->parking = false;
+    uns_task_wait_on_main(runtime, task);
+    return k(L, LUA_YIELD, context);
+  }
+  runtime->parking = true;
+  if (L == task->co) task->marked = true;
+  lua_pushlightuserdata(L, (void *)&uns_task_wait_mark);
+  return lua_yieldk(L, 1, context, k);
+}
+
+static inline int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
+  uns_task *task = runtime->current;
+  if (task->state == UNS_TASK_RUNNING) {
+    task->state = UNS_TASK_PARKED;
+    if (!task->listed) uns_task_list(runtime, task);
+  }
+  return uns_task_pass_on(runtime, L, context, k);
+}
+
+static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = runtime->current;
+  if (task != NULL && L == runtime->running && task->scope == &task->base && !task->base.cancelled &&
+      lua_isyieldable(L)) {
+    return task;
+  }
+  return uns_task_check_can_wait_slowly(runtime, L);
+}
+
+static inline void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
+  if (runtime->current->interrupt != UNS_INTERRUPT_NONE) uns_task_raise_interrupt(runtime, L);
+}
 
 #endif

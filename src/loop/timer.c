@@ -114,7 +114,7 @@ static uint64_t run(uns_runtime *runtime, uns_timer_heap *heap, uint64_t now_ns,
 }
 
 uint64_t uns_timers_run(uns_runtime *runtime, bool *fired) {
-  uint64_t left_ns = runtime->timers.count == 0 ? UINT64_MAX : run(runtime, &runtime->timers, uns_clock_ns(), fired);
+  uint64_t left_ns = run(runtime, &runtime->timers, runtime->turn_ns, fired);
   uns_test_clock *clock = runtime->test_clock;
   if (clock == NULL) return left_ns;
   run(runtime, &clock->timers, uns_test_clock_now_ns(clock), fired);

@@ -14,9 +14,7 @@ const char uns_task_wait_mark = 0;
 
 /* ---- ready, parked, awake ---- */
 
-/* Enters a task that parks or is queued into the tree of live ones, which those that never wait do not pay for. */
-static void list(uns_runtime *runtime, uns_task *task) {
-  if (task->listed) return;
+void uns_task_list(uns_runtime *runtime, uns_task *task) {
   task->listed = true;
   task->since_ns = runtime->now_ns;
   if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
@@ -25,14 +23,9 @@ static void list(uns_runtime *runtime, uns_task *task) {
 }
 
 void uns_task_list_running(uns_runtime *runtime) {
-  for (uns_task *task = runtime->current; task != NULL; task = task->resumer) list(runtime, task);
-}
-
-void uns_task_ready(uns_runtime *runtime, uns_task *task) {
-  list(runtime, task);
-  task->state = UNS_TASK_READY;
-  uns_runtime_stir(runtime);
-  uns_list_push_back(&runtime->ready, &task->ready_link);
+  for (uns_task *task = runtime->current; task != NULL; task = task->resumer) {
+    if (!task->listed) uns_task_list(runtime, task);
+  }
 }
 
 void uns_task_release(uns_runtime *runtime, uns_task *task) {
@@ -64,8 +57,7 @@ void uns_task_wake(uns_runtime *runtime, uns_task *task) {
   uns_task_ready(runtime, task);
 }
 
-/* The state's main thread waits by turning the loop under it. */
-static void wait_on_main(uns_runtime *runtime, uns_task *task) {
+void uns_task_wait_on_main(uns_runtime *runtime, uns_task *task) {
   int nested = runtime->nested_starts;
   lua_State *thread = runtime->running;
   runtime->nested_starts = 0;
@@ -86,27 +78,6 @@ void uns_task_finish_on_main(uns_runtime *runtime) {
   runtime->nested_starts = nested;
   runtime->running = thread;
   runtime->current = task;
-}
-
-int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
-  uns_task *task = runtime->current;
-  if (task->state == UNS_TASK_RUNNING) {
-    task->state = UNS_TASK_PARKED;
-    list(runtime, task);
-  }
-  return uns_task_pass_on(runtime, L, context, k);
-}
-
-int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
-  uns_task *task = runtime->current;
-  if (task->is_main && L == runtime->L) {
-    runtime->parking = false;
-    wait_on_main(runtime, task);
-    return k(L, LUA_YIELD, context);
-  }
-  runtime->parking = true;
-  lua_pushlightuserdata(L, (void *)&uns_task_wait_mark);
-  return lua_yieldk(L, 1, context, k);
 }
 
 /* ---- what is in the way of a wait ---- */
@@ -167,7 +138,7 @@ static void push_culprit(lua_State *L) {
   }
 }
 
-uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
+uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task == NULL) {
     const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
@@ -193,9 +164,8 @@ uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
 
 /* ---- awaiting a future ---- */
 
-void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
+void uns_task_raise_interrupt(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
-  if (task->interrupt == UNS_INTERRUPT_NONE) return;
   if (task->interrupt == UNS_INTERRUPT_CANCEL) {
     task->interrupt = UNS_INTERRUPT_NONE;
     uns_cancel_raise(runtime, L);
@@ -208,16 +178,17 @@ void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
 
 static int after_await(lua_State *L, int status, lua_KContext context) {
   (void)status;
-  uns_runtime *runtime = uns_runtime_of(L);
+  uns_runtime *runtime = (uns_runtime *)context;
   uns_task *task = runtime->current;
+  int index = task->await_index;
   uns_task_check_interrupt(runtime, L);
-  uns_future *future = lua_touserdata(L, (int)context);
+  uns_future *future = lua_touserdata(L, index);
   if (task->timed_out && !uns_future_settled(future)) {
     task->timed_out = false;
     return uns_error_raise(L, "timeout", "timeout: the future was not settled in time");
   }
   task->timed_out = false;
-  return uns_future_push_outcome(runtime, L, (int)context);
+  return uns_future_push_outcome(runtime, L, index);
 }
 
 static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *future) {
@@ -265,15 +236,16 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
   index = lua_absindex(L, index);
   uns_task *task = uns_task_check_can_wait(runtime, L);
   task->timed_out = false;
+  task->await_index = index;
   if (uns_future_settled(future)) {
     runtime->budget = UNS_TASK_BUDGET;
     uns_task_ready(runtime, task);
-    return uns_task_park(runtime, L, index, after_await);
+    return uns_task_park(runtime, L, (lua_KContext)runtime, after_await);
   }
   check_not_own(L, task, future);
   if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
   enter_waiter(runtime, task, future);
-  return uns_task_park(runtime, L, index, after_await);
+  return uns_task_park(runtime, L, (lua_KContext)runtime, after_await);
 }
