@@ -227,3 +227,35 @@ describe("code that is deep, long or odd", function()
     assert.equal(2, unsync.thread(function() return 2 end, {fresh = true})():await())
   end)
 end)
+
+describe("a metatable on what is not its own", function()
+  it("harms nothing: each metamethod and method looks at what it is given", function()
+    assert.equal("fine\n", script.output([[
+      local unsync = require "unsync"
+      require "luv".new_timer():close()
+      unsync.scope(function() end)
+      pcall(unsync.thread, "no.such")
+      local foreign = io.tmpfile()
+      local function try(fn)
+        for _, value in ipairs({{}, {1, 2, 3}, 1, foreign}) do pcall(fn, value, value) end
+        pcall(fn)
+      end
+      local met = 0
+      for name, class in pairs(debug.getregistry()) do
+        if type(name) == "string" and name:find("^unsync") and type(class) == "table" then
+          met = met + 1
+          for key, value in pairs(class) do if type(value) == "function" and key ~= "__index" then try(value) end end
+          for _, value in pairs(type(class.__index) == "table" and class.__index or {}) do
+            if type(value) == "function" then try(value) end
+          end
+          debug.setmetatable({}, class)
+          debug.setmetatable({1, 2, 3}, class)
+        end
+      end
+      for _, of in ipairs({foreign, require "luv".new_timer()}) do debug.setmetatable({}, debug.getmetatable(of)) end
+      collectgarbage() collectgarbage()
+      assert(met > 10)
+      print("fine")
+    ]]))
+  end)
+end)

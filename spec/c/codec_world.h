@@ -57,7 +57,7 @@ static int box_make(lua_State *L) {
   return 1;
 }
 static int box_gc(lua_State *L) {
-  uns_shared_unref(*(counted **)lua_touserdata(L, 1));
+  if (luaL_testudata(L, 1, "spec.Box") != NULL) uns_shared_unref(*(counted **)lua_touserdata(L, 1));
   return 0;
 }
 static int box_get(lua_State *L) {

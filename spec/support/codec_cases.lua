@@ -632,6 +632,7 @@ case("what cannot cross says where it is", function()
   refused_with(('argument 1["%s..."]'):format(("k"):rep(40)), "coroutine", send, {[("k"):rep(100)] = thread})
   refused_with("argument 1, metatable.__index.x", "coroutine", send, setmetatable({}, {__index = {x = thread}}))
   refused_with("argument 1", "__gc", send, setmetatable({}, {__gc = function() end}))
+  refused_with("argument 1", "class of userdata", send, setmetatable({}, debug.getmetatable(spec.box(1))))
   refused_with("argument 1.x", "__gc", send, {x = setmetatable({}, {__gc = false})})
   local list = {}
   for i = 1, 1000 do list[i] = i end

@@ -12,7 +12,8 @@
 #define SCOPE_TYPE "unsync.CancelScope"
 
 static int scope_leave(lua_State *L) {
-  uns_cancel_scope_leave(uns_upvalue_runtime(L), lua_touserdata(L, 1));
+  uns_cancel_scope *scope = luaL_testudata(L, 1, SCOPE_TYPE);
+  if (scope != NULL) uns_cancel_scope_leave(uns_upvalue_runtime(L), scope);
   return 0;
 }
 

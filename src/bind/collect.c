@@ -46,7 +46,8 @@ static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *fut
 }
 
 static int collector_gc(lua_State *L) {
-  collector *mine = lua_touserdata(L, 1);
+  collector *mine = luaL_testudata(L, 1, COLLECTOR_TYPE);
+  if (mine == NULL) return 0;
   uns_link *lists[] = {&mine->open, &mine->settled};
   for (int i = 0; i < 2; i++) {
     while (!uns_list_empty(lists[i])) member_free(uns_container_of(lists[i]->next, member, link));

@@ -43,7 +43,8 @@ static void release(request *mine) {
 }
 
 static int request_gc(lua_State *L) {
-  release(lua_touserdata(L, 1));
+  request *mine = luaL_testudata(L, 1, REQUEST_TYPE);
+  if (mine != NULL) release(mine);
   return 0;
 }
 

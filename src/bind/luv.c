@@ -356,7 +356,8 @@ static void on_runtime_close(uns_closer *closer, uns_runtime *runtime) {
 
 /* The state ends. luv's handles are younger than this userdata, so they have been finalized before. */
 static int luv_gc(lua_State *L) {
-  uns_luv *luv = lua_touserdata(L, 1);
+  uns_luv *luv = luaL_testudata(L, 1, LUV_TYPE);
+  if (luv == NULL) return 0;
   shut_down(luv);
   if (luv->usable) uv_loop_close(&luv->loop);
   luv->usable = false;
@@ -386,14 +387,16 @@ static int finalize(lua_State *L) {
 }
 
 static int handle_gc(lua_State *L) {
-  const uv_handle_t *handle = *(uv_handle_t **)lua_touserdata(L, 1);
+  uv_handle_t **slot = lua_touserdata(L, 1);
+  if (slot == NULL) return 0; /* a table with the metatable of a handle: luv would not look */
+  const uv_handle_t *handle = *slot;
   if (handle != NULL && handle->data != NULL) check_state_closes(L, ((const luv_handle_t *)handle->data)->ref);
   return finalize(L);
 }
 
 static int fs_gc(lua_State *L) {
   const uv_fs_t *request = lua_touserdata(L, 1);
-  if (request->data == NULL) return 0;
+  if (request == NULL || request->data == NULL) return 0;
   check_state_closes(L, ((const luv_req_t *)request->data)->req_ref);
   return finalize(L);
 }

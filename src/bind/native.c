@@ -10,7 +10,8 @@
 #define TEXT_TYPE "unsync.text"
 
 static int text_release(lua_State *L) {
-  char **text = lua_touserdata(L, 1);
+  char **text = luaL_testudata(L, 1, TEXT_TYPE);
+  if (text == NULL) return 0;
   uns_free(*text);
   *text = NULL;
   return 0;

@@ -59,13 +59,13 @@ void uns_require_leave(lua_State *L, int index) {
 }
 
 static int guard_close(lua_State *L) {
-  uns_require_leave(L, 1);
+  if (lua_touserdata(L, 1) != NULL) uns_require_leave(L, 1);
   return 0;
 }
 
 /* Its coroutine was collected in the middle. */
 static int guard_gc(lua_State *L) {
-  release(L, 1);
+  if (lua_touserdata(L, 1) != NULL) release(L, 1);
   return 0;
 }
 

@@ -25,7 +25,8 @@ static uns_group *check_group(lua_State *L) { return ((scope *)luaL_checkudata(L
 
 /* Left in another way than by its end, as when a generator is closed: what it owns is cancelled, nobody waits. */
 static int scope_close(lua_State *L) {
-  uns_group *group = ((scope *)lua_touserdata(L, 1))->group;
+  const scope *mine = luaL_testudata(L, 1, SCOPE_TYPE);
+  uns_group *group = mine != NULL ? mine->group : NULL;
   if (group == NULL || group->ended) return 0;
   uns_task *task = group->block.task;
   if (task == NULL) return 0; /* never entered, or the state ends */
@@ -35,8 +36,8 @@ static int scope_close(lua_State *L) {
 }
 
 static int scope_gc(lua_State *L) {
-  scope *mine = lua_touserdata(L, 1);
-  if (mine->group == NULL) return 0;
+  scope *mine = luaL_testudata(L, 1, SCOPE_TYPE); /* scripts can reach the metatable */
+  if (mine == NULL || mine->group == NULL) return 0;
   if (!mine->group->runtime->closing) scope_close(L);
   uns_cancel_scope_leave(mine->group->runtime, &mine->group->block);
   mine->group->ended = true;

@@ -265,7 +265,8 @@ static int spawn(child *c, const char *command, int from, int to) {
 
 /* __close and __gc: a wait that was broken off, by an error or for ever, ends the command. */
 static int command_close(lua_State *L) {
-  child **slot = lua_touserdata(L, 1);
+  child **slot = luaL_testudata(L, 1, COMMAND_TYPE);
+  if (slot == NULL) return 0;
   child *c = *slot;
   *slot = NULL;
   if (c == NULL) return 0;
@@ -326,7 +327,7 @@ typedef struct {
 /* The userdata at index 1, some file handle, if it is one of ours. */
 static pipe_stream *test_pipe(lua_State *L) {
   pipe_stream *stream = lua_touserdata(L, 1);
-  return lua_rawlen(L, 1) >= sizeof *stream && stream->tag == &pipe_tag ? stream : NULL;
+  return stream != NULL && lua_rawlen(L, 1) >= sizeof *stream && stream->tag == &pipe_tag ? stream : NULL;
 }
 
 static void drop_child(pipe_stream *stream) {

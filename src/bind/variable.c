@@ -86,7 +86,7 @@ static int variable_set(lua_State *L) {
 
 static int restore_close(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (runtime->current == NULL) return 0;
+  if (runtime->current == NULL || luaL_testudata(L, 1, RESTORE_TYPE) == NULL) return 0;
   lua_settop(L, 1);
   lua_getiuservalue(L, 1, RESTORE_IDENTITY);
   lua_getiuservalue(L, 1, RESTORE_VALUE);

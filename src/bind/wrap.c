@@ -34,7 +34,8 @@ typedef struct {
 } declaration;
 
 static int declaration_gc(lua_State *L) {
-  declaration *declared = lua_touserdata(L, 1);
+  declaration *declared = luaL_testudata(L, 1, DECLARATION_TYPE);
+  if (declared == NULL) return 0;
   uns_shared_unref(declared->function);
   declared->function = NULL;
   return 0;

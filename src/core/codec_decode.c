@@ -252,6 +252,33 @@ static lua_Integer take_run(decoder *d, unsigned tag, int table, lua_Integer fir
   return count;
 }
 
+/* True if the metatable on top of the stack is that of a class of userdata, by luaL_newmetatable. */
+static bool is_of_userdata(decoder *d) {
+  lua_State *L = d->L;
+  lua_pushliteral(L, "__name");
+  bool is = false;
+  if (lua_rawget(L, -2) == LUA_TSTRING) {
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    is = lua_rawequal(L, -1, -2);
+  }
+  lua_pop(L, 1);
+  return is;
+}
+
+/* Reads the metatable of the table at `table`. No finalizer comes with a message but one that a module here holds: what
+   was sent by value has none, and those of userdata would not look at what they are given. */
+static void take_metatable(decoder *d, int table) {
+  lua_State *L = d->L;
+  unsigned tag = *take(d, 1);
+  push_tagged(d, tag);
+  if (lua_type(L, -1) != LUA_TTABLE) corrupt(d, "no metatable");
+  lua_pushliteral(L, "__gc");
+  bool ends = lua_rawget(L, -2) != LUA_TNIL, in_c = lua_iscfunction(L, -1);
+  lua_pop(L, 1);
+  if (ends && (tag != UNS_TAG_NAMED || (in_c && is_of_userdata(d)))) corrupt(d, "a finalizer");
+  lua_setmetatable(L, table);
+}
+
 /* Fills the table on top of the stack. */
 static void fill_table(decoder *d, uint32_t items, uint32_t pairs, bool meta) {
   lua_State *L = d->L;
@@ -274,11 +301,7 @@ static void fill_table(decoder *d, uint32_t items, uint32_t pairs, bool meta) {
     push_value(d);
     lua_rawset(L, table);
   }
-  if (meta) {
-    push_value(d);
-    if (lua_type(L, -1) != LUA_TTABLE) corrupt(d, "no metatable");
-    lua_setmetatable(L, table);
-  }
+  if (meta) take_metatable(d, table);
   d->depth--;
 }
 

@@ -250,7 +250,12 @@ static uint64_t metatable_word(uns_encoder *e) {
       known = uns_memo_word(UNS_MEMO_META_PACKS, 0, 0);
     } else {
       const void *name = uns_codec_push_name(L, top);
-      if (name == NULL) name = uns_codec_push_registered(L, top);
+      if (name == NULL && (name = uns_codec_push_registered(L, top)) != NULL) {
+        lua_pushliteral(L, "__gc");
+        lua_rawget(L, top);
+        if (lua_iscfunction(L, -1)) uns_encoder_refuse(e, "table with the metatable of a class of userdata");
+        lua_pop(L, 1);
+      }
       if (name != NULL) known = uns_memo_word(UNS_MEMO_META_NAMED, 0, uns_encoder_add_name(e, name));
     }
     if (uns_word_kind(known) == UNS_MEMO_META_VALUE) {

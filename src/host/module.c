@@ -77,7 +77,8 @@ static int tell_dropped(lua_State *L) {
 }
 
 static int module_gc(lua_State *L) {
-  module *mine = lua_touserdata(L, 1);
+  module *mine = luaL_testudata(L, 1, MODULE_TYPE);
+  if (mine == NULL) return 0;
   uns_executors *executors = mine->executors;
   uns_runtime *runtime = mine->runtime;
   mine->executors = NULL;

@@ -122,7 +122,8 @@ static bool keep_or_report(lua_State *L, uns_failure *failure) {
 }
 
 static int failure_gc(lua_State *L) {
-  uns_failure *failure = lua_touserdata(L, 1);
+  uns_failure *failure = luaL_testudata(L, 1, FAILURE_TYPE);
+  if (failure == NULL) return 0;
   if (!uns_failure_observed(failure)) {
     if (failure->cell != NULL && uns_cell_is_remote(failure->cell)) {
       uns_list_remove(&failure->link); /* the host's process has the real future, and its failure */

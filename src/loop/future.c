@@ -32,7 +32,8 @@ const char *uns_future_state_name(const uns_future *future) { return state_names
 /* ---- the userdata ---- */
 
 static int companion_gc(lua_State *L) {
-  companion **slot = lua_touserdata(L, 1);
+  companion **slot = luaL_testudata(L, 1, COMPANION_TYPE);
+  if (slot == NULL) return 0;
   companion *mine = *slot;
   *slot = NULL;
   if (mine == NULL) return 0;
