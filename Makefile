@@ -27,7 +27,7 @@ MAKEFLAGS += --no-builtin-rules
 .PRECIOUS: build/lint/clang/%.o
 .DEFAULT_GOAL := all
 
-.PHONY: FORCE all help packages packages-test packages-check demo test check asan tsan memcheck bench lint format \
+.PHONY: FORCE all help packages packages-test packages-check demo test check asan tsan memcheck bench lint format fuzz seeds \
   install uninstall clean
 
 Q := $(if $(V),,@)
@@ -62,6 +62,8 @@ EMBED_EXAMPLES := $(if $(wildcard $(API_SOURCE)),$(sort $(wildcard examples/embe
 # Libraries that one plugin needs, by its name; the others need none.
 PLUGIN_LIBS_hash = -lcrypto
 PLUGIN_LIBS_zlib = -lz
+# It knows what it destroys.
+PLUGIN_LIBS_mad = -Isrc $(UV_CFLAGS) $(LUA_CFLAGS)
 
 # --- flags -----------------------------------------------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ $1/spec/plugins/%.so: spec/support/plugins/%.c $1/flags | packages
 $1/spec/%: spec/c/%.c $1/libunsync.a | packages-test
 	$$(call say,TEST,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(COMPILE) $2 $$(CMOCKA_CFLAGS) $$(LDFLAGS) -o $$@ $$< $1/libunsync.a $$(CMOCKA_LIBS) $$(PROGRAM_LIBS)
+	$$(Q)$$(COMPILE) $2 $$(CMOCKA_CFLAGS) $$(LDFLAGS) -o $$@ $$< $1/libunsync.a $$(TEST_LIBS_$$*) $$(CMOCKA_LIBS) $$(PROGRAM_LIBS)
 
 -include $$(wildcard $1/obj/*.d $1/obj/*/*.d $1/plugins/*.d $1/spec/*.d $1/spec/plugins/*.d)
 endef
@@ -154,6 +156,44 @@ $(eval $(call build,build,))
 $(eval $(call build,build/asan,$(SANITIZE) -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined))
 # A wait leaves our frames by longjmp, so that ThreadSanitizer's own record of the call stack would grow without end.
 $(eval $(call build,build/tsan,$(SANITIZE) -fsanitize=thread $(if $(findstring clang,$(CC)),,--param=tsan-instrument-func-entry-exit=0)))
+
+# --- fuzzing: build/fuzz/NAME from spec/fuzz/NAME.c, with all of src/ made by clang for it ------------------------------
+
+FUZZERS := $(patsubst spec/fuzz/%.c,%,$(filter-out %/seeds.c,$(sort $(wildcard spec/fuzz/*.c))))
+FUZZ := codec
+SECONDS := 60
+FUZZ_FLAGS = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined -DUNS_PLAIN_HEAP
+COMPILE_FUZZ = $(CLANG) $(LANGUAGE) $(WARNINGS) $(OBJECT) $(INCLUDES) -Ispec/fuzz $(CPPFLAGS) $(FUZZ_FLAGS)
+fuzz/objects := $(patsubst src/%.c,build/fuzz/obj/%.o,$(LIBRARY_SOURCES)) build/fuzz/obj/gen/lua_modules.o
+
+# The dynamic linker's part is played by the target of that name, wherever it is linked in.
+WRAP_dl := $(foreach name,dlopen dlsym dlclose dlinfo dladdr1 dlerror,-Wl,--wrap=$(name))
+FUZZ_LIBS_plugin := $(WRAP_dl)
+TEST_LIBS_corpus_test := $(WRAP_dl)
+
+$(call remember,build/fuzz/flags,$(CLANG) $(LANGUAGE) $(WARNINGS) $(CPPFLAGS) $(FUZZ_FLAGS))
+
+build/fuzz/obj/%.o: src/%.c build/fuzz/flags | packages-check
+	$(call say,CLANG,$@)
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE_FUZZ) -fsanitize=fuzzer-no-link -c -o $@ $<
+
+build/fuzz/obj/gen/lua_modules.o: build/gen/lua_modules.c build/fuzz/flags | packages-check
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE_FUZZ) -c -o $@ $<
+
+build/fuzz/libunsync.a: $(fuzz/objects)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+build/fuzz/%: spec/fuzz/%.c build/fuzz/libunsync.a
+	$(call say,FUZZER,$@)
+	$(Q)$(COMPILE_FUZZ) -fsanitize=fuzzer -o $@ $< build/fuzz/libunsync.a $(FUZZ_LIBS_$*) $(PROGRAM_LIBS)
+
+build/fuzz/seeds: spec/fuzz/seeds.c build/libunsync.a
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -o $@ $< build/libunsync.a $(WRAP_dl) $(PROGRAM_LIBS)
+
+-include $(wildcard build/fuzz/*.d build/fuzz/obj/*/*.d)
 
 # --- the Lua modules, compiled in --------------------------------------------------------------------------------------
 
@@ -242,6 +282,17 @@ check: ## what CI runs: test, asan, tsan, memcheck and lint
 	@.ci/run
 bench: all $(BENCHES) | packages-test $(call after,test asan tsan memcheck) ## measure, beside a baseline
 	@build/unsync bench/run.lua $(ARGS)
+
+# New inputs that reach something new are kept in build/fuzz; a finding is left in build/fuzz/NAME-findings, and its input
+# belongs into spec/corpus with its repair.
+fuzz: build/fuzz/$(FUZZ) | packages-check ## FUZZ=codec|frame|plugin SECONDS=60: any bytes for the decoder, the frame reader, the plugin loader
+	@mkdir -p build/fuzz/$(FUZZ)-corpus build/fuzz/$(FUZZ)-findings
+	@ASAN_OPTIONS=allocator_may_return_null=1 build/fuzz/$(FUZZ) -max_total_time=$(SECONDS) -max_len=6000 -timeout=20 \
+	  -rss_limit_mb=3000 -print_final_stats=1 -artifact_prefix=build/fuzz/$(FUZZ)-findings/ $(ARGS) \
+	  build/fuzz/$(FUZZ)-corpus spec/corpus/$(FUZZ) >build/fuzz/$(FUZZ).log 2>&1 || { tail -60 build/fuzz/$(FUZZ).log; exit 1; }
+	@grep '^#[0-9].*DONE\|^Done\|^stat::' build/fuzz/$(FUZZ).log
+seeds: build/fuzz/seeds $(build/plugins) ## write the inputs that fuzzing begins with into spec/corpus
+	@build/fuzz/seeds spec/corpus $(firstword $(build/plugins))
 
 C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
 C_HEADERS := $(wildcard include/*.h src/*/*.h spec/c/*.h spec/support/plugins/*.h)

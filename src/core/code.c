@@ -22,7 +22,7 @@ uns_code *uns_code_new(const void *bytes, size_t size_bytes) {
   uns_shared_init(&code->base, &code_class);
   code->size_bytes = size_bytes;
   memcpy(code->bytes, bytes, size_bytes);
-  uns_code_hash(bytes, size_bytes, code->hash);
+  uns_code_hash(code->bytes, size_bytes, code->hash); /* of the copy: who wrote `bytes` may still be writing */
   return code;
 }
 

@@ -219,11 +219,10 @@ static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) 
   return status;
 }
 
-/* Only settled cells of the child's own come with their outcome, and those have no number. */
+/* Only settled cells of the child's own come with their outcome, and those have no number: it is mad, and not believed. */
 static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome) {
-  (void)owner;
-  (void)id;
-  uns_cell_settle(cell, state, outcome);
+  (void)owner, (void)cell, (void)id, (void)state;
+  uns_packet_deinit(outcome);
 }
 
 const uns_port_ops uns_exports_ops = {export_cell, unexport_cell, import_cell, import_outcome};
@@ -328,6 +327,8 @@ bool uns_exports_settle(uns_child *child, uns_message *message) {
   uns_export *export;
   uv_mutex_lock(&exports->lock);
   bool fine = known_export(child, words->id, words->by_task != 0, &export) == UNS_OK;
+  /* What a task of ours is to settle is nobody else's to settle. */
+  if (fine && (export->id & child_made) == 0 && export->cell->by_task) fine = false;
   uns_cell *cell = fine ? uns_shared_ref(export->cell) : NULL;
   uv_mutex_unlock(&exports->lock);
   if (!fine) return false;

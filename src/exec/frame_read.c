@@ -184,7 +184,8 @@ static int read_objects(reader *r) {
     if (object.kind == UNS_SHARED_CODE) {
       status = read_code(r, &object, blob, &r->shared[i]);
     } else if (object.kind == UNS_SHARED_LENT) {
-      r->shared[i] = string_new((const char *)blob, (size_t)object.size_bytes, false);
+      /* A short string is a copy, for Lua looks at it several times; a long one it copies once. */
+      r->shared[i] = string_new((const char *)blob, (size_t)object.size_bytes, object.size_bytes < UNS_LENT_MIN);
       if (r->shared[i] == NULL) status = UNS_ENOMEM;
     } else {
       uns_cell *cell = NULL;

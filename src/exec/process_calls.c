@@ -259,6 +259,8 @@ void uns_calls_take_back(uns_child *child) {
     uint64_t given = child->sequences[slot] * 4 + UNS_CLAIM_GIVEN;
     if (!atomic_compare_exchange_strong(&child->wire.board->claims[slot], &given,
                                         child->sequences[slot] * 4 + UNS_CLAIM_REVOKED)) {
+      /* It has begun; or the word is none of ours, and it never will. */
+      if (given != child->sequences[slot] * 4 + UNS_CLAIM_STARTED) uns_child_condemn_locked(child, uns_garbage);
       continue;
     }
     unsigned place = count++; /* the latest first: each goes in front of the last */

@@ -135,17 +135,22 @@ no_sockets:
   return status;
 }
 
-void uns_child_up(uns_child *child, int wake_fd) {
+bool uns_child_up(uns_child *child, int wake_fd) {
   uns_process_pool *pool = child->pool;
   uv_mutex_lock(&child->lock);
+  if (child->wake_fd >= 0) {
+    uv_mutex_unlock(&child->lock);
+    return false;
+  }
   child->wake_fd = wake_fd;
   bool live = child->state == UNS_CHILD_STARTING;
   if (live) child->state = UNS_CHILD_LIVE;
   uv_mutex_unlock(&child->lock);
   pool->failed_starts = 0;
-  if (!live) return;
+  if (!live) return true;
   uns_job *job = uns_dispatch_next(&pool->dispatch, &child->worker);
   if (job != NULL) uns_calls_give(&pool->dispatch, &child->worker, job);
+  return true;
 }
 
 static void check_hello(void *argument) {

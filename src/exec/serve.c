@@ -5,6 +5,7 @@
  * Nothing here waits for a child: what does not fit into its socket is kept until it does. Futures: exports.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -162,8 +163,9 @@ static bool hello(uns_child *child, const uns_message *message) {
   const char *build = message->texts[0];
   int fd = child->service.received_fd;
   if (build == NULL || strcmp(build, uns_frame_build_id()) != 0 || fd < 0) return false;
+  fcntl(fd, F_SETFL, O_NONBLOCK); /* whatever it is: nobody here waits for it */
+  if (!uns_child_up(child, fd)) return false;
   child->service.received_fd = -1;
-  uns_child_up(child, fd);
   return true;
 }
 
@@ -189,8 +191,11 @@ static bool handle(uns_child *child, uns_message *message) {
 static void take_descriptor(uns_service *service, struct msghdr *header) {
   for (struct cmsghdr *item = CMSG_FIRSTHDR(header); item != NULL; item = CMSG_NXTHDR(header, item)) {
     if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS) continue;
-    if (service->received_fd >= 0) close(service->received_fd);
-    memcpy(&service->received_fd, CMSG_DATA(item), sizeof(int));
+    /* One comes, with the greeting; of others none stays open. */
+    for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= item->cmsg_len; at += sizeof(int)) {
+      if (service->received_fd >= 0) close(service->received_fd);
+      memcpy(&service->received_fd, CMSG_DATA(item) + at, sizeof(int));
+    }
   }
 }
 

@@ -140,8 +140,8 @@ uns_child *uns_child_new(uns_process_pool *pool);
 void uns_child_free(uns_child *child);
 /* Starts a process in a free place. 0, or an errno and what could not be had. Supervisor. */
 int uns_child_start(uns_child *child, const char **what);
-/* The child is up. `wake_fd` is taken over. Supervisor. */
-void uns_child_up(uns_child *child, int wake_fd);
+/* The child is up. `wake_fd` is taken over. False, and it is not: it was up before. Supervisor. */
+bool uns_child_up(uns_child *child, int wake_fd);
 /* It cannot start, and will end; the calls that wait for it fail with that. Supervisor. */
 void uns_child_is_sorry(uns_child *child, const char *error_code, const char *why);
 /* Kills it; what it ran fails with `why`. Any thread; `_locked`: with its lock held, else without. */

@@ -1,0 +1,49 @@
+-- A worker process that has lost its mind writes over the memory it shares with its host, and says what makes no sense.
+-- Its own call fails, or does not; the host stays whole, every other call gets its result, and nothing is left open.
+local unsync = require("unsync")
+local script = require("spec.support.script")
+
+local rounds = math.max(4, 40 // script.slowness)
+
+-- Each kind in a program of its own: what goes wrong there, a crash or a hang, is that kind's.
+local function survives(task, plain)
+  local ran = script.run(([[
+    local unsync = require "unsync"
+    local script = require "spec.support.script"
+    local mad = unsync.cpu("mad.%s", {timeout = 2 * script.slowness, grace = 0.05})
+    local sane = unsync.cpu(function(n) return n, ("x"):rep(n %% 3000), {n} end)
+    sane(1):await()
+    local before
+    for seed = 1, %d do
+      local lost = mad(seed)
+      local error_text = not pcall(lost.await, lost) and tostring(lost:error())
+      assert(not error_text or error_text:find("crashed") or error_text:find("timeout") or error_text:find("interrupted")
+        or error_text:find("damaged") or error_text:find("unsendable"), error_text)
+      local list = {}
+      for n = 1, 20 do list[n] = sane(n) end
+      for n = 1, 20 do
+        local ok, number, text, table = pcall(list[n].await, list[n])
+        -- A call that its mad worker had begun goes down with it.
+        if %s then assert(not ok or number == n and #text == n %% 3000 and table[1] == n) end
+        assert(ok or type(number) == "table" or type(number) == "string")
+      end
+      if seed == %d // 2 then before = script.descriptors() end
+    end
+    -- Every worker is a new one in the end, or sane: with new ones, all is as it was.
+    assert(script.eventually(function()
+      local fine = sane(7)
+      return pcall(fine.await, fine, 5) and script.descriptors() <= before + 12
+    end, 20), "descriptors " .. before .. " " .. script.descriptors())
+    print("whole")
+  ]]):format(task, rounds, tostring(plain), rounds), {
+    env = {LUA_PATH = "./?.lua;;", UNSYNC_PLUGIN_PATH = script.build .. "/spec/plugins"}, limit_s = 120})
+  assert.equal("0 whole\n", ran.code .. " " .. ran.out, ran.err)
+end
+
+describe("a worker process that has lost its mind", function()
+  it("writes any words on the board", function() survives("board", false) end)
+  it("writes any frame into its ring", function() survives("ring", true) end)
+  it("says anything over its control socket", function() survives("control", true) end)
+  it("changes what it has written while it is read", function() survives("torn", false) end)
+
+end)

@@ -1,0 +1,200 @@
+/* mad: a worker process that has lost its mind: tasks that write over the memory it shares with its host, and say what
+   makes no sense over its control socket. Each is told a seed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "exec/frame_format.h"
+#include "exec/ring.h"
+#include "unsync_plugin.h"
+
+enum { CONTROL = 3, SUPERVISOR = 6, FRAME_MOST = 600 };
+
+static uint64_t seed;
+static uint64_t any(uint64_t below) {
+  seed ^= seed >> 12;
+  seed ^= seed << 25;
+  seed ^= seed >> 27;
+  return (seed * UINT64_C(2685821657736338717)) % below;
+}
+
+/* The mapping of the board, and behind it of the rings; NULL: this is no worker process. */
+static uns_board *find_board(void) {
+  FILE *maps = fopen("/proc/self/maps", "r");
+  char line[512];
+  unsigned long start = 0;
+  while (maps != NULL && start == 0 && fgets(line, sizeof line, maps) != NULL) {
+    if (strstr(line, "/memfd:unsync") != NULL) start = strtoul(line, NULL, 16);
+  }
+  if (maps != NULL) fclose(maps);
+  return (uns_board *)start; /* NOLINT(performance-no-int-to-ptr): that is what the file holds */
+}
+
+static uint8_t *ring_to_host(uns_board *board) { return (uint8_t *)board + 4096 * 4 + 2 * (size_t)UNS_RING_BYTES; }
+
+static uint64_t any_word(void) {
+  switch (any(4)) {
+    case 0: return any(20);
+    case 1: return UNS_RING_BYTES - 10 + any(20);
+    case 2: return UINT64_MAX - any(20);
+    default: return any(UINT64_MAX);
+  }
+}
+
+/* Something that looks like a frame; its size. */
+static size_t make_frame(uint8_t *bytes) {
+  frame_head head;
+  size_t size = sizeof head + (size_t)any(FRAME_MOST - sizeof head);
+  for (size_t i = 0; i < size; i++) bytes[i] = (uint8_t)any(any(2) == 0 ? 4 : 256);
+  memset(&head, 0, sizeof head);
+  head.magic = FRAME_MAGIC;
+  head.size_bytes = size;
+  head.words.kind = (uint32_t)(1 + any(UNS_FRAME_KINDS - 1));
+  head.words.id = any(2) == 0 ? any(6) : (uint64_t)1 << 63 | any(6);
+  head.words.slot = (uint32_t)any(3);
+  head.words.count = any(3);
+  head.words.request = any(3);
+  head.words.state = (uint32_t)any(5);
+  head.words.function_kind = (uint8_t)any(5);
+  head.words.deadline_ns = any(2) == 0 ? 0 : any_word();
+  head.words.by_task = (uint8_t)any(2);
+  memcpy(head.words.error_code, "no end to this, and more", sizeof head.words.error_code);
+  head.packet_count = (uint32_t)(1 + any(2));
+  head.object_count = (uint32_t)any(3);
+  head.ref_count = (uint32_t)any(3);
+  head.text_bytes[any(UNS_TEXTS)] = (uint32_t)any(3);
+  uint64_t all = sizeof head + head.object_count * sizeof(frame_object) + head.packet_count * sizeof(frame_packet) +
+                 head.ref_count * sizeof(uint32_t);
+  for (int i = 0; i < UNS_TEXTS; i++) all += head.text_bytes[i];
+  head.head_bytes = (uint32_t)all;
+  if (any(3) > 0 && all <= size) { /* the rest of the tables is nothing, and all bytes are the first packet's */
+    memset(bytes + sizeof head, 0, (size_t)all - sizeof head);
+    frame_packet packet = {.size_bytes = size - all};
+    memcpy(bytes + sizeof head + head.object_count * sizeof(frame_object), &packet, sizeof packet);
+  }
+  memcpy(bytes, &head, sizeof head);
+  return size;
+}
+
+static void say(const void *bytes, size_t size) {
+  if (send(CONTROL, bytes, size, MSG_NOSIGNAL) < 0) perror("mad: control socket");
+}
+
+/* Sends bytes and descriptors with them. */
+static void say_with(const void *bytes, size_t size, int count) {
+  int fds[4];
+  union {
+    struct cmsghdr align;
+    char room[CMSG_SPACE(sizeof fds)];
+  } ancillary;
+  memset(&ancillary, 0, sizeof ancillary);
+  struct iovec room = {(void *)bytes, size};
+  struct msghdr header = {.msg_iov = &room,
+                          .msg_iovlen = 1,
+                          .msg_control = &ancillary,
+                          .msg_controllen = CMSG_SPACE((size_t)count * sizeof(int))};
+  struct cmsghdr *item = CMSG_FIRSTHDR(&header);
+  item->cmsg_level = SOL_SOCKET;
+  item->cmsg_type = SCM_RIGHTS;
+  item->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
+  for (int i = 0; i < count; i++) fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  memcpy(CMSG_DATA(item), fds, (size_t)count * sizeof(int));
+  sendmsg(CONTROL, &header, MSG_NOSIGNAL);
+  for (int i = 0; i < count; i++) close(fds[i]);
+}
+
+/* Writes over what the host may be reading, for a while. */
+static void *scribble(void *argument) {
+  uns_board *board = argument;
+  uint8_t *ring = ring_to_host(board);
+  uint64_t n = 88172645463325252u;
+  for (int i = 0; i < 100000000; i++) {
+    n ^= n << 13;
+    n ^= n >> 7;
+    n ^= n << 17;
+    ring[n % 2048] = (uint8_t)(n >> 32);
+  }
+  return NULL;
+}
+
+static int start(unsync_task *t, uns_board **board) {
+  int64_t number = unsync_arg_integer(t, 1);
+  if (unsync_failed(t)) return -1;
+  *board = find_board();
+  if (*board == NULL) return unsync_fail(t, "EINVAL", "this is no worker process");
+  seed = (uint64_t)number * UINT64_C(0x9e3779b97f4a7c15) + 1;
+  return 0;
+}
+
+static int wake_supervisor(unsync_task *t) {
+  uint64_t one = 1;
+  return write(SUPERVISOR, &one, sizeof one) < 0 ? unsync_fail_errno(t, errno, "the supervisor") : UNSYNC_OK;
+}
+
+/* Words on the board, for a while, as most of them are soon overwritten by what is true. */
+static int board(unsync_task *t) {
+  uns_board *there;
+  if (start(t, &there) != 0) return -1;
+  for (int moment = 0; moment < 10; moment++) {
+    for (uint64_t i = 1 + any(4); i > 0; i--) {
+      uint64_t word = any_word();
+      memcpy((uint8_t *)there + 8 * any(sizeof *there / 8), &word, sizeof word);
+    }
+    wake_supervisor(t);
+    usleep(500);
+  }
+  return 0;
+}
+
+/* Bytes in the ring, then their number, or another. */
+static int ring(unsync_task *t) {
+  uns_board *there;
+  if (start(t, &there) != 0) return -1;
+  uint8_t *bytes = ring_to_host(there);
+  uint64_t tail = atomic_load(&there->to_host.tail), at = (tail - atomic_load(&there->to_host.origin)) % UNS_RING_BYTES;
+  size_t size = make_frame(bytes + at);
+  if (any(3) == 0) bytes[at + any(size)] ^= (uint8_t)(1 + any(255));
+  atomic_store(&there->to_host.tail, tail + (any(4) == 0 ? any_word() : size));
+  return wake_supervisor(t);
+}
+
+/* Bytes that are no frame, frames that make no sense, greetings, descriptors that nobody wants. */
+static int control(unsync_task *t) {
+  uns_board *there;
+  uint8_t bytes[FRAME_MOST + 64];
+  if (start(t, &there) != 0) return -1;
+  switch (any(4)) {
+    case 0:
+      for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)any(256);
+      say(bytes, (size_t)any(sizeof bytes));
+      break;
+    case 1: say_with(bytes, make_frame(bytes), (int)(1 + any(4))); break;
+    default:
+      for (uint64_t i = 1 + any(8); i > 0; i--) say(bytes, make_frame(bytes));
+  }
+  return 0;
+}
+
+/* Goes on writing over its results while they are read. */
+static int torn(unsync_task *t) {
+  uns_board *there;
+  pthread_t thread;
+  if (start(t, &there) != 0) return -1;
+  if (pthread_create(&thread, NULL, scribble, there) != 0) return -1;
+  pthread_detach(thread);
+  return 0;
+}
+
+static const unsync_task_def tasks[] = {
+    {"board", board, "board(seed): any words on the board", 0},
+    {"ring", ring, "ring(seed): any frame", 0},
+    {"control", control, "control(seed): anything on the control socket", 0},
+    {"torn", torn, "torn(seed): from now on results change while they are read", 0},
+};
+
+UNSYNC_PLUGIN("mad", "1.0", "A worker that has lost its mind", tasks)
