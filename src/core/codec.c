@@ -140,7 +140,8 @@ const uns_codec_class *uns_codec_class_of_function(const uns_codec *codec, lua_C
 const uns_codec_class *uns_codec_class_named(const uns_codec *codec, const char *name, size_t size_bytes) {
   for (size_t i = 0; i < codec->class_count; i++) {
     const uns_codec_class *class = codec->classes[i].class;
-    if (strncmp(class->name, name, size_bytes) == 0 && class->name[size_bytes] == '\0') return class;
+    /* A name that came in a message may hold zeros. */
+    if (strlen(class->name) == size_bytes && memcmp(class->name, name, size_bytes) == 0) return class;
   }
   return NULL;
 }

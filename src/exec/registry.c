@@ -234,7 +234,8 @@ static bool check_descriptor(const unsync_plugin *descriptor, uns_text *why) {
     uns_text_add(why, "it has flags that this host does not know: 0x%x", (unsigned)descriptor->flags);
   } else if (descriptor->tasks == NULL || descriptor->task_count == 0) {
     uns_text_add(why, "it has no tasks");
-  } else if (descriptor->task_size_bytes < sizeof(unsync_task_def)) {
+  } else if (descriptor->task_size_bytes < sizeof(unsync_task_def) ||
+             descriptor->task_size_bytes % _Alignof(unsync_task_def) != 0) {
     uns_text_add(why, "its descriptor is wrong: a task of %zu bytes", descriptor->task_size_bytes);
   } else {
     for (size_t i = 0; i < descriptor->task_count; i++) {

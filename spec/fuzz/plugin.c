@@ -1,0 +1,4 @@
+#include "plugin_target.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) { return plugin_target(data, size); }
