@@ -17,6 +17,7 @@
 #include "bind/wrap.h"
 #include "core/codec.h"
 #include "core/error.h"
+#include "core/recorder.h"
 #include "exec/executors.h"
 #include "loop/cancel.h"
 #include "loop/group.h"
@@ -198,6 +199,7 @@ static void say_where(lua_State *L, const uns_future *future) {
 static void on_completion(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, mail);
   uns_runtime *runtime = receiver;
+  if (job->record.recorder != NULL) uns_recorder_job_home(job, runtime != NULL ? runtime->track : UNS_TRACE_NONE);
   if (runtime == NULL) { /* the state that asked is closing */
     uns_free(job->home_data);
     uns_job_free(job);
@@ -305,6 +307,10 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   future->job = job;
   future->since_ns = runtime->test_clock == NULL ? job->submitted_ns : uns_now_ns(runtime);
   runtime->pending++;
+  if (runtime->recorder != NULL) {
+    job->record.recorder = runtime->recorder;
+    uns_recorder_job_sent(job, runtime->track);
+  }
   submit(runtime, job);
   uns_group_adopt(runtime, L);
   return 1;

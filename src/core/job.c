@@ -76,6 +76,9 @@ uns_job *uns_job_twin(const uns_job *job) {
   twin->home_data = job->home_data;
   twin->reason = job->reason;
   twin->stopped_by = "abandoned";
+  twin->record.recorder = job->record.recorder;
+  twin->record.id = job->record.id;
+  twin->record.started = true; /* as it will have by then */
   uns_job_fail(twin, "cancelled", "%s was cancelled", job->function->name);
   return twin;
 }

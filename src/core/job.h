@@ -85,6 +85,12 @@ typedef struct uns_job {
   void *context;     /* home's too */
   bool held;         /* it was cancelled while it was held: it never counted as running */
   void *worker;      /* dispatch's: who has it */
+  struct {           /* core/recorder.h's */
+    struct uns_recorder *recorder; /* NULL: nobody wants to know, and the rest is unused. Set before it is sent */
+    uint64_t id, started_ns, ended_ns;
+    uint32_t track; /* of the worker process that has it */
+    bool arrow, started, ended;
+  } record;
   uint8_t put_back;  /* how many workers died before they started it */
 } uns_job;
 

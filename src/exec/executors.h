@@ -27,6 +27,7 @@ typedef struct uns_executors {
   void (*free_state)(uns_runtime *runtime);
   uns_runtime *main_runtime; /* of the script's own state */
   void *owner; /* whoever made them: new_state may want to know */
+  struct uns_recorder *recorder; /* core/recorder.h; NULL: nobody wants to know. Borrowed; set before the first call */
   bool closing;  /* nothing is made any more; guarded by `lock` */
   bool is_child; /* this process is a worker process */
 } uns_executors;

@@ -11,6 +11,7 @@
 
 #include "core/codec.h"
 #include "core/error.h"
+#include "core/recorder.h"
 #include "exec/interrupt.h"
 #include "exec/supervisor.h"
 #include "loop/task.h"
@@ -34,6 +35,7 @@ typedef struct pool_thread {
   atomic_bool stop;
   uns_spin spin;        /* the thread's own, as the next */
   uns_runtime *runtime;
+  uint32_t number, track; /* among all that ever started; the recorder's */
   bool abandoned; /* counts in pool->abandoned; guarded by pool->lock */
 } pool_thread;
 
@@ -45,6 +47,7 @@ struct uns_pool {
   uns_link threads, ended;
   uns_link ladders; /* jobs that were asked to stop, not long ago */
   uint32_t count; /* in `threads` */
+  uint32_t last_number;
   uint32_t abandoned; /* of these, stuck in jobs that nobody waits for any more */
   bool check_armed; /* the supervisor will look whether a job waits too long */
   uint64_t last_growth_ns; /* the supervisor's */
@@ -86,6 +89,8 @@ static uns_runtime *open_state(pool_thread *thread) {
   runtime->lend = thread_lend;
   runtime->exit = thread_exit;
   runtime->is_worker = true;
+  runtime->recorder = thread->pool->executors->recorder;
+  runtime->track = thread->track;
   return runtime;
 }
 
@@ -172,6 +177,8 @@ static void *thread_main(void *argument) {
   pool_thread *thread = argument;
   uns_pool *pool = thread->pool;
   thread->thread_id = gettid();
+  uns_recorder *recorder = pool->executors->recorder;
+  if (recorder != NULL) thread->track = uns_recorder_thread(recorder, thread->thread_id, thread->number);
   uns_interrupt_unblock();
   uns_job *job = uns_dispatch_next(&pool->dispatch, &thread->worker);
   for (;;) {
@@ -244,6 +251,7 @@ static int add_thread(uns_pool *pool) {
     return ENOMEM;
   }
   uv_mutex_lock(&pool->lock);
+  thread->number = ++pool->last_number;
   int status = create(thread);
   if (status == 0) {
     uns_list_push_back(&pool->threads, &thread->link);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/recorder.h"
 #include "exec/worker_process.h"
 
 static const uint64_t AHEAD_NS = 200000;  /* work given ahead to a child, at most */
@@ -116,6 +117,7 @@ static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
   uns_board *board = child->wire.board;
   unsigned slot = free_slot(child);
   child->jobs[slot] = job;
+  job->record.track = child->track;
   child->sequences[slot] = ++child->last_sequence;
   child->order[child->in_flight++] = (uint8_t)slot;
   if (child->in_flight == 1) mark_started(child);
@@ -487,7 +489,10 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
   }
   uns_message_deinit(&message);
   if (message.words.count > 0) note_progress(job, message.words.progress_done, message.words.progress_total);
-  if (message.words.started_ns != 0) note_time(child, message.words.ended_ns - message.words.started_ns);
+  if (message.words.started_ns != 0) {
+    note_time(child, message.words.ended_ns - message.words.started_ns);
+    if (job->record.recorder != NULL) uns_recorder_job_ran(job, message.words.started_ns, message.words.ended_ns);
+  }
   if (left == 0) left = give_next(child);
   give_ahead(child, left);
   deliver(pool, job, runtime);

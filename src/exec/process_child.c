@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/recorder.h"
 #include "exec/spawn.h"
 #include "exec/worker_process.h"
 
@@ -108,6 +109,7 @@ int uns_child_start(uns_child *child, const char **what) {
   uv_mutex_lock(&child->lock);
   child->state = UNS_CHILD_STARTING;
   child->pid = pid;
+  child->track = pool->executors->recorder != NULL ? uns_recorder_process(pool->executors->recorder, pid) : 0;
   child->condemned[0] = child->error_code[0] = '\0';
   uns_port_init(&child->to_child, &uns_exports_ops, child);
   uv_mutex_unlock(&child->lock);

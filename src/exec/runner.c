@@ -11,6 +11,7 @@
 
 #include "core/codec.h"
 #include "core/error.h"
+#include "core/recorder.h"
 #include "exec/call.h"
 #include "exec/executors.h"
 #include "exec/interrupt.h"
@@ -175,9 +176,7 @@ static void end_scope(uns_runtime *runtime) {
   uns_group_unref(scope);
 }
 
-void uns_runner_run(uns_runtime *runtime, uns_job *job) {
-  job->started_ns = uns_clock_ns();
-  atomic_store_explicit(&job->state, UNS_JOB_STARTED, memory_order_release);
+static void run_job(uns_runtime *runtime, uns_job *job) {
   if (job->function->native != NULL) {
     uns_call_native(runtime->executors, job);
     return;
@@ -199,4 +198,16 @@ void uns_runner_run(uns_runtime *runtime, uns_job *job) {
   uns_interrupt_listen(NULL);
   end_scope(runtime);
   runtime->job = NULL;
+}
+
+void uns_runner_run(uns_runtime *runtime, uns_job *job) {
+  job->started_ns = uns_clock_ns();
+  atomic_store_explicit(&job->state, UNS_JOB_STARTED, memory_order_release);
+  if (job->record.recorder == NULL) {
+    run_job(runtime, job);
+    return;
+  }
+  uns_recorder_job_starts(job, runtime->track);
+  run_job(runtime, job);
+  uns_recorder_job_ends(job, runtime->track);
 }

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/recorder.h"
 #include "exec/worker_process.h"
 
 /* ---- sending ---- */
@@ -80,6 +81,7 @@ typedef struct nested_call {
 static void on_nested_end(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, mail);
   nested_call *call = job->context;
+  if (job->record.recorder != NULL) uns_recorder_job_home(job, UNS_TRACE_NONE);
   if (receiver != NULL && call->child != NULL) {
     uns_message message;
     uns_message_of_result(&message, job);
@@ -134,6 +136,8 @@ static bool call(uns_child *child, uns_message *message) {
   job->submitted_ns = message->words.submitted_ns;
   job->deadline_ns = message->words.deadline_ns;
   uns_packet_move(&job->call, &message->packet);
+  job->record.recorder = child->pool->executors->recorder;
+  if (job->record.recorder != NULL) uns_recorder_job_sent(job, UNS_TRACE_NONE);
   uns_process_pool_submit(child->pool, job);
   return true;
 }

@@ -53,6 +53,7 @@ typedef struct uns_child {
   uv_mutex_t lock; /* guards what follows */
   uns_child_state state;
   pid_t pid;           /* 0: reaped, or not started */
+  uint32_t track;      /* the recorder's, of this process */
   int wake_fd;         /* the child's eventfd; -1: not known yet */
   char condemned[192]; /* why it was killed by us, or could not start; or "" */
   char error_code[24]; /* the latter's */

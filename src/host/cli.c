@@ -13,6 +13,7 @@
 #include "exec/child.h"
 #include "host/program.h"
 #include "host/script.h"
+#include "host/seeing.h"
 #include "host/state.h"
 #include "unsync.h"
 
@@ -21,6 +22,8 @@ static const char usage_text[] =
     "  -e CODE   run CODE\n"
     "  -l MOD    require MOD into global MOD; -l G=MOD into global G\n"
     "  -         run stdin as the script, and stop reading options\n"
+    "  --trace FILE   write what runs where and when, for ui.perfetto.dev\n"
+    "  --stats   print counts and latencies by function at the end\n"
     "  -v        print the version\n"
     "  -h        print this\n"
     "  --        stop reading options\n"
@@ -31,6 +34,7 @@ typedef struct {
   int step_count;
   int script_index; /* in argv; argc: none */
   bool version, help;
+  uns_seeing seeing;
 } options;
 
 /* Two pieces of text around what was wrong. */
@@ -45,6 +49,16 @@ static const char *value_of(int argc, char **argv, int *i) {
   return *i + 1 < argc ? argv[++*i] : NULL;
 }
 
+/* True if `text` is the long option, whose value, glued by "=" or the next argument, goes to `value`; NULL: it is missing. */
+static bool long_option(int argc, char **argv, int *i, const char *option, const char **value) {
+  size_t length = strlen(option);
+  if (strncmp(argv[*i], option, length) != 0) return false;
+  if (argv[*i][length] == '=') *value = argv[*i] + length + 1;
+  else if (argv[*i][length] == '\0') *value = *i + 1 < argc ? argv[++*i] : NULL;
+  else return false;
+  return true;
+}
+
 /* 0, or the exit code after a message. */
 static int read_options(int argc, char **argv, options *read) {
   int i = 1;
@@ -55,7 +69,13 @@ static int read_options(int argc, char **argv, options *read) {
       i++;
       break;
     }
-    if (strcmp(text, "-v") == 0 || strcmp(text, "--version") == 0) {
+    const char *given;
+    if (long_option(argc, argv, &i, "--trace", &given)) {
+      if (given == NULL || *given == '\0') return misuse("", "--trace", " needs the name of a file");
+      read->seeing.trace_path = given;
+    } else if (strcmp(text, "--stats") == 0) {
+      read->seeing.stats = true;
+    } else if (strcmp(text, "-v") == 0 || strcmp(text, "--version") == 0) {
       read->version = true;
     } else if (strcmp(text, "-h") == 0 || strcmp(text, "--help") == 0) {
       read->help = true;
@@ -111,9 +131,14 @@ static int no_start(const char *what) {
   return 1;
 }
 
-static int run(const uns_script *script, const char *script_path) {
+static int run(const uns_script *script, const char *script_path, const uns_seeing *seeing) {
   uns_executors *executors = uns_executors_new();
   if (executors == NULL) return no_start("memory");
+  int code = uns_seeing_begin(seeing, executors);
+  if (code != 0) {
+    uns_executors_free(executors);
+    return code;
+  }
   executors->new_state = uns_state_new;
   executors->free_state = uns_state_free;
   executors->program = uns_program_self();
@@ -121,15 +146,21 @@ static int run(const uns_script *script, const char *script_path) {
   uns_runtime *runtime = uns_state_new(executors);
   if (runtime == NULL) {
     uns_executors_free(executors);
+    uns_seeing_end();
+    uns_seeing_free();
     return no_start("the script's state");
   }
   executors->main_runtime = runtime;
-  int code = uns_script_run(runtime, script);
+  uns_seeing_watch(runtime);
+  code = uns_script_run(runtime, script);
   if (!uns_executors_free(executors)) { /* a thread is stuck in foreign code: nothing it may touch is taken away */
+    uns_seeing_end();
     fflush(NULL);
     _exit(code);
   }
   uns_state_free(runtime);
+  uns_seeing_end();
+  uns_seeing_free();
   return code;
 }
 
@@ -162,8 +193,9 @@ int uns_cli_main(int argc, char **argv) {
       read.steps[read.step_count++] = (uns_step){.kind = UNS_STEP_FILE};
     }
     catch_sigpipe();
+    read.seeing.title = read.script_index < argc ? argv[read.script_index] : "-e";
     uns_script script = {read.steps, read.step_count, argc, argv, read.script_index < argc ? read.script_index : 0};
-    code = run(&script, read.script_index < argc ? argv[read.script_index] : NULL);
+    code = run(&script, read.script_index < argc ? argv[read.script_index] : NULL, &read.seeing);
   }
   uns_free(read.steps);
   return code;

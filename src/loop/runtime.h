@@ -127,6 +127,8 @@ struct uns_runtime {
   void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
   struct uns_job *job; /* the call that this worker runs now, or NULL */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
+  struct uns_recorder *recorder; /* core/recorder.h: told of what tasks do; NULL: nobody wants to know. Borrowed */
+  uint32_t track;      /* the recorder's, of this thread */
   int unobserved;      /* how many of those were reported */
   unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
   unsigned stride;     /* tasks that a turn resumes between two looks at the clock: loop/task.c */

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/packet.h"
+#include "core/recorder.h"
 #include "loop/cancel.h"
 #include "loop/context.h"
 #include "loop/failure.h"
@@ -22,6 +23,58 @@ enum {
 
 /* Slots of a task's coroutine, under its body. */
 enum { SLOT_TASK = 1, SLOT_FUTURE, SLOT_HANDLER, SLOT_BODY };
+
+/* ---- what is recorded of it, where somebody wants to know ---- */
+
+/* Its future's name; else the place in the source where its function is written. */
+static const char *record_name(uns_runtime *runtime, uns_task *task) {
+  lua_State *co = task->co;
+  lua_Debug where;
+  if (task->future->name != NULL) return task->future->name;
+  if (!lua_checkstack(co, LUA_MINSTACK)) return NULL;
+  lua_pushvalue(co, SLOT_BODY + 1); /* run_body itself lies under the slots */
+  lua_getinfo(co, ">S", &where);
+  lua_pushfstring(co, "%s:%d", where.short_src, where.linedefined);
+  const char *name = uns_runtime_intern(runtime, co, lua_tostring(co, -1));
+  lua_pop(co, 1);
+  return name;
+}
+
+static void record_call(uns_runtime *runtime, uns_task *task) {
+  task->record.name = record_name(runtime, task);
+  task->record.waited_for = NULL;
+  task->record.called_ns = uns_clock_ns();
+  task->record.started_ns = 0;
+  task->record.known = false;
+}
+
+/* The task's number, of which each state has its own. */
+static uint64_t record_id(const uns_runtime *runtime, const uns_task *task) {
+  return (uint64_t)runtime->track << 32 | (uint32_t)task->id;
+}
+
+static void record_run(uns_runtime *runtime, uns_task *task) {
+  if (task->record.started_ns == 0) task->record.started_ns = uns_clock_ns();
+  uns_recorder_task_runs(runtime->recorder, runtime->track, record_id(runtime, task), task->record.name,
+                         task->record.waited_for);
+}
+
+/* It has parked, or ended. */
+static void record_rest(uns_runtime *runtime, uns_task *task, bool ended) {
+  const char *waits_for = ended ? NULL : task->waits_for != NULL ? task->waits_for : "its turn";
+  uns_recorder_task_rests(runtime->recorder, runtime->track, record_id(runtime, task), task->record.name,
+                          task->record.known, waits_for);
+  task->record.waited_for = waits_for;
+  task->record.known = true;
+}
+
+static void record_end(uns_runtime *runtime, const uns_task *task) {
+  if (task->parent_id == 0 && runtime->callback_of == NULL) return; /* the script itself, or a call that a worker runs */
+  uns_call_end end = task->future->state == UNS_FUTURE_DONE        ? UNS_CALL_DONE
+                     : task->future->state == UNS_FUTURE_CANCELLED ? UNS_CALL_CANCELLED
+                                                                   : UNS_CALL_FAILED;
+  uns_recorder_task_ended(runtime->recorder, task->record.name, end, task->record.called_ns, task->record.started_ns);
+}
 
 /* ---- the body ---- */
 
@@ -47,9 +100,8 @@ static int keep_traceback(lua_State *L) {
   return 1;
 }
 
-/* The body has ended, with its outcome from SLOT_BODY up: settles the future. */
-static int end_body(lua_State *co, int status, lua_KContext context) {
-  uns_task *task = (uns_task *)context;
+/* Settles the future with the outcome of the body, from SLOT_BODY up. */
+static void settle_body(lua_State *co, int status, uns_task *task) {
   uns_runtime *runtime = task->runtime;
   uns_future *future = task->future;
   future->task = NULL;
@@ -64,12 +116,12 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
     if (fine) {
       lua_pushnil(co);
       uns_future_fail(runtime, co, SLOT_FUTURE, UNS_FUTURE_FAILED);
-      return 0;
+      return;
     }
   }
   if (fine) {
     uns_future_resolve(runtime, co, SLOT_FUTURE, lua_gettop(co) - SLOT_BODY + 1);
-    return 0;
+    return;
   }
   if (task->traceback != 0) {
     uns_runtime_push_pin(runtime, co, task->traceback);
@@ -84,6 +136,13 @@ static int end_body(lua_State *co, int status, lua_KContext context) {
     cancelled = false;
   }
   uns_future_fail(runtime, co, SLOT_FUTURE, cancelled ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
+}
+
+/* The body has ended. */
+static int end_body(lua_State *co, int status, lua_KContext context) {
+  uns_task *task = (uns_task *)context;
+  settle_body(co, status, task);
+  if (task->runtime->recorder != NULL) record_end(task->runtime, task);
   return 0;
 }
 
@@ -95,6 +154,10 @@ static int never_run(lua_State *co, uns_task *task) {
   else uns_cancel_push_scope_error(runtime, co, task, &task->base, "queue");
   lua_pushnil(co);
   uns_future_fail(runtime, co, SLOT_FUTURE, timed_out ? UNS_FUTURE_FAILED : UNS_FUTURE_CANCELLED);
+  if (runtime->recorder != NULL) {
+    task->record.started_ns = 0;
+    record_end(runtime, task);
+  }
   return 0;
 }
 
@@ -293,7 +356,9 @@ static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_
   if (task->marked) lua_pop(task->co, 1); /* the mark of its wait */
   task->marked = false;
   int results;
+  if (runtime->recorder != NULL) record_run(runtime, task);
   int status = lua_resume(task->co, L, count, &results);
+  if (runtime->recorder != NULL) record_rest(runtime, task, status != LUA_YIELD);
   runtime->current = outer;
   runtime->running = outer_thread;
   if (status == LUA_OK) {
@@ -344,6 +409,7 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
   uns_group *group = parent != NULL ? parent->group : runtime->root;
   if (group != NULL) task->group = uns_group_ref(group);
   task->interrupt = UNS_INTERRUPT_NONE;
+  if (runtime->recorder != NULL) record_call(runtime, task);
   count += SLOT_BODY;
   if (lua_gethook(L) != NULL || lua_gethook(co) != NULL) follow_hook(runtime, L, co);
   if (hold || runtime->nested_starts >= NESTED_STARTS_MAX) {

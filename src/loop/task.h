@@ -66,6 +66,12 @@ struct uns_task {
   uns_link mutexes;                    /* those it holds: loop/gate.h */
   uns_timer timer;                     /* a deadline of the present wait */
   uint64_t since_ns;                   /* start, once it has waited */
+  struct {                             /* for runtime->recorder, and unused without one */
+    const char *name;                  /* interned, or NULL */
+    const char *waited_for;            /* what it has come to rest in; static */
+    uint64_t called_ns, started_ns;    /* 0: it has not started */
+    bool known;                        /* it has come to rest before */
+  } record;
   uint64_t id, parent_id;              /* 0: none */
   uns_task *resumer;                   /* while it runs: the task below it on the C stack, or NULL */
   struct uns_group *group;             /* loop/group.h; one reference, or NULL: it stands in no scope */
