@@ -1,5 +1,6 @@
 /* channel: new, send, receive, close; iteration. */
 #include "bind/bind.h"
+#include "core/codec.h"
 #include "core/error.h"
 #include "loop/channel.h"
 
@@ -20,6 +21,7 @@ static int after_send(lua_State *L, int status, lua_KContext context) {
   uns_task *task = runtime->current;
   uns_told told = (uns_told)task->waiter.told;
   if (told != UNS_TOLD_GIVEN) uns_channel_withdraw(L, 1, &task->waiter);
+  uns_channel_keep(task, told);
   uns_task_check_interrupt(runtime, L);
   if (told == UNS_TOLD_CLOSED) return raise_closed(L);
   return 0;
@@ -42,17 +44,18 @@ static int channel_send(lua_State *L) {
     default: break;
   }
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  uns_channel_wait_to_send(L, 1, &task->waiter, 2);
+  uns_channel_wait_to_send(runtime, L, 1, &task->waiter, 2);
   task->waits_for = "room in a channel";
   return uns_task_park(runtime, L, 0, after_send);
 }
 
 /* try_send(item) -> true, or false and "full" or "closed": never waits */
 static int channel_try_send(lua_State *L) {
-  check_channel(L, uns_upvalue_runtime(L));
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_channel(L, runtime);
   luaL_checkany(L, 2);
   lua_settop(L, 2);
-  uns_channel_result result = uns_channel_send(uns_upvalue_runtime(L), L, 1, 2);
+  uns_channel_result result = uns_channel_try_send(runtime, L, 1, 2);
   lua_pushboolean(L, result == UNS_CHANNEL_DONE);
   if (result == UNS_CHANNEL_DONE) return 1;
   lua_pushstring(L, result == UNS_CHANNEL_WAIT ? "full" : "closed");
@@ -84,12 +87,14 @@ static int after_receive(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
   uns_told told = (uns_told)task->waiter.told;
-  if (told == UNS_TOLD_GIVEN) uns_channel_take(L, 1, &task->waiter);
+  uns_channel_keep(task, told);
   if (task->interrupt != UNS_INTERRUPT_NONE) {
-    if (told == UNS_TOLD_GIVEN) uns_channel_put_back(runtime, L, 1);
+    if (told == UNS_TOLD_GIVEN) uns_channel_return(runtime, L, 1, &task->waiter);
     uns_task_check_interrupt(runtime, L);
   }
-  return told == UNS_TOLD_GIVEN ? return_item(L, (int)context) : return_closed(L, (int)context);
+  if (told != UNS_TOLD_GIVEN) return return_closed(L, (int)context);
+  uns_channel_take(L, 1, &task->waiter);
+  return return_item(L, (int)context);
 }
 
 /* It has an item already, on top, but it has let others run. */
@@ -112,7 +117,7 @@ static int receive(lua_State *L, uns_runtime *runtime, int mode) {
     default: break;
   }
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  uns_channel_wait_to_receive(L, 1, &task->waiter);
+  uns_channel_wait_to_receive(runtime, L, 1, &task->waiter);
   task->waits_for = "an item from a channel";
   return uns_task_park(runtime, L, mode, after_receive);
 }
@@ -153,9 +158,10 @@ static int channel_items(lua_State *L) {
 
 /* try_recv() -> true and the item, or false and "empty" or "closed": never waits */
 static int channel_try_recv(lua_State *L) {
-  check_channel(L, uns_upvalue_runtime(L));
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  check_channel(L, runtime);
   lua_settop(L, 1);
-  uns_channel_result result = uns_channel_receive(uns_upvalue_runtime(L), L, 1);
+  uns_channel_result result = uns_channel_try_receive(runtime, L, 1);
   lua_pushboolean(L, result == UNS_CHANNEL_DONE);
   if (result == UNS_CHANNEL_DONE) lua_insert(L, -2);
   else lua_pushstring(L, result == UNS_CHANNEL_WAIT ? "empty" : "closed");
@@ -172,8 +178,9 @@ static int channel_close(lua_State *L) {
 }
 
 static int channel_tostring(lua_State *L) {
-  const uns_channel *channel = check_channel(L, uns_upvalue_runtime(L));
-  lua_pushfstring(L, "channel: %d of %d items%s", (int)channel->count, (int)channel->capacity, channel->closed ? ", closed" : "");
+  uns_channel_state state;
+  uns_channel_look(check_channel(L, uns_upvalue_runtime(L)), &state);
+  lua_pushfstring(L, "channel: %d of %d items%s", (int)state.count, (int)state.capacity, state.closed ? ", closed" : "");
   return 1;
 }
 
@@ -186,6 +193,29 @@ static int core_channel(lua_State *L) {
   return 1;
 }
 
+/* ---- crossing ---- */
+
+static int cross_encode(lua_State *L, int index) {
+  uns_shared_channel *shared = uns_channel_share(uns_runtime_of(L), L, index);
+  if (shared == NULL) return -1; /* with the reason */
+  lua_pushlightuserdata(L, uns_shared_ref(shared));
+  return 1;
+}
+
+static int cross_create(lua_State *L, uns_shared *shared) {
+  if (shared == NULL || shared->class->kind != UNS_SHARED_CHANNEL) return -1;
+  uns_channel_push_shared(uns_runtime_of(L), L, uns_container_of(shared, uns_shared_channel, base));
+  return 0;
+}
+
+static int cross_fill(lua_State *L, int object, int count) {
+  (void)object;
+  lua_pop(L, count);
+  return count == 1 ? 0 : -1;
+}
+
+static const uns_codec_class cross = {UNS_CHANNEL_TYPE, cross_encode, cross_create, cross_fill};
+
 static const luaL_Reg methods[] = {{"send", channel_send},         {"try_send", channel_try_send}, {"recv", channel_recv},
                                    {"try_recv", channel_try_recv}, {"items", channel_items},       {"close", channel_close},
                                    {NULL, NULL}};
@@ -196,6 +226,7 @@ static const luaL_Reg functions[] = {{"channel", core_channel}, {NULL, NULL}};
 void uns_bind_channel(lua_State *L, uns_runtime *runtime) {
   uns_bind_functions(L, runtime, functions);
   uns_channel_open(L, runtime);
+  uns_codec_register(L, -1, &cross);
   uns_bind_functions(L, runtime, metamethods);
   lua_newtable(L);
   uns_bind_functions(L, runtime, methods);

@@ -3,7 +3,10 @@
  *
  * What `acquire` and `lock` return is the thing itself, whose __close lets go: `local _ <close> = mutex:lock()`.
  */
+#include <string.h>
+
 #include "bind/bind.h"
+#include "core/codec.h"
 #include "core/error.h"
 #include "core/packet.h"
 #include "loop/gate.h"
@@ -235,23 +238,44 @@ static int core_rate(lua_State *L) {
 /* ---- opening ---- */
 
 typedef struct {
-  const char *type;
+  const char *type, *across; /* what there is instead between states */
   luaL_Reg metamethods[3], methods[5];
 } class;
 
 static const class classes[] = {
     {SEMAPHORE_TYPE,
+     "a channel that holds the permits",
      {{"__close", semaphore_release}},
      {{"acquire", semaphore_acquire}, {"try_acquire", semaphore_try_acquire}, {"release", semaphore_release}}},
     {MUTEX_TYPE,
+     "a channel with one item in it",
      {{"__close", mutex_unlock}, {"__gc", mutex_gc}},
      {{"lock", mutex_lock}, {"try_lock", mutex_try_lock}, {"unlock", mutex_unlock}}},
     {EVENT_TYPE,
+     "a promise, or a channel",
      {{NULL, NULL}},
      {{"set", event_set}, {"clear", event_clear}, {"wait", event_wait}, {"is_set", event_is_set}}},
-    {BARRIER_TYPE, {{NULL, NULL}}, {{"wait", barrier_wait}}},
-    {RATE_TYPE, {{NULL, NULL}}, {{"acquire", rate_acquire}}},
+    {BARRIER_TYPE, "a channel", {{NULL, NULL}}, {{"wait", barrier_wait}}},
+    {RATE_TYPE, "a channel that hands out the turns", {{NULL, NULL}}, {{"acquire", rate_acquire}}},
 };
+
+/* They know the tasks that wait, and these know the loop. */
+static int refuse(lua_State *L, int index) {
+  const char *type = luaL_getmetafield(L, index, "__name") == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+    if (strcmp(classes[i].type, type) != 0) continue;
+    lua_pushfstring(L, "userdata \"%s\", which belongs to one state: between states use %s", type, classes[i].across);
+  }
+  return -1;
+}
+
+static int cannot_arrive(lua_State *L, uns_shared *shared) {
+  (void)L;
+  (void)shared;
+  return -1;
+}
+
+static const uns_codec_class cross = {"unsync.gate", refuse, cannot_arrive, NULL};
 
 static const luaL_Reg functions[] = {{"semaphore", core_semaphore}, {"mutex", core_mutex}, {"event", core_event},
                                      {"barrier", core_barrier},     {"rate", core_rate},   {NULL, NULL}};
@@ -260,6 +284,7 @@ void uns_bind_gate(lua_State *L, uns_runtime *runtime) {
   uns_bind_functions(L, runtime, functions);
   for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
     luaL_newmetatable(L, classes[i].type);
+    uns_codec_register(L, -1, &cross);
     uns_bind_functions(L, runtime, classes[i].metamethods);
     lua_newtable(L);
     uns_bind_functions(L, runtime, classes[i].methods);

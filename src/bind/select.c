@@ -4,11 +4,15 @@
  *   - The list is looked at from its beginning: of several that are ready the first is served, the others are untouched.
  *   - While it waits, the task stands in a line for each case, with a waiter of the selection's. The first that is told
  *     wakes the task, which leaves all lines at once (task->leave), so nothing is given twice.
+ *   - Where one of the channels is shared, that could happen in another thread meanwhile: so all who give something to one
+ *     of the waiters take the selection's choice first (core/channel.h), and only one can.
  */
 #include "bind/bind.h"
 #include "core/error.h"
 #include "core/packet.h"
 #include "loop/channel.h"
+
+#define SELECTION_TYPE "unsync.Selection"
 
 typedef enum { CASE_RECEIVE, CASE_SEND, CASE_FUTURE } case_kind;
 
@@ -24,6 +28,8 @@ struct selection {
   uns_task *task;
   size_t count;  /* of those that stand in line */
   size_t chosen; /* from 1; 0: none yet */
+  uint64_t deadline_ns; /* 0: none */
+  uns_choice *choice;   /* owned, once a channel that it waits at is shared; else NULL */
   one_case cases[];
 };
 
@@ -112,11 +118,11 @@ static int try_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
     return 0;
   }
   if (kind == CASE_RECEIVE) {
-    result = uns_channel_receive(runtime, L, source);
+    result = uns_channel_try_receive(runtime, L, source);
     if (result == UNS_CHANNEL_DONE) return 2;
   } else {
     lua_rawgeti(L, SLOT_VALUES, place);
-    result = uns_channel_send(runtime, L, source, source + 1);
+    result = uns_channel_try_send(runtime, L, source, source + 1);
     lua_pop(L, 1);
     if (result == UNS_CHANNEL_DONE) return 1;
   }
@@ -128,15 +134,24 @@ static int try_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
 /* ---- waiting ---- */
 
 static void on_case(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
-  (void)future;
   one_case *mine = uns_container_of(waiter, one_case, waiter);
   selection *all = mine->selection;
+  /* Channels took the choice before they gave anything. */
+  if (future != NULL && all->choice != NULL && !uns_choice_take(all->choice)) return;
   all->chosen = (size_t)(mine - all->cases) + 1;
   uns_task_wake(runtime, all->task);
 }
 
+/* Where it was woken by something else, somebody may have served it all the same: then that is what counts. */
 static void leave_lines(selection *all) {
-  for (size_t i = 0; i < all->count; i++) uns_list_remove(&all->cases[i].waiter.link);
+  if (all->chosen == 0 && all->choice != NULL) uns_choice_take(all->choice); /* from here on nobody can any more */
+  for (size_t i = 0; i < all->count; i++) {
+    uns_waiter *waiter = &all->cases[i].waiter;
+    uns_channel_leave(waiter);
+    if (all->chosen == 0 && waiter->told != UNS_TOLD_NONE) all->chosen = i + 1;
+  }
+  uns_choice_unref(all->choice);
+  all->choice = NULL;
 }
 
 static void on_leave(uns_task *task, uns_runtime *runtime) {
@@ -154,12 +169,14 @@ static void withdraw(lua_State *L, const selection *all) {
   }
 }
 
+static int select_now(lua_State *L, uint64_t deadline_ns, bool is_over);
+
 static int after_wait(lua_State *L, int status, lua_KContext context) {
   (void)status;
   (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  const selection *all = lua_touserdata(L, SLOT_SELECTION);
+  selection *all = lua_touserdata(L, SLOT_SELECTION);
   bool timed_out = task->timed_out;
   task->timed_out = false;
   withdraw(L, all);
@@ -167,18 +184,26 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
     uns_task_check_interrupt(runtime, L);
     return timed_out ? return_timeout(L) : luaL_error(L, "a select was woken for nothing");
   }
-  const one_case *mine = &all->cases[all->chosen - 1];
+  one_case *mine = &all->cases[all->chosen - 1];
+  uns_told told = (uns_told)mine->waiter.told;
   case_kind kind = push_case(L, (lua_Integer)all->chosen);
   int source = lua_gettop(L);
-  bool received = kind == CASE_RECEIVE && mine->waiter.told == UNS_TOLD_GIVEN;
-  if (received) uns_channel_take(L, source, &mine->waiter);
+  bool received = kind == CASE_RECEIVE && told == UNS_TOLD_GIVEN;
+  uns_channel_keep(task, told);
   if (task->interrupt != UNS_INTERRUPT_NONE) {
-    if (received) uns_channel_put_back(runtime, L, source);
+    if (received) uns_channel_return(runtime, L, source, &mine->waiter);
     uns_task_check_interrupt(runtime, L);
   }
+  if (told == UNS_TOLD_RETRY) {
+    uint64_t deadline_ns = all->deadline_ns;
+    lua_settop(L, SLOT_SELECTION - 1);
+    return select_now(L, deadline_ns, deadline_ns != 0 && uns_now_ns(runtime) >= deadline_ns);
+  }
   if (kind == CASE_FUTURE) return return_future(L, runtime);
-  if (mine->waiter.told == UNS_TOLD_CLOSED) return return_closed(L, kind);
-  return received ? 2 : 1;
+  if (told == UNS_TOLD_CLOSED) return return_closed(L, kind);
+  if (!received) return 1;
+  uns_channel_take(L, source, &mine->waiter);
+  return 2;
 }
 
 /* Somebody in another state may settle it. */
@@ -191,14 +216,16 @@ static void line_up(lua_State *L, uns_runtime *runtime, selection *all, lua_Inte
   one_case *mine = &all->cases[place - 1];
   *mine = (one_case){.selection = all, .kind = push_case(L, place)};
   mine->waiter.wake = on_case;
+  mine->waiter.task = all->task;
+  mine->waiter.choice = &all->choice;
   uns_list_init(&mine->waiter.link);
   all->count++;
   int source = lua_gettop(L);
   if (mine->kind == CASE_RECEIVE) {
-    uns_channel_wait_to_receive(L, source, &mine->waiter);
+    uns_channel_wait_to_receive(runtime, L, source, &mine->waiter);
   } else if (mine->kind == CASE_SEND) {
     lua_rawgeti(L, SLOT_VALUES, place);
-    uns_channel_wait_to_send(L, source, &mine->waiter, source + 1);
+    uns_channel_wait_to_send(runtime, L, source, &mine->waiter, source + 1);
   } else {
     uns_future *future = lua_touserdata(L, source);
     uns_future_add_waiter(future, &mine->waiter);
@@ -219,10 +246,23 @@ static int line_up_for_all(lua_State *L) {
   return 0;
 }
 
+/* Items that it was given, and that nobody will take, go back in front. */
+static void give_back(selection *all) {
+  for (size_t i = 0; i < all->count; i++) {
+    uns_waiter *waiter = &all->cases[i].waiter;
+    if (waiter->elsewhere != NULL) uns_channel_return(NULL, NULL, 0, waiter); /* without its task, which may be gone */
+  }
+}
+
+static int selection_gc(lua_State *L) {
+  give_back(lua_touserdata(L, 1));
+  return 0;
+}
+
 static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, uint64_t deadline_ns) {
   uns_task *task = uns_task_check_can_wait(runtime, L);
   selection *all = lua_newuserdatauv(L, sizeof *all + (size_t)count * sizeof *all->cases, 0);
-  *all = (selection){.task = task};
+  *all = (selection){.task = task, .deadline_ns = deadline_ns};
   luaL_checkstack(L, 8, NULL);
   if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) luaL_error(L, "not enough memory");
   lua_pushlightuserdata(L, runtime);
@@ -231,10 +271,16 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
   if (lua_pcall(L, SLOT_SELECTION, 0, 0) != LUA_OK) {
     leave_lines(all);
     withdraw(L, all);
+    give_back(all);
     if (task->hopeful) runtime->pending--;
     task->hopeful = false;
     if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
     return lua_error(L);
+  }
+  for (size_t i = 0; i < all->count; i++) {
+    if (all->cases[i].waiter.elsewhere == NULL) continue;
+    luaL_setmetatable(L, SELECTION_TYPE); /* what it is given may be left over where the state ends */
+    break;
   }
   task->timed_out = false;
   task->wait_in = all;
@@ -254,10 +300,11 @@ static int after_turn(lua_State *L, int status, lua_KContext context) {
   return lua_gettop(L) - SLOT_SELECTION;
 }
 
-/* The list has been read, its limit is `seconds` long at index 5, or nil. */
-static int select_now(lua_State *L) {
+/* The list has been read, nothing lies above its tables. `is_over`: nothing is waited for. */
+static int select_now(lua_State *L, uint64_t deadline_ns, bool is_over) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_Integer count = (lua_Integer)lua_rawlen(L, SLOT_SOURCES);
+  lua_pushnil(L); /* in the selection's place */
   for (lua_Integer place = 1; place <= count; place++) {
     int results = try_case(L, runtime, place);
     if (results == 0) continue;
@@ -265,13 +312,9 @@ static int select_now(lua_State *L) {
     bool received = results == 2 && uns_channel_test(runtime, L, SLOT_SELECTION + 1) != NULL;
     return uns_task_park(runtime, L, received, after_turn);
   }
-  uint64_t deadline_ns = 0;
-  if (!lua_isnil(L, SLOT_SELECTION)) {
-    uint64_t duration_ns = uns_check_seconds(L, SLOT_SELECTION);
-    if (duration_ns == 0 && count > 0 && return_timeout(L)) {
-      return uns_task_turn_is_over(runtime, L) ? uns_task_park(runtime, L, false, after_turn) : 2;
-    }
-    deadline_ns = uns_now_ns(runtime) + duration_ns;
+  if (is_over) {
+    return_timeout(L);
+    return uns_task_turn_is_over(runtime, L) ? uns_task_park(runtime, L, false, after_turn) : 2;
   }
   lua_settop(L, SLOT_SELECTION - 1);
   return wait_for_all(L, runtime, count, deadline_ns);
@@ -290,9 +333,23 @@ static int core_select(lua_State *L) {
   } else if (count == 0) {
     return luaL_error(L, "bad argument #1 to 'select' (nothing to wait for)");
   }
-  return select_now(L);
+  uint64_t deadline_ns = 0;
+  bool is_over = false;
+  if (!lua_isnil(L, -1)) {
+    uint64_t duration_ns = uns_check_seconds(L, SLOT_SELECTION);
+    is_over = duration_ns == 0 && count > 0;
+    deadline_ns = uns_now_ns(runtime) + duration_ns;
+  }
+  lua_settop(L, SLOT_SELECTION - 1);
+  return select_now(L, deadline_ns, is_over);
 }
 
 static const luaL_Reg functions[] = {{"select", core_select}, {NULL, NULL}};
 
-void uns_bind_select(lua_State *L, uns_runtime *runtime) { uns_bind_functions(L, runtime, functions); }
+void uns_bind_select(lua_State *L, uns_runtime *runtime) {
+  uns_bind_functions(L, runtime, functions);
+  luaL_newmetatable(L, SELECTION_TYPE);
+  lua_pushcfunction(L, selection_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
+}

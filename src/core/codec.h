@@ -18,8 +18,9 @@
 
 /*
  * Objects with a class cross as parts: plain values, and shared objects written as light userdata.
- *   encode  the object is at `index`; pushes its parts and returns their number, or pushes nothing and returns -1:
- *           it cannot cross. A light userdata among the parts is a uns_shared * whose reference the packet takes over.
+ *   encode  the object is at `index`; pushes its parts and returns their number, or -1: it cannot cross, for the reason
+ *           that it may have pushed, a string. A light userdata among the parts is a uns_shared * whose reference the
+ *           packet takes over.
  *   create  pushes a new, still empty object, so that parts may refer back to it
  *   fill    `count` parts lie on top of the stack, the object at `object`; pops the parts. A light userdata among them
  *           is borrowed: uns_shared_ref what is kept. Returns 0, or -1 if the parts make no sense.

@@ -156,6 +156,7 @@ static void put_object(uns_encoder *e, int i, const uns_codec_class *class) {
   int first = lua_gettop(L) + 1;
   int count = class->encode(L, i);
   assert(count <= PARTS_MOST);
+  if (count < 0 && lua_gettop(L) >= first && lua_type(L, -1) == LUA_TSTRING) uns_encoder_refuse(e, "%s", lua_tostring(L, -1));
   if (count < 0) uns_encoder_refuse(e, "%s that cannot cross", class->name);
   uint32_t first_own = take_parts(e, first, count);
   bool owns = e->packet->ref_count > first_own;

@@ -2,21 +2,23 @@
 
 #include <lauxlib.h>
 
+#include "loop/channel_shared.h"
+
 enum {
   SIZE_FIRST = 8, /* places of the smallest ring */
-  VALUE_TABLE = 1, /* user values */
-  VALUE_HELD
+  VALUE_TABLE = UNS_CHANNEL_VALUE_TABLE,
+  VALUE_HELD = UNS_CHANNEL_VALUE_HELD
 };
 
 static const char nil_item = 0; /* stands in the ring for nil, so that every place of it is taken once and for all */
 
 void uns_channel_open(lua_State *L, uns_runtime *runtime) {
+  uns_shared_open(L);
   luaL_newmetatable(L, UNS_CHANNEL_TYPE);
   runtime->channel_class = lua_topointer(L, -1); /* the registry holds it */
 }
 
-void uns_channel_push(lua_State *L, uns_runtime *runtime, size_t capacity) {
-  (void)runtime;
+uns_channel *uns_channel_push_new(lua_State *L, size_t capacity) {
   uns_channel *channel = lua_newuserdatauv(L, sizeof *channel, VALUE_HELD);
   *channel = (uns_channel){.capacity = capacity};
   uns_list_init(&channel->receivers);
@@ -24,6 +26,12 @@ void uns_channel_push(lua_State *L, uns_runtime *runtime, size_t capacity) {
   lua_newtable(L);
   lua_setiuservalue(L, -2, VALUE_TABLE);
   luaL_setmetatable(L, UNS_CHANNEL_TYPE);
+  return channel;
+}
+
+void uns_channel_push(lua_State *L, uns_runtime *runtime, size_t capacity) {
+  (void)runtime;
+  uns_channel_push_new(L, capacity);
 }
 
 uns_channel *uns_channel_test(uns_runtime *runtime, lua_State *L, int index) {
@@ -69,13 +77,23 @@ static void put_last(uns_channel *channel, lua_State *L, int table) {
   channel->count++;
 }
 
+/* What lies at `at`; the table is on top, and the item above it then. */
+static void push_at(lua_State *L, int table, lua_Integer at) {
+  lua_rawgeti(L, table, at);
+  if (lua_touserdata(L, -1) != &nil_item) return;
+  lua_pop(L, 1);
+  lua_pushnil(L);
+}
+
+void uns_channel_push_item(lua_State *L, int channel, size_t number) {
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  push_at(L, lua_gettop(L), place(lua_touserdata(L, channel), number));
+  lua_remove(L, -2);
+}
+
 static void push_first(uns_channel *channel, lua_State *L, int table) {
   lua_Integer at = place(channel, 0);
-  lua_rawgeti(L, table, at);
-  if (lua_touserdata(L, -1) == &nil_item) {
-    lua_pop(L, 1);
-    lua_pushnil(L);
-  }
+  push_at(L, table, at);
   lua_pushboolean(L, false);
   lua_rawseti(L, table, at);
   channel->first = (channel->first + 1) & (channel->size - 1);
@@ -85,8 +103,7 @@ static void push_first(uns_channel *channel, lua_State *L, int table) {
 /* ---- what lies there for a waiter ---- */
 
 /* The value on top (popped) is kept for `waiter`. Raises without memory. */
-static void hold(lua_State *L, int channel, const uns_waiter *waiter) {
-  uns_channel *mine = lua_touserdata(L, channel);
+static void hold(uns_channel *mine, lua_State *L, int channel, const uns_waiter *waiter) {
   if (mine->held == NULL) {
     mine->held = waiter;
     lua_setiuservalue(L, channel, VALUE_HELD);
@@ -99,8 +116,7 @@ static void hold(lua_State *L, int channel, const uns_waiter *waiter) {
 }
 
 /* Pushes it, and keeps it no longer. */
-static void push_held(lua_State *L, int channel, const uns_waiter *waiter) {
-  uns_channel *mine = lua_touserdata(L, channel);
+static void push_held(uns_channel *mine, lua_State *L, int channel, const uns_waiter *waiter) {
   if (mine->held == waiter) {
     mine->held = NULL;
     lua_getiuservalue(L, channel, VALUE_HELD);
@@ -115,15 +131,52 @@ static void push_held(lua_State *L, int channel, const uns_waiter *waiter) {
   lua_remove(L, -2);
 }
 
+void uns_channel_push_offer(lua_State *L, int channel, const uns_waiter *waiter) {
+  const uns_channel *mine = lua_touserdata(L, channel);
+  if (mine->held == waiter) {
+    lua_getiuservalue(L, channel, VALUE_HELD);
+    return;
+  }
+  lua_getiuservalue(L, channel, VALUE_TABLE);
+  lua_rawgetp(L, -1, waiter);
+  lua_remove(L, -2);
+}
+
 /* ---- sending and receiving ---- */
+
+/* The first in line, whose choice, if it has one that others know, falls on it. NULL: nobody. */
+static inline uns_waiter *first_in(const uns_link *line) {
+  for (;;) {
+    uns_waiter *waiter = uns_waiter_first(line);
+    if (waiter == NULL || waiter->choice == NULL || *waiter->choice == NULL) return waiter;
+    if (uns_choice_take(*waiter->choice)) return waiter;
+    uns_list_remove(&waiter->link); /* it has been served elsewhere, and the news is on its way */
+  }
+}
+
+/* It is not simply open. */
+static uns_channel_result refuse(lua_State *L) {
+  luaL_error(L, "this channel is being sent to another state just now");
+  return UNS_CHANNEL_CLOSED;
+}
+
+static uns_channel_result send_otherwise(lua_State *L, uns_channel *mine, int value, bool now) {
+  if (mine->mode == UNS_CHANNEL_IS_SHARED) return uns_shared_send(L, mine, value, now);
+  return mine->mode == UNS_CHANNEL_IS_SHUT ? UNS_CHANNEL_CLOSED : refuse(L);
+}
+
+static uns_channel_result receive_otherwise(lua_State *L, uns_channel *mine, bool now) {
+  if (mine->mode == UNS_CHANNEL_IS_SHARED) return uns_shared_receive(L, mine, now);
+  return mine->mode == UNS_CHANNEL_IS_SHUT ? UNS_CHANNEL_CLOSED : refuse(L);
+}
 
 uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, int channel, int value) {
   uns_channel *mine = lua_touserdata(L, channel);
-  if (mine->closed) return UNS_CHANNEL_CLOSED;
-  uns_waiter *receiver = uns_waiter_first(&mine->receivers);
+  if (mine->mode != UNS_CHANNEL_IS_OPEN) return send_otherwise(L, mine, value, false);
+  uns_waiter *receiver = first_in(&mine->receivers);
   if (receiver != NULL) {
     lua_pushvalue(L, value);
-    hold(L, channel, receiver);
+    hold(mine, L, channel, receiver);
     uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
     return UNS_CHANNEL_DONE;
   }
@@ -137,64 +190,119 @@ uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, int chan
   return UNS_CHANNEL_DONE;
 }
 
+uns_channel_result uns_channel_try_send(uns_runtime *runtime, lua_State *L, int channel, int value) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  if (mine->mode != UNS_CHANNEL_IS_OPEN) return send_otherwise(L, mine, value, true);
+  return uns_channel_send(runtime, L, channel, value);
+}
+
 uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, int channel) {
   uns_channel *mine = lua_touserdata(L, channel);
-  uns_waiter *sender = uns_waiter_first(&mine->senders);
   if (mine->count == 0) { /* from hand to hand */
-    if (sender == NULL) return mine->closed ? UNS_CHANNEL_CLOSED : UNS_CHANNEL_WAIT;
-    push_held(L, channel, sender);
+    uns_waiter *sender = first_in(&mine->senders);
+    if (sender == NULL) {
+      return mine->mode == UNS_CHANNEL_IS_OPEN ? UNS_CHANNEL_WAIT : receive_otherwise(L, mine, false);
+    }
+    push_held(mine, L, channel, sender);
     uns_waiter_tell(sender, runtime, UNS_TOLD_GIVEN);
     return UNS_CHANNEL_DONE;
   }
   lua_getiuservalue(L, channel, VALUE_TABLE);
   int table = lua_gettop(L);
   push_first(mine, L, table);
-  if (sender != NULL && mine->count < mine->capacity) { /* the first in line moves up into the ring */
-    push_held(L, channel, sender);
-    put_last(mine, L, table);
-    uns_waiter_tell(sender, runtime, UNS_TOLD_GIVEN);
+  if (mine->count < mine->capacity && !uns_list_empty(&mine->senders)) {
+    uns_waiter *sender = first_in(&mine->senders);
+    if (sender != NULL) { /* the first in line moves up into the ring */
+      push_held(mine, L, channel, sender);
+      put_last(mine, L, table);
+      uns_waiter_tell(sender, runtime, UNS_TOLD_GIVEN);
+    }
   }
   lua_replace(L, table);
   return UNS_CHANNEL_DONE;
 }
 
+uns_channel_result uns_channel_try_receive(uns_runtime *runtime, lua_State *L, int channel) {
+  uns_channel *mine = lua_touserdata(L, channel);
+  if (mine->mode == UNS_CHANNEL_IS_SHARED) return uns_shared_receive(L, mine, true);
+  return uns_channel_receive(runtime, L, channel);
+}
+
 void uns_channel_close(uns_runtime *runtime, uns_channel *channel) {
-  channel->closed = true;
+  if (channel->mode == UNS_CHANNEL_IS_SHARED) {
+    uns_shared_channel_close(channel->shared);
+    return;
+  }
+  if (channel->mode == UNS_CHANNEL_IS_CROSSING) refuse(runtime->L);
+  channel->mode = UNS_CHANNEL_IS_SHUT;
   uns_waiter *waiter;
-  while ((waiter = uns_waiter_first(&channel->senders)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);
-  while ((waiter = uns_waiter_first(&channel->receivers)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);
+  while ((waiter = first_in(&channel->senders)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);
+  while ((waiter = first_in(&channel->receivers)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);
+}
+
+void uns_channel_look(const uns_channel *channel, uns_channel_state *state) {
+  if (channel->mode == UNS_CHANNEL_IS_SHARED) {
+    uns_shared_channel_look(channel->shared, state);
+    return;
+  }
+  *state = (uns_channel_state){
+      .capacity = channel->capacity, .count = channel->count, .closed = channel->mode == UNS_CHANNEL_IS_SHUT};
 }
 
 /* ---- waiting ---- */
 
-void uns_channel_wait_to_send(lua_State *L, int channel, uns_waiter *waiter, int value) {
+void uns_channel_wait_to_send(uns_runtime *runtime, lua_State *L, int channel, uns_waiter *waiter, int value) {
   uns_channel *mine = lua_touserdata(L, channel);
-  lua_pushvalue(L, value);
-  hold(L, channel, waiter);
   waiter->told = UNS_TOLD_NONE;
+  if (mine->mode == UNS_CHANNEL_IS_SHARED) {
+    uns_shared_wait(runtime, L, mine, waiter, true, value);
+    return;
+  }
+  lua_pushvalue(L, value);
+  hold(mine, L, channel, waiter);
   uns_list_push_back(&mine->senders, &waiter->link);
 }
 
-void uns_channel_wait_to_receive(lua_State *L, int channel, uns_waiter *waiter) {
+void uns_channel_wait_to_receive(uns_runtime *runtime, lua_State *L, int channel, uns_waiter *waiter) {
   uns_channel *mine = lua_touserdata(L, channel);
   waiter->told = UNS_TOLD_NONE;
-  uns_list_push_back(&mine->receivers, &waiter->link);
+  if (mine->mode == UNS_CHANNEL_IS_SHARED) uns_shared_wait(runtime, L, mine, waiter, false, 0);
+  else uns_list_push_back(&mine->receivers, &waiter->link);
 }
 
-void uns_channel_take(lua_State *L, int channel, const uns_waiter *waiter) {
-  push_held(L, channel, waiter);
+void uns_channel_leave(uns_waiter *waiter) {
+  uns_list_remove(&waiter->link);
+  if (waiter->elsewhere != NULL) uns_shared_leave(waiter);
+}
+
+void uns_channel_take(lua_State *L, int channel, uns_waiter *waiter) {
+  if (waiter->elsewhere != NULL) uns_shared_take(L, waiter);
+  else push_held(lua_touserdata(L, channel), L, channel, waiter);
+}
+
+void uns_channel_return(uns_runtime *runtime, lua_State *L, int channel, uns_waiter *waiter) {
+  if (waiter->elsewhere != NULL) {
+    uns_shared_return(waiter);
+    return;
+  }
+  push_held(lua_touserdata(L, channel), L, channel, waiter);
+  uns_channel_put_back(runtime, L, channel);
 }
 
 void uns_channel_withdraw(lua_State *L, int channel, const uns_waiter *waiter) {
-  push_held(L, channel, waiter);
+  push_held(lua_touserdata(L, channel), L, channel, waiter); /* nothing where the channel is shared: it is in the wait there */
   lua_pop(L, 1);
 }
 
 void uns_channel_put_back(uns_runtime *runtime, lua_State *L, int channel) {
   uns_channel *mine = lua_touserdata(L, channel);
-  uns_waiter *receiver = uns_waiter_first(&mine->receivers);
+  if (mine->mode == UNS_CHANNEL_IS_SHARED) {
+    uns_shared_put_back(L, mine);
+    return;
+  }
+  uns_waiter *receiver = first_in(&mine->receivers);
   if (receiver != NULL) {
-    hold(L, channel, receiver);
+    hold(mine, L, channel, receiver);
     uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
     return;
   }

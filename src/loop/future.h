@@ -31,10 +31,14 @@ typedef struct uns_waiter {
   void (*wake)(struct uns_waiter *waiter, uns_runtime *runtime, uns_future *future);
   uint8_t told; /* uns_told, of a wait for something else than a future */
   bool listens; /* it only keeps the books: nobody awaits the future by it */
+  /* Of a wait at a channel: */
+  uns_task *task;                     /* that waits */
+  struct uns_choice **choice;         /* NULL: it waits for this alone. What it points to is made at need */
+  struct uns_channel_wait *elsewhere; /* where the channel is shared: its wait there, until all is settled; else NULL */
 } uns_waiter;
 
 /* What a waiter was woken with, by a channel or the like (loop/channel.h, loop/gate.h), which passes no future. */
-typedef enum { UNS_TOLD_NONE, UNS_TOLD_GIVEN, UNS_TOLD_CLOSED } uns_told;
+typedef enum { UNS_TOLD_NONE, UNS_TOLD_GIVEN, UNS_TOLD_CLOSED, UNS_TOLD_RETRY } uns_told;
 
 /* Nobody else's userdata begins with this address: futures are told by it, at half the price of comparing metatables. */
 extern const char uns_future_mark;

@@ -8,6 +8,7 @@
 #include "core/packet.h"
 #include "core/recorder.h"
 #include "loop/cancel.h"
+#include "loop/channel.h"
 #include "loop/context.h"
 #include "loop/failure.h"
 #include "loop/gate.h"
@@ -193,6 +194,7 @@ static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_list_init(&task->waiter.link);
   uns_list_init(&task->mutexes);
   task->waiter.wake = on_settled;
+  task->waiter.task = task;
   uns_timer_init(&task->timer, on_deadline);
   uns_cancel_scope_init(&task->base);
   task->base.task = task;
@@ -232,6 +234,7 @@ static inline void reset_base(uns_runtime *runtime, uns_task *task) {
 
 static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_task_leave_wait(runtime, task);
+  if (task->waiter.elsewhere != NULL) uns_channel_return(runtime, runtime->L, 0, &task->waiter);
   if (!uns_list_empty(&task->mutexes)) uns_mutex_abandon(runtime, task);
   /* Where the state ends in the middle of it, its scopes are finalized later. */
   for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer)

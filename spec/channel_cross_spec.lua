@@ -1,0 +1,351 @@
+-- Channels between states: what is sent is received once, whoever has the other end: the script, a thread, a process.
+local unsync = require("unsync")
+local script = require("spec.support.script")
+
+local function code_of(fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert.is_false(ok)
+  return type(err) == "table" and err.code or err
+end
+
+--- Waits until `condition` holds, for what another state does.
+local function eventually(condition)
+  assert.is_true(script.eventually(condition, 20))
+end
+
+for _, place in ipairs({"thread"}) do
+  local away = unsync[place]
+
+  describe("a channel in a " .. place .. " function", function()
+    local produce = away(function(ch, n)
+      for i = 1, n do ch:send(i) end
+      ch:close()
+      return n
+    end)
+    local consume = away(function(ch)
+      local items = {}
+      for i, item in ch:items() do items[i] = item == nil and "nil" or item end
+      return items
+    end)
+
+    it("is sent to by it, and received from here", function()
+      for _, capacity in ipairs({0, 1, 16}) do
+        local ch, seen = unsync.channel(capacity), {}
+        local producer = produce(ch, 50)
+        for item in ch do seen[#seen + 1] = item end
+        assert.equal(50, producer:await())
+        assert.equal(50, #seen)
+        for i, item in ipairs(seen) do assert.equal(i, item) end
+        assert.same({nil, "closed", n = 2}, table.pack(ch:recv()))
+        assert.same({false, "closed"}, {ch:try_recv()})
+        assert.equal("closed", code_of(ch.send, ch, 1))
+      end
+    end)
+
+    it("is received from by it, and sent to from here", function()
+      for _, capacity in ipairs({0, 1, 16}) do
+        local ch = unsync.channel(capacity)
+        local consumer = consume(ch)
+        for i = 1, 50 do ch:send(i) end
+        ch:close()
+        local items = consumer:await()
+        assert.equal(50, #items)
+        for i, item in ipairs(items) do assert.equal(i, item) end
+      end
+    end)
+
+    it("carries any value that crosses, nil too", function()
+      local echo = away(function(there, back)
+        for _, item in there:items() do back:send(item) end
+        back:close()
+      end)
+      local there, back = unsync.channel(), unsync.channel(3)
+      local task = echo(there, back)
+      local shared = {}
+      local items = {1, -2.5, 2 ^ 53 | 0, 1 / 0, true, false, "short", ("long"):rep(20000), {1, {2}, x = "y"},
+        {shared, shared}, math.mininteger, "", ("x"):rep(40), ("x"):rep(41)}
+      for _, item in ipairs(items) do
+        there:send(item)
+        local got = back:recv()
+        assert.same(item, got)
+        assert.equal(math.type(item), math.type(got))
+      end
+      there:send(nil)
+      assert.same({nil, n = 1}, table.pack(back:recv()))
+      there:send({shared, shared})
+      local twice = back:recv()
+      assert.equal(twice[1], twice[2])
+      there:send(function(x) return x + #items end)
+      assert.equal(15, back:recv()(1))
+      there:close()
+      task:await()
+    end)
+
+    it("goes on where it was in use: with items in it, and with tasks that wait", function()
+      local ch, log = unsync.channel(2), {}
+      local senders = {}
+      for i = 1, 5 do
+        senders[i] = unsync.spawn(function()
+          ch:send(i)
+          log[#log + 1] = i
+        end)
+      end
+      unsync.yield()
+      assert.same({1, 2}, log)
+      local consumer = consume(ch)
+      unsync.all(senders):await()
+      ch:close()
+      assert.same({1, 2, 3, 4, 5}, consumer:await())
+
+      local empty, got = unsync.channel(), {}
+      local receivers = {}
+      for i = 1, 3 do receivers[i] = unsync.spawn(function() got[i] = empty:recv() end) end
+      unsync.yield()
+      local producer = produce(empty, 3)
+      unsync.all(receivers):await()
+      assert.same({1, 2, 3}, got)
+      producer:await()
+    end)
+
+    it("is one and the same channel, however it crosses", function()
+      local ch = unsync.channel(10)
+      local by_upvalue = away(function() ch:send("upvalue") end)
+      local by_result = away(function(c) return c, {c} end)
+      by_upvalue():await()
+      local back, boxed = by_result(ch):await()
+      assert.equal(ch, back)
+      assert.equal(ch, boxed[1])
+      local carrier = unsync.channel(1)
+      local by_item = away(function(c) c:recv():send("item") end)
+      local task = by_item(carrier)
+      carrier:send(ch)
+      task:await()
+      local variable = unsync.var()
+      local by_context = away(function() variable:get():send("context") end)
+      variable:with(ch, function() by_context():await() end)
+      assert.same({"upvalue", "item", "context"}, {ch:recv(), ch:recv(), (ch:recv())})
+    end)
+
+    it("may be made there, and come home with items and waits", function()
+      local ch = away(function()
+        local made = unsync.channel(2)
+        made:send("a")
+        made:send({"b"})
+        return made
+      end)():await()
+      assert.equal("a", (ch:recv()))
+      assert.same({"b"}, (ch:recv()))
+      assert.same({false, "empty"}, {ch:try_recv()})
+      assert.same({true, n = 1}, table.pack(ch:try_send(1)))
+      assert.matches("1 of 2", tostring(ch))
+
+      local answers = unsync.channel()
+      local served = away(function(to)
+        local requests = unsync.channel()
+        local server = unsync.spawn(function()
+          for request in requests do request.reply:send(request.x * 2) end
+        end)
+        to:send(requests)
+        server:await()
+      end)(answers)
+      local requests = answers:recv()
+      for x = 1, 3 do
+        local reply = unsync.channel()
+        requests:send({x = x, reply = reply})
+        assert.equal(2 * x, (reply:recv()))
+      end
+      requests:close()
+      served:await()
+    end)
+
+    it("holds a sender back while it is full", function()
+      local ch, log = unsync.channel(2), unsync.channel(100)
+      local producer = away(function(c, l)
+        for i = 1, 6 do
+          c:send(i)
+          l:send(i)
+        end
+      end)(ch, log)
+      for i = 1, 6 do
+        eventually(function() return tostring(log):match("%d+") == tostring(math.min(i + 1, 6) - 0) end)
+        assert.equal(i, (ch:recv()))
+      end
+      producer:await()
+    end)
+
+    it("serves who waits in the order they came, whatever state they are in", function()
+      local ch, ready = unsync.channel(), unsync.channel(10)
+      local take = away(function(c, r)
+        local task = unsync.spawn(c.recv, c)
+        r:send("waits")
+        return (task:await())
+      end)
+      local first = unsync.spawn(ch.recv, ch)
+      unsync.yield()
+      local second = take(ch, ready)
+      ready:recv()
+      local third = unsync.spawn(ch.recv, ch)
+      unsync.yield()
+      local fourth = take(ch, ready)
+      ready:recv()
+      for i = 1, 4 do ch:send(i) end
+      assert.same({1, 2, 3, 4}, {first:await(), second:await(), third:await(), (fourth:await())})
+
+      local give = away(function(c, r, item)
+        local task = unsync.spawn(c.send, c, item)
+        r:send("waits")
+        task:await()
+      end)
+      unsync.spawn(ch.send, ch, 1)
+      unsync.yield()
+      local two = give(ch, ready, 2)
+      ready:recv()
+      unsync.spawn(ch.send, ch, 3)
+      unsync.yield()
+      assert.same({1, 2, 3}, {ch:recv(), ch:recv(), (ch:recv())})
+      two:await()
+    end)
+
+    it("is closed for all, and for all who wait", function()
+      local ch, ready = unsync.channel(), unsync.channel(10)
+      local receiver = away(function(c, r)
+        local tasks = {}
+        for i = 1, 3 do tasks[i] = unsync.spawn(function() return table.pack(c:recv()) end) end
+        r:send("waits")
+        local seen = {}
+        for i = 1, 3 do seen[i] = tasks[i]:await() end
+        return seen
+      end)(ch, ready)
+      ready:recv()
+      ch:close()
+      local closed = {nil, "closed", n = 2}
+      assert.same({closed, closed, closed}, receiver:await())
+
+      local full = unsync.channel()
+      local closer = away(function(c, r)
+        r:recv()
+        c:close()
+        return {c:try_send(1)}
+      end)(full, ready)
+      local sender = unsync.spawn(full.send, full, 1)
+      unsync.yield()
+      ready:send("go")
+      assert.equal("closed", code_of(sender.await, sender))
+      assert.same({false, "closed"}, closer:await())
+    end)
+
+    it("never waits in try_send and try_recv", function()
+      local ch = unsync.channel(1)
+      local try = away(function(c)
+        return {{c:try_recv()}, {c:try_send("x")}, {c:try_send("y")}, {c:try_recv()}, {c:try_recv()}}
+      end)
+      assert.same({{false, "empty"}, {true}, {false, "full"}, {true, "x"}, {false, "empty"}}, try(ch):await())
+    end)
+
+    it("says unsendable at the send, with the path, and nothing has happened", function()
+      local ch = unsync.channel(5)
+      produce(ch, 0):await()
+      ch = unsync.channel(5)
+      away(function(_) end)(ch):await()
+      local thread = coroutine.create(print)
+      for _, send in ipairs({ch.send, ch.try_send}) do
+        local err = select(2, pcall(send, ch, {deep = {thread}}))
+        assert.equal("unsendable", err.code)
+        assert.equal("item.deep[1]", err.path)
+      end
+      assert.same({false, "empty"}, {ch:try_recv()})
+      local there = away(function(c)
+        local _, err = pcall(c.send, c, {coroutine.create(print)})
+        return err.code, err.path
+      end)
+      assert.same({"unsendable", "item[1]"}, {there(ch):await()})
+    end)
+
+    it("does not cross with an item that cannot, and stays as it was", function()
+      local ch, item = unsync.channel(3), {coroutine.create(print)}
+      ch:send("first")
+      ch:send(item)
+      local sender = unsync.spawn(function() for i = 1, 2 do ch:send(i) end end)
+      local err = select(2, pcall(consume, {ch = ch}))
+      assert.equal("unsendable", err.code)
+      assert.equal("argument 1.ch", err.path)
+      assert.matches("item%[1%]: coroutine", err.message)
+      assert.equal("first", (ch:recv()))
+      assert.equal(item, (ch:recv()))
+      local consumer = consume(ch)
+      sender:await()
+      ch:close()
+      assert.same({1, 2}, consumer:await())
+    end)
+
+    it("loses no item to a wait that is cancelled or timed out, here or there", function()
+      local ch = unsync.channel()
+      local try = away(function(c, name, ...)
+        local ok, err = pcall(unsync.timeout, 0.002, c[name], c, ...)
+        local waiting = unsync.spawn(c[name], c, ...)
+        unsync.yield()
+        waiting:cancel()
+        return ok, err.code, select(2, pcall(waiting.await, waiting)).code
+      end)
+      assert.same({false, "timeout", "cancelled"}, {try(ch, "recv"):await()})
+      assert.same({false, "full"}, {ch:try_send("nobody waits")})
+      assert.same({false, "timeout", "cancelled"}, {try(ch, "send", "late"):await()})
+      assert.same({false, "empty"}, {ch:try_recv()})
+      assert.equal("timeout", code_of(unsync.timeout, 0.002, ch.recv, ch))
+      assert.equal("timeout", code_of(unsync.timeout, 0.002, ch.send, ch, 1))
+      local producer = produce(ch, 3)
+      assert.same({1, 2, 3}, {ch:recv(), ch:recv(), (ch:recv())})
+      producer:await()
+    end)
+
+    it("takes part in a select, at either end", function()
+      local a, b = unsync.channel(), unsync.channel()
+      local choose = away(function(x, y, n)
+        local seen = {}
+        for _ = 1, n do
+          local source, item = unsync.select({x, y})
+          seen[#seen + 1] = (source == x and "x" or "y") .. tostring(item)
+        end
+        return seen
+      end)
+      local chosen = choose(a, b, 4)
+      a:send(1)
+      b:send(2)
+      b:send(3)
+      a:send(4)
+      assert.same({"x1", "y2", "y3", "x4"}, chosen:await())
+
+      local offer = away(function(x, y, n)
+        local sent = {x = 0, y = 0}
+        for i = 1, n do
+          local source = unsync.select({{send = x, value = i}, {send = y, value = i}})
+          local name = source == x and "x" or "y"
+          sent[name] = sent[name] + 1
+        end
+        return sent
+      end)
+      local offered = offer(a, b, 6)
+      local order = {a, b, b, a, b, a}
+      for i = 1, 6 do assert.equal(i, (order[i]:recv())) end
+      assert.same({x = 3, y = 3}, offered:await())
+
+      local mixed = away(function(c, ready)
+        local own, promise = unsync.channel(), unsync.promise()
+        local seen = {}
+        unsync.spawn(own.send, own, "own")
+        seen[1] = select(2, unsync.select({c, promise, own}))
+        promise:resolve("promise")
+        seen[2] = select(2, unsync.select({c, own, promise}))
+        seen[3] = select(2, unsync.select({c, own, timeout = 0.002}))
+        ready:send("waits")
+        seen[4] = select(2, unsync.select({own, c}))
+        return seen
+      end)
+      local ready = unsync.channel()
+      local waits = mixed(a, ready)
+      ready:recv()
+      a:send("from home")
+      assert.same({"own", "promise", "timeout", "from home"}, waits:await())
+    end)
+  end)
+end

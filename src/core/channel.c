@@ -1,0 +1,444 @@
+#include "core/channel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/writer.h"
+
+enum { SIZE_FIRST = 8 /* places of the smallest ring */ };
+
+/* ---- items ---- */
+
+void uns_channel_item_deinit(uns_channel_item *item) {
+  if (item->kind == UNS_SENT_PACKET) uns_packet_deinit(&item->as.packet);
+  item->kind = UNS_SENT_NIL;
+}
+
+void uns_channel_item_move(uns_channel_item *to, uns_channel_item *from) {
+  *to = *from;
+  from->kind = UNS_SENT_NIL;
+}
+
+static int write_item(uns_writer *writer, const uns_channel_item *item) {
+  switch (item->kind) {
+    case UNS_SENT_FALSE: return uns_writer_boolean(writer, false);
+    case UNS_SENT_TRUE: return uns_writer_boolean(writer, true);
+    case UNS_SENT_INTEGER: return uns_writer_integer(writer, item->as.integer);
+    case UNS_SENT_NUMBER: return uns_writer_number(writer, item->as.number);
+    case UNS_SENT_BYTES: return uns_writer_string(writer, item->as.bytes, item->size);
+    default: return uns_writer_nil(writer);
+  }
+}
+
+int uns_channel_item_pack(uns_channel_item *item, uns_packet *packet) {
+  if (item->kind == UNS_SENT_PACKET) {
+    *packet = item->as.packet;
+    item->kind = UNS_SENT_NIL;
+    return UNS_OK;
+  }
+  uns_writer writer;
+  int status = uns_writer_init(&writer, packet);
+  if (status == UNS_OK) status = write_item(&writer, item);
+  if (status == UNS_OK) status = uns_writer_finish(&writer);
+  uns_writer_deinit(&writer);
+  if (status != UNS_OK) uns_packet_deinit(packet);
+  else item->kind = UNS_SENT_NIL;
+  return status == UNS_OK ? UNS_OK : UNS_ENOMEM;
+}
+
+/* ---- choices ---- */
+
+uns_choice *uns_choice_new(void) {
+  uns_choice *choice = uns_malloc(sizeof *choice);
+  if (choice == NULL) return NULL;
+  atomic_init(&choice->count, 1);
+  atomic_init(&choice->taken, false);
+  choice->remote = NULL;
+  choice->group = 0;
+  return choice;
+}
+
+uns_choice *uns_choice_ref(uns_choice *choice) {
+  atomic_fetch_add_explicit(&choice->count, 1, memory_order_relaxed);
+  return choice;
+}
+
+void uns_choice_unref(uns_choice *choice) {
+  if (choice != NULL && atomic_fetch_sub_explicit(&choice->count, 1, memory_order_acq_rel) == 1) uns_free(choice);
+}
+
+bool uns_choice_take(uns_choice *choice) {
+  if (atomic_exchange(&choice->taken, true)) return false;
+  return choice->remote == NULL || choice->remote->withdraw(choice->remote, choice->group);
+}
+
+/* ---- the object ---- */
+
+static void channel_free(uns_shared *object) {
+  uns_shared_channel *channel = uns_container_of(object, uns_shared_channel, base);
+  if (channel->remote != NULL) channel->remote->drop(channel->remote, channel);
+  for (size_t i = 0; i < channel->count; i++) {
+    uns_channel_item_deinit(&channel->items[(channel->first + i) & (channel->size - 1)]);
+  }
+  uns_link *link;
+  while ((link = uns_list_pop_front(&channel->returned)) != NULL) {
+    uns_channel_wait_unref(uns_container_of(link, uns_channel_wait, link));
+  }
+  uns_free(channel->items);
+  pthread_mutex_destroy(&channel->lock);
+  uns_free(channel);
+}
+
+static const uns_shared_class channel_class = {UNS_SHARED_CHANNEL, "channel", channel_free};
+
+static bool init_lock(pthread_mutex_t *lock) {
+  pthread_mutexattr_t attributes;
+  if (pthread_mutexattr_init(&attributes) != 0) return false;
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+  bool fine = pthread_mutex_init(lock, &attributes) == 0;
+  pthread_mutexattr_destroy(&attributes);
+  return fine;
+}
+
+uns_shared_channel *uns_shared_channel_new(size_t capacity) {
+  uns_shared_channel *channel = uns_calloc(1, sizeof *channel);
+  if (channel == NULL) return NULL;
+  if (!init_lock(&channel->lock)) {
+    uns_free(channel);
+    return NULL;
+  }
+  uns_shared_init(&channel->base, &channel_class);
+  channel->capacity = capacity;
+  uns_list_init(&channel->returned);
+  uns_list_init(&channel->receivers);
+  uns_list_init(&channel->senders);
+  return channel;
+}
+
+uns_shared_channel *uns_shared_channel_stand_in(uns_channel_remote *remote, uint64_t id) {
+  uns_shared_channel *channel = uns_shared_channel_new(0);
+  if (channel == NULL) return NULL;
+  channel->remote = remote;
+  channel->remote_id = id;
+  return channel;
+}
+
+static void lock(uns_shared_channel *channel) { pthread_mutex_lock(&channel->lock); }
+static void unlock(uns_shared_channel *channel) { pthread_mutex_unlock(&channel->lock); }
+
+/* ---- from here to "in line": the lock held ---- */
+
+static size_t there(const uns_shared_channel *channel) { return channel->returned_count + channel->count; }
+
+static uns_channel_item *place(const uns_shared_channel *channel, size_t number) {
+  return &channel->items[(channel->first + number) & (channel->size - 1)];
+}
+
+/* Room in the ring for one more. */
+static bool grow(uns_shared_channel *channel) {
+  if (channel->count < channel->size) return true;
+  size_t size = channel->size == 0 ? SIZE_FIRST : 2 * channel->size;
+  uns_channel_item *items = uns_malloc(size * sizeof *items);
+  if (items == NULL) return false;
+  for (size_t i = 0; i < channel->count; i++) items[i] = *place(channel, i);
+  uns_free(channel->items);
+  channel->items = items;
+  channel->first = 0;
+  channel->size = size;
+  return true;
+}
+
+static bool put_last(uns_shared_channel *channel, uns_channel_item *item) {
+  if (!grow(channel)) return false;
+  uns_channel_item_move(place(channel, channel->count), item);
+  channel->count++;
+  return true;
+}
+
+static void take_first(uns_shared_channel *channel, uns_channel_item *item) {
+  if (channel->returned_count > 0) {
+    uns_channel_wait *back = uns_container_of(uns_list_pop_front(&channel->returned), uns_channel_wait, link);
+    channel->returned_count--;
+    uns_channel_item_move(item, &back->item);
+    uns_channel_wait_unref(back); /* without its channel: frees but itself */
+    return;
+  }
+  uns_channel_item_move(item, place(channel, 0));
+  channel->first = (channel->first + 1) & (channel->size - 1);
+  channel->count--;
+}
+
+/* Those whose choice has fallen elsewhere are in nobody's way. `own`: a choice that is not served by itself, or NULL. */
+static uns_channel_wait *first_in(uns_link *line, const uns_choice *own) {
+  for (uns_link *link = line->next, *next; link != line; link = next) {
+    uns_channel_wait *wait = uns_container_of(link, uns_channel_wait, link);
+    next = link->next;
+    if (wait->choice == NULL) return wait;
+    if (wait->choice == own) continue;
+    if (!atomic_load(&wait->choice->taken)) return wait;
+    uns_list_remove(link);
+  }
+  return NULL;
+}
+
+/* The first that can be served, out of line: its choice has fallen on it. */
+static uns_channel_wait *take_in(uns_link *line) {
+  for (;;) {
+    uns_channel_wait *wait = first_in(line, NULL);
+    if (wait == NULL) return NULL;
+    uns_list_remove(&wait->link);
+    if (wait->choice == NULL || !atomic_exchange(&wait->choice->taken, true)) return wait;
+  }
+}
+
+/* Mail to be posted when the lock is free again. */
+typedef struct posts {
+  uns_mail *first, *last; /* `last` is undefined where there is none */
+} posts;
+
+/* Tells one that is out of line. */
+static void tell(uns_channel_wait *wait, uns_wait_told told, posts *to_post) {
+  wait->told = (uint8_t)told;
+  wait->order = ++wait->channel->given;
+  atomic_fetch_add_explicit(&wait->count, 1, memory_order_relaxed);
+  uns_mailbox_ref(wait->mailbox); /* its state may be gone by then */
+  wait->mail.next = NULL;
+  if (to_post->first == NULL) to_post->first = &wait->mail;
+  else to_post->last->next = &wait->mail;
+  to_post->last = &wait->mail;
+}
+
+/* Without the lock. */
+static void post(const posts *to_post) {
+  for (uns_mail *mail = to_post->first, *next; mail != NULL; mail = next) {
+    next = mail->next;
+    uns_mailbox *mailbox = uns_container_of(mail, uns_channel_wait, mail)->mailbox;
+    uns_mailbox_post(mailbox, mail);
+    uns_mailbox_unref(mailbox);
+  }
+}
+
+static uns_channel_result send(uns_shared_channel *channel, uns_channel_item *item, posts *to_post) {
+  if (channel->closed) return UNS_CHANNEL_CLOSED;
+  uns_channel_wait *receiver = take_in(&channel->receivers);
+  if (receiver != NULL) {
+    uns_channel_item_move(&receiver->item, item);
+    tell(receiver, UNS_WAIT_GIVEN, to_post);
+    return UNS_CHANNEL_DONE;
+  }
+  if (there(channel) >= channel->capacity) return UNS_CHANNEL_WAIT;
+  return put_last(channel, item) ? UNS_CHANNEL_DONE : UNS_CHANNEL_NO_MEMORY;
+}
+
+static uns_channel_result receive(uns_shared_channel *channel, uns_channel_item *item, posts *to_post) {
+  if (there(channel) > 0) {
+    take_first(channel, item);
+    if (there(channel) >= channel->capacity || !grow(channel)) return UNS_CHANNEL_DONE;
+    uns_channel_wait *sender = take_in(&channel->senders); /* the first in line moves up */
+    if (sender == NULL) return UNS_CHANNEL_DONE;
+    put_last(channel, &sender->item);
+    tell(sender, UNS_WAIT_GIVEN, to_post);
+    return UNS_CHANNEL_DONE;
+  }
+  uns_channel_wait *sender = take_in(&channel->senders); /* from hand to hand */
+  if (sender == NULL) return channel->closed ? UNS_CHANNEL_CLOSED : UNS_CHANNEL_WAIT;
+  uns_channel_item_move(item, &sender->item);
+  tell(sender, UNS_WAIT_GIVEN, to_post);
+  return UNS_CHANNEL_DONE;
+}
+
+/* Is there something for a choice to look at? */
+static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait) {
+  if (channel->closed) return true;
+  if (wait->sends) return there(channel) < channel->capacity || first_in(&channel->receivers, wait->choice) != NULL;
+  return there(channel) > 0 || first_in(&channel->senders, wait->choice) != NULL;
+}
+
+/* ---- in line ---- */
+
+uns_channel_result uns_shared_channel_send(uns_shared_channel *channel, uns_channel_item *item) {
+  if (channel->remote != NULL) return channel->remote->send(channel->remote, channel, item);
+  posts to_post = {NULL, NULL};
+  lock(channel);
+  uns_channel_result result = send(channel, item, &to_post);
+  unlock(channel);
+  post(&to_post);
+  return result;
+}
+
+uns_channel_result uns_shared_channel_receive(uns_shared_channel *channel, uns_channel_item *item) {
+  if (channel->remote != NULL) return channel->remote->receive(channel->remote, channel, item);
+  posts to_post = {NULL, NULL};
+  lock(channel);
+  uns_channel_result result = receive(channel, item, &to_post);
+  unlock(channel);
+  post(&to_post);
+  return result;
+}
+
+bool uns_shared_channel_has_room(uns_shared_channel *channel) {
+  if (channel->remote != NULL) return true;
+  lock(channel);
+  bool room = channel->closed || there(channel) < channel->capacity || first_in(&channel->receivers, NULL) != NULL;
+  unlock(channel);
+  return room;
+}
+
+uns_channel_result uns_shared_channel_append(uns_shared_channel *channel, uns_channel_item *item) {
+  if (channel->remote != NULL) return channel->remote->append(channel->remote, channel, item);
+  lock(channel);
+  bool fine = put_last(channel, item);
+  unlock(channel);
+  return fine ? UNS_CHANNEL_DONE : UNS_CHANNEL_NO_MEMORY;
+}
+
+/* Takes over the reference to `back`, which has the item. */
+static void return_item(uns_shared_channel *channel, uns_channel_wait *back) {
+  posts to_post = {NULL, NULL};
+  lock(channel);
+  uns_channel_wait *receiver = take_in(&channel->receivers);
+  if (receiver != NULL) {
+    uns_channel_item_move(&receiver->item, &back->item);
+    tell(receiver, UNS_WAIT_GIVEN, &to_post);
+  } else {
+    back->channel = NULL;
+    uns_list_push_front(&channel->returned, &back->link);
+    channel->returned_count++;
+  }
+  unlock(channel);
+  post(&to_post);
+  if (receiver != NULL) uns_channel_wait_unref(back);
+  else uns_shared_unref(channel); /* that it had */
+}
+
+uns_channel_result uns_shared_channel_put_back(uns_shared_channel *channel, uns_channel_item *item) {
+  if (channel->remote != NULL) return channel->remote->put_back(channel->remote, channel, item);
+  uns_channel_wait *back = uns_channel_wait_new(channel, NULL, NULL, false, NULL);
+  if (back == NULL) return UNS_CHANNEL_NO_MEMORY;
+  uns_channel_item_move(&back->item, item);
+  return_item(channel, back);
+  return UNS_CHANNEL_DONE;
+}
+
+void uns_shared_channel_close(uns_shared_channel *channel) {
+  if (channel->remote != NULL) {
+    channel->remote->close(channel->remote, channel);
+    return;
+  }
+  posts to_post = {NULL, NULL};
+  uns_channel_wait *wait;
+  lock(channel);
+  channel->closed = true;
+  while ((wait = take_in(&channel->senders)) != NULL) tell(wait, UNS_WAIT_CLOSED, &to_post);
+  while ((wait = take_in(&channel->receivers)) != NULL) tell(wait, UNS_WAIT_CLOSED, &to_post);
+  unlock(channel);
+  post(&to_post);
+}
+
+static size_t length(const uns_link *line, const uns_mailbox *mailbox) {
+  size_t count = 0;
+  for (const uns_link *link = line->next; link != line; link = link->next) {
+    count += mailbox == NULL || uns_container_of(link, uns_channel_wait, link)->mailbox == mailbox;
+  }
+  return count;
+}
+
+void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *state) {
+  if (channel->remote != NULL) {
+    channel->remote->look(channel->remote, channel, state);
+    return;
+  }
+  lock(channel);
+  *state = (uns_channel_state){.capacity = channel->capacity,
+                               .count = there(channel),
+                               .senders = length(&channel->senders, NULL),
+                               .receivers = length(&channel->receivers, NULL),
+                               .closed = channel->closed};
+  unlock(channel);
+}
+
+size_t uns_shared_channel_waiting(uns_shared_channel *channel, const uns_mailbox *mailbox) {
+  lock(channel);
+  size_t count = length(&channel->senders, mailbox) + length(&channel->receivers, mailbox);
+  unlock(channel);
+  return count;
+}
+
+/* ---- waits ---- */
+
+uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice, bool sends,
+                                       void (*deliver)(uns_mail *mail, void *receiver)) {
+  uns_channel_wait *wait = uns_malloc(sizeof *wait);
+  if (wait == NULL) return NULL;
+  wait->mail.next = NULL;
+  wait->mail.deliver = deliver;
+  uns_list_init(&wait->link);
+  wait->channel = uns_shared_ref(channel);
+  wait->mailbox = mailbox;
+  wait->choice = choice != NULL ? uns_choice_ref(choice) : NULL;
+  atomic_init(&wait->count, 1);
+  wait->told = UNS_WAIT_NOTHING;
+  wait->sends = sends;
+  wait->order = wait->number = 0;
+  wait->item.kind = UNS_SENT_NIL;
+  wait->owner = NULL;
+  return wait;
+}
+
+void uns_channel_wait_unref(uns_channel_wait *wait) {
+  if (atomic_fetch_sub_explicit(&wait->count, 1, memory_order_acq_rel) != 1) return;
+  uns_channel_item_deinit(&wait->item);
+  uns_choice_unref(wait->choice);
+  uns_shared_unref(wait->channel);
+  uns_free(wait);
+}
+
+uns_channel_result uns_channel_wait_begin(uns_channel_wait *wait) {
+  uns_shared_channel *channel = wait->channel;
+  if (channel->remote != NULL) return channel->remote->begin(channel->remote, wait);
+  posts to_post = {NULL, NULL};
+  uns_channel_result result = UNS_CHANNEL_WAIT;
+  lock(channel);
+  if (wait->choice == NULL) {
+    result = wait->sends ? send(channel, &wait->item, &to_post) : receive(channel, &wait->item, &to_post);
+    if (result == UNS_CHANNEL_DONE) wait->order = ++channel->given;
+  } else if (ready(channel, wait)) {
+    /* To serve it here would mean to take two choices at once, its own and another's: it looks once more instead. */
+    if (!atomic_exchange(&wait->choice->taken, true)) tell(wait, UNS_WAIT_RETRY, &to_post);
+  }
+  if (result == UNS_CHANNEL_DONE) wait->told = UNS_WAIT_GIVEN;
+  else if (result == UNS_CHANNEL_CLOSED) wait->told = UNS_WAIT_CLOSED;
+  else if (result == UNS_CHANNEL_WAIT && wait->told == UNS_WAIT_NOTHING)
+    uns_list_push_back(wait->sends ? &channel->senders : &channel->receivers, &wait->link);
+  unlock(channel);
+  post(&to_post);
+  return result;
+}
+
+uns_wait_told uns_channel_wait_end(uns_channel_wait *wait) {
+  uns_shared_channel *channel = wait->channel;
+  if (channel->remote != NULL) channel->remote->end(channel->remote, wait);
+  lock(channel);
+  uns_list_remove(&wait->link);
+  uns_wait_told told = (uns_wait_told)wait->told;
+  unlock(channel);
+  return told;
+}
+
+void uns_channel_wait_took(uns_channel_wait *wait) {
+  uns_channel_remote *remote = wait->channel->remote;
+  if (remote != NULL) remote->took(remote, wait);
+  uns_channel_wait_unref(wait);
+}
+
+void uns_channel_wait_put_back(uns_channel_wait *wait) {
+  uns_channel_remote *remote = wait->channel->remote;
+  if (remote == NULL) {
+    return_item(wait->channel, wait);
+    return;
+  }
+  remote->give_back(remote, wait);
+  uns_channel_wait_unref(wait);
+}
