@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "exec/child.h"
 #include "host/program.h"
+#include "host/repl.h"
 #include "host/script.h"
 #include "host/seeing.h"
 #include "host/state.h"
@@ -20,6 +21,7 @@
 static const char usage_text[] =
     "usage: unsync [options] [script [args]]\n"
     "  -e CODE   run CODE\n"
+    "  -i        then go on interactively\n"
     "  -l MOD    require MOD into global MOD; -l G=MOD into global G\n"
     "  -         run stdin as the script, and stop reading options\n"
     "  --trace FILE   write what runs where and when, for ui.perfetto.dev\n"
@@ -27,6 +29,7 @@ static const char usage_text[] =
     "  -v        print the version\n"
     "  -h        print this\n"
     "  --        stop reading options\n"
+    "Without a script and code it is interactive; .help says more there.\n"
     "The script is the root task: it may await anywhere, and the program ends when all that it started has ended.\n";
 
 typedef struct {
@@ -35,6 +38,8 @@ typedef struct {
   int script_index; /* in argv; argc: none */
   bool version, help;
   uns_seeing seeing;
+  bool interactive; /* -i */
+  bool has_code;    /* -e, or a script */
 } options;
 
 /* Two pieces of text around what was wrong. */
@@ -79,11 +84,14 @@ static int read_options(int argc, char **argv, options *read) {
       read->version = true;
     } else if (strcmp(text, "-h") == 0 || strcmp(text, "--help") == 0) {
       read->help = true;
+    } else if (strcmp(text, "-i") == 0) {
+      read->interactive = true;
     } else if (text[1] == 'e' || text[1] == 'l') {
       uns_step_kind kind = text[1] == 'e' ? UNS_STEP_CODE : UNS_STEP_REQUIRE;
       const char *value = value_of(argc, argv, &i);
       if (value == NULL) return misuse("", text, " needs an argument");
       read->steps[read->step_count++] = (uns_step){.kind = kind, .text = value};
+      if (kind == UNS_STEP_CODE) read->has_code = true;
     } else {
       return misuse("unrecognized option ", text, "");
     }
@@ -91,6 +99,7 @@ static int read_options(int argc, char **argv, options *read) {
   read->script_index = i;
   if (i < argc) {
     const char *path = strcmp(argv[i], "-") == 0 ? NULL : argv[i];
+    read->has_code = true;
     read->steps[read->step_count++] = (uns_step){.kind = UNS_STEP_FILE, .text = path};
   }
   return 0;
@@ -164,6 +173,20 @@ static int run(const uns_script *script, const char *script_path, const uns_seei
   return code;
 }
 
+/* The same, with a session whose first lines are the steps of `script`. */
+static int run_session(const uns_script *script, const char *script_path, const uns_seeing *seeing) {
+  uns_repl *repl = uns_repl_new(script);
+  if (repl == NULL) return no_start("memory");
+  uns_step step = uns_repl_step(repl);
+  uns_script session = *script;
+  session.steps = &step;
+  session.step_count = 1;
+  session.attendant = uns_repl_attendant(repl);
+  int code = run(&session, script_path, seeing);
+  uns_repl_free(repl);
+  return code;
+}
+
 /*
  * Standard descriptors that are closed are filled, so that nothing of ours (libuv would object) gets their numbers. The
  * wrong way round, so that using them is still an error.
@@ -177,7 +200,8 @@ static void fill_standard_descriptors(void) {
 
 int uns_cli_main(int argc, char **argv) {
   fill_standard_descriptors();
-  if (argc > 1 && strcmp(argv[1], UNS_CHILD_OPTION) == 0) return uns_child_main(argc, argv, uns_state_new, uns_state_free);
+  if (argc > 1 && strcmp(argv[1], UNS_CHILD_OPTION) == 0)
+    return uns_child_main(argc, argv, uns_state_new, uns_state_free);
   options read = {.steps = uns_calloc((size_t)argc + 2, sizeof(uns_step))};
   if (read.steps == NULL) return no_start("memory");
   if (init_step(&read.steps[0])) read.step_count = 1;
@@ -188,14 +212,18 @@ int uns_cli_main(int argc, char **argv) {
   } else if (code == 0 && read.version) {
     printf("unsync %s (%s, libuv %s)\n", UNSYNC_VERSION, LUA_RELEASE, uv_version_string());
   }
-  if (code == 0 && (read.step_count > first || !(read.help || read.version))) {
-    if (read.step_count == first) { /* no terminal to talk to: the script comes from stdin */
-      read.steps[read.step_count++] = (uns_step){.kind = UNS_STEP_FILE};
-    }
+  bool told = read.help || read.version; /* and that is all that was asked for, unless there is something to run */
+  if (code == 0 && (read.step_count > first || read.interactive || !told)) {
     catch_sigpipe();
     read.seeing.title = read.script_index < argc ? argv[read.script_index] : "-e";
-    uns_script script = {read.steps, read.step_count, argc, argv, read.script_index < argc ? read.script_index : 0};
-    code = run(&script, read.script_index < argc ? argv[read.script_index] : NULL, &read.seeing);
+    uns_script script = {.steps = read.steps,
+                         .step_count = read.step_count,
+                         .argc = argc,
+                         .argv = argv,
+                         .script_index = read.script_index < argc ? read.script_index : 0};
+    const char *path = read.script_index < argc ? argv[read.script_index] : NULL;
+    code = read.interactive || !(read.has_code || told) ? run_session(&script, path, &read.seeing)
+                                                        : run(&script, path, &read.seeing);
   }
   uns_free(read.steps);
   return code;

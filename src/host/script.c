@@ -22,6 +22,12 @@ static void push_chunk(lua_State *L, const uns_step *step) {
                                step->name != NULL ? step->name : "=(command line)");
       break;
     case UNS_STEP_FILE: status = luaL_loadfile(L, step->text); break;
+    case UNS_STEP_CALL:
+      lua_pushcfunction(L, step->call);
+      lua_pushlightuserdata(L, step->data);
+      lua_call(L, 1, 2);
+      status = LUA_OK;
+      break;
     default: lua_getglobal(L, "require"); status = LUA_OK;
   }
   if (status != LUA_OK) lua_error(L);
@@ -55,6 +61,8 @@ static int next_step(lua_State *L, int status, lua_KContext next) {
       const char *equals = strchr(step->text, '=');
       lua_pushstring(L, equals != NULL ? equals + 1 : step->text);
       count = 1;
+    } else if (step->kind == UNS_STEP_CALL) {
+      count = 1; /* it lies there already */
     } else if (step->kind == UNS_STEP_FILE || step->name != NULL) {
       count = script->argc - script->script_index - 1;
       if (count < 0) count = 0;
@@ -186,21 +194,25 @@ static void end(uns_run *run, bool failed) {
   if (uns_failure_report_all(runtime) > run->unobserved && run->code == 0) run->code = 1;
 }
 
-/* Where the root task has failed: cancels the rest, and ends the run when that has ended, or had its time. */
-static bool ends_by_failure(uns_run *run) {
-  if (look_at_root(run) != ROOT_FAILED) return false;
+/*
+ * Where the root task has failed, or has ended and leaves nothing behind: cancels the rest, and ends the run when that has
+ * ended, or had its time.
+ */
+static bool ends_early(uns_run *run) {
+  root_state root = look_at_root(run);
+  if (root == ROOT_GOES_ON || (root == ROOT_DONE && !run->leaving)) return false;
   uns_runtime *runtime = run->runtime;
   if (!run->cancelled) uns_script_cancel(run);
   if (runtime->live_count > 0 && uns_clock_ns() - run->cancelled_ns <= runtime->executors->grace_ns) return false;
-  end(run, true);
+  end(run, root == ROOT_FAILED);
   return true;
 }
 
 bool uns_script_turn(uns_run *run, bool wait) {
-  if (!run->going || ends_by_failure(run)) return false;
+  if (!run->going || ends_early(run)) return false;
   uns_runtime *runtime = run->runtime;
   bool alive = uns_runtime_turn(runtime, wait);
-  if (ends_by_failure(run)) return false; /* before anybody sleeps */
+  if (ends_early(run)) return false; /* before anybody sleeps */
   if (!wait || !alive) alive = uns_runtime_hopeful(runtime);
   /* What can never go on is told so. */
   if (alive || uns_task_raise_deadlock(runtime)) return true;
@@ -254,7 +266,11 @@ int uns_script_run(uns_runtime *runtime, const uns_script *script) {
   uns_run run = {.runtime = runtime};
   uns_signals_take(&run);
   uns_script_start(&run, runtime, script);
-  while (uns_script_turn(&run, true)) uns_signals_look(&run);
+  for (uns_attendant *attendant = script->attendant;;) {
+    if (attendant != NULL) attendant->attend(attendant, &run);
+    if (!uns_script_turn(&run, true)) break;
+    uns_signals_look(&run);
+  }
   uns_signals_release();
   if (fflush(stdout) != 0 || ferror(stdout)) {
     fprintf(stderr, "unsync: cannot write to stdout: %s\n", strerror(errno));

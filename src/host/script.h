@@ -7,22 +7,34 @@
 #include "exec/executors.h"
 #include "loop/future.h"
 
-typedef enum { UNS_STEP_CODE, UNS_STEP_REQUIRE, UNS_STEP_FILE } uns_step_kind;
+typedef enum { UNS_STEP_CODE, UNS_STEP_REQUIRE, UNS_STEP_FILE, UNS_STEP_CALL } uns_step_kind;
 
 /* One thing that the command line asks for, in its order. */
 typedef struct uns_step {
   uns_step_kind kind;
-  const char *text;  /* code, a module's name, a path (NULL: stdin) */
-  const char *name;  /* of code, as luaL_loadbuffer takes it; NULL: the command line */
-  size_t size_bytes; /* of code; 0: it ends with a zero */
+  const char *text;   /* code, a module's name, a path (NULL: stdin) */
+  const char *name;   /* of code, as luaL_loadbuffer takes it; NULL: the command line */
+  size_t size_bytes;  /* of code; 0: it ends with a zero */
+  lua_CFunction call; /* of UNS_STEP_CALL: given `data`, a light userdata, returns a function and its argument */
+  void *data;
 } uns_step;
+
+struct uns_run;
+
+/* Somebody who stands beside a run, outside of all tasks: a REPL. */
+typedef struct uns_attendant {
+  void (*attend)(struct uns_attendant *attendant, struct uns_run *run); /* before each turn; may turn the loop itself */
+  /* A signal has come. True: it is dealt with; false: the root task shall be interrupted, as always. */
+  bool (*interrupt)(struct uns_attendant *attendant, struct uns_run *run, int number);
+} uns_attendant;
 
 typedef struct uns_script {
   const uns_step *steps;
   int step_count;
   int argc; /* the whole command line, for `arg` */
   char **argv;
-  int script_index; /* of the script in argv: arg[0] */
+  int script_index;         /* of the script in argv: arg[0] */
+  uns_attendant *attendant; /* or NULL */
 } uns_script;
 
 /* A script on its way. */
@@ -31,12 +43,13 @@ typedef struct uns_run {
   const uns_script *script; /* borrowed until the run has ended; its texts and arguments until `start` has returned */
   int root;                 /* pin of the root task's future, while the run goes on */
   const uns_future *root_future; /* what it pins: looked at in every turn */
-  uns_waiter root_waiter;   /* its end ends the turn */
-  int unobserved;           /* what the runtime had counted before */
-  int code;                 /* the exit code */
+  uns_waiter root_waiter;        /* its end ends the turn */
+  int unobserved;                /* what the runtime had counted before */
+  int code;                      /* the exit code */
   bool going, cancelled;
-  uint64_t cancelled_ns;    /* when it was cancelled: clean-up has the grace period */
-  uns_timer grace;          /* its end */
+  bool leaving;          /* when the root task has ended, all that it started is cancelled */
+  uint64_t cancelled_ns; /* when it was cancelled: clean-up has the grace period */
+  uns_timer grace;       /* its end */
 } uns_run;
 
 /*

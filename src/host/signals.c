@@ -7,10 +7,14 @@
 #include "exec/process.h"
 #include "loop/task.h"
 
+enum { PATIENCE = 4 }; /* signals that nobody has looked at, where somebody should: then it hangs */
+
 static struct {
   uns_run *run;
   volatile sig_atomic_t number; /* of the signal that came, 0: none; taken by whoever raises it */
   volatile sig_atomic_t count;
+  volatile sig_atomic_t patient, insisting;
+  void (*stop)(void);
   struct sigaction before_int, before_term, before_stop;
 } taken;
 
@@ -21,25 +25,34 @@ static void on_instruction(lua_State *L, lua_Debug *frame) {
   (void)frame;
   lua_sethook(L, NULL, 0, 0);
   int number = taken.number;
-  if (number == 0 || taken.run == NULL) return;
-  if (uns_script_is_root(taken.run)) {
+  if (taken.run == NULL || (number == 0 && !taken.insisting)) return;
+  taken.insisting = 0;
+  uns_attendant *attendant = taken.run->script->attendant;
+  if (number == 0) {
+    number = SIGINT;
+  } else if (attendant != NULL && attendant->interrupt(attendant, taken.run, number)) {
+    taken.number = 0;
+    if (uns_script_is_root(taken.run)) return; /* the attendant's own */
+  } else if (uns_script_is_root(taken.run)) {
     taken.number = 0;
     taken.run->code = 128 + number;
   }
   uns_error_raise(L, "interrupted", "%s", name_of(number));
 }
 
+static void arm(lua_State *L) {
+  lua_sethook(L, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
 static void on_signal(int number) {
-  if (++taken.count > 1 || taken.run == NULL) {
+  if (++taken.count > (taken.patient ? PATIENCE : 1) || taken.run == NULL) {
     signal(number, SIG_DFL);
     raise(number);
     return;
   }
   taken.number = number;
   uns_runtime *runtime = taken.run->runtime;
-  if (runtime->current != NULL && runtime->running != NULL) {
-    lua_sethook(runtime->running, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
-  }
+  if (runtime->current != NULL && runtime->running != NULL) arm(runtime->running);
   runtime->end_turn = true;
   uns_mailbox_wake(runtime->mailbox);
 }
@@ -48,6 +61,7 @@ static void on_signal(int number) {
 static void on_stop(int number) {
   uns_process_pool *processes = taken.run != NULL ? taken.run->runtime->executors->processes : NULL;
   if (processes != NULL) uns_process_pool_signal(processes, SIGSTOP);
+  if (taken.stop != NULL) taken.stop();
   struct sigaction stop = {.sa_handler = SIG_DFL}, handled;
   sigset_t set;
   sigemptyset(&set);
@@ -86,8 +100,23 @@ void uns_signals_look(uns_run *run) {
   int number = taken.number;
   if (number == 0) return;
   taken.number = 0;
+  uns_attendant *attendant = run->script->attendant;
+  if (attendant != NULL && attendant->interrupt(attendant, run, number)) return;
   lua_State *L = run->runtime->L;
   luaL_checkstack(L, 8, NULL);
   uns_error_push(L, "interrupted", "%s", name_of(number));
   uns_script_interrupt(run, 128 + number);
 }
+
+void uns_signals_forgive(void) { taken.count = taken.number = taken.insisting = 0; }
+
+int uns_signals_count(void) { return taken.count; }
+
+void uns_signals_set_patient(bool patient) { taken.patient = patient; }
+
+void uns_signals_insist(lua_State *L) {
+  taken.insisting = 1;
+  arm(L);
+}
+
+void uns_signals_on_stop(void (*stop)(void)) { taken.stop = stop; }

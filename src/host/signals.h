@@ -13,7 +13,21 @@
 /* From here until `release`, signals are for `run`; what the parent ignores stays ignored. Main thread. */
 void uns_signals_take(uns_run *run);
 void uns_signals_release(void);
-/* After a turn: interrupts the root task if a signal has come. */
+/* After a turn: interrupts the root task if a signal has come, unless the run's attendant deals with it. */
 void uns_signals_look(uns_run *run);
+
+/*
+ * For a REPL, where a SIGINT is for one line of many:
+ *   forgive    the next signal is a first one again
+ *   count      how many have come since
+ *   patient    while it is so, a second one does not end the program: somebody will look
+ *   insist     what runs on `L` is interrupted again, as soon as it goes on: it has caught the first
+ *   on_stop    called in the handler of SIGTSTP, before the process stops; NULL: nothing
+ */
+void uns_signals_forgive(void);
+int uns_signals_count(void);
+void uns_signals_set_patient(bool patient);
+void uns_signals_insist(lua_State *L);
+void uns_signals_on_stop(void (*stop)(void));
 
 #endif

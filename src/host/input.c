@@ -1,0 +1,71 @@
+#include "host/input.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t stirred, interrupted;
+static bool readable; /* main thread */
+
+static void on_readable(uv_poll_t *poll, int status, int events) {
+  (void)status;
+  (void)events;
+  readable = true;
+  uv_poll_stop(poll);
+  uns_runtime_stir(poll->data);
+}
+
+static void on_closed(uv_handle_t *handle) { uns_free(handle); }
+
+/* NULL where stdin is nothing to wait for: a plain file. */
+static uv_poll_t *start_poll(uns_runtime *runtime) {
+  uv_poll_t *poll = uns_malloc(sizeof *poll);
+  if (poll == NULL) return NULL;
+  if (uv_poll_init(&runtime->loop, poll, STDIN_FILENO) != 0) {
+    uns_free(poll);
+    return NULL;
+  }
+  poll->data = runtime;
+  if (uv_poll_start(poll, UV_READABLE | UV_DISCONNECT, on_readable) == 0) return poll;
+  uv_close((uv_handle_t *)poll, on_closed);
+  return NULL;
+}
+
+bool uns_input_wait(const uns_turner *turner) {
+  readable = false;
+  uv_poll_t *poll = start_poll(turner->runtime);
+  if (poll == NULL) return true; /* reading waits itself */
+  bool going = true;
+  while (going && !readable && !stirred && !interrupted) going = turner->turn(turner->context);
+  stirred = 0;
+  uv_close((uv_handle_t *)poll, on_closed); /* stdin is the line's own while it runs */
+  return going;
+}
+
+void uns_input_stir(void) { stirred = 1; }
+
+void uns_input_interrupt(void) { interrupted = 1; }
+
+bool uns_input_take_interrupt(void) {
+  bool came = interrupted != 0;
+  interrupted = 0;
+  return came;
+}
+
+bool uns_input_buffered(void) {
+#ifdef __GLIBC__
+  if (ftrylockfile(stdin) != 0) return false;
+  bool some = stdin->_IO_read_ptr < stdin->_IO_read_end;
+  funlockfile(stdin);
+  return some;
+#else
+  return false;
+#endif
+}
+
+bool uns_input_ready(bool stdio) {
+  if (stdio && uns_input_buffered()) return true;
+  struct pollfd look = {.fd = STDIN_FILENO, .events = POLLIN};
+  return poll(&look, 1, 0) > 0;
+}
