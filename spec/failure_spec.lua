@@ -60,6 +60,13 @@ describe("a failure inside a call of a worker", function()
     end)
   end)
 
+  it("is none of the call's, if it goes home with the results", function()
+    in_workers(function(kind, on)
+      local future = on(function() return require("unsync").rejected("passed on") end)():await()
+      assert.same({false, "passed on"}, {pcall(future.await, future)}, kind)
+    end)
+  end)
+
   it("comes with the call's own, in its `others` and its traceback", function()
     in_workers(function(_, on)
       local call = on(function()
@@ -154,5 +161,122 @@ describe("a failure inside a call of a worker", function()
       assert(not ok and err == "number 1", err)
     ]])
     assert.equal(0, ran.code, ran.err)
+  end)
+end)
+
+describe("a failure that crosses", function()
+  local looks = unsync.cpu(function(future)
+    local _, err = pcall(future.await, future)
+    return err
+  end)
+
+  it("and is awaited in a process needs nobody else to look", function()
+    for _, how in ipairs({
+      "local f = unsync.rejected('seen there')",
+      "local f = unsync.promise() unsync.spawn(function() unsync.yield() f:reject('seen there') end)",
+      "local f = unsync.spawn(function() unsync.sleep(0.001) error('seen there', 0) end)",
+      "local f = unsync.promise() unsync.cpu(function(p) p:reject('seen there') end)(f)",
+    }) do
+      for _ = 1, 5 do
+        local ran = script.run("local unsync = require 'unsync'\n" .. how .. [[
+
+          local looks = unsync.cpu(function(future)
+            local ok, err = pcall(future.await, future)
+            return err
+          end)
+          print(looks(f):await())
+        ]])
+        assert.same({0, "seen there\n", ""}, {ran.code, ran.out, ran.err}, how)
+      end
+    end
+  end)
+
+  it("and was looked at where it came from stays so", function()
+    local call = unsync.cpu(function()
+      local future = require("unsync").rejected("seen")
+      future:error()
+      return future
+    end)
+    local ran = script.run([[
+      local unsync = require "unsync"
+      kept = unsync.cpu(function()
+        local future = require("unsync").rejected("seen")
+        future:error()
+        return future
+      end)():await()
+    ]])
+    assert.same({0, ""}, {ran.code, ran.err})
+    assert.equal("seen", call():await():error())
+  end)
+
+  it("to another process is reported where it is handed on, if at all", function()
+    assert.equal("far", unsync.cpu(function(look)
+      return look(require("unsync").rejected("far")):await()
+    end)(looks):await())
+  end)
+end)
+
+describe("settled futures inside settled futures", function()
+  local function nest(count)
+    local inner = require("unsync")
+    local future = inner.resolved("core")
+    for i = 1, count do
+      future = i % 2 == 0 and inner.resolved(future) or inner.rejected(future)
+      future:error()
+    end
+    return future
+  end
+  local function unwrap(future)
+    local inner = require("unsync")
+    local depth = -1
+    while inner.is_future(future) do
+      local _, value = pcall(future.await, future)
+      future = value
+      depth = depth + 1
+    end
+    return depth, future
+  end
+
+  for _, kind in ipairs({"thread", "cpu"}) do
+    it("cross to a " .. kind .. " and back, 10,000 deep", function()
+      local on = unsync[kind]
+      assert.same({10000, "core"}, {on(unwrap)(nest(10000)):await()})
+      assert.same({10001, "core"}, {unwrap(on(nest)(10000))})
+    end)
+
+    it("cross to a " .. kind .. " when a promise there is settled with them", function()
+      local promise = unsync.promise()
+      unsync[kind](function(to, make)
+        to:resolve(make(1000))
+      end)(promise, nest):await()
+      assert.same({1001, "core"}, {unwrap(promise)})
+    end)
+  end
+
+  it("may be the future itself, which is let go of nonetheless", function()
+    for _, kind in ipairs({"thread", "cpu"}) do
+      local promise = unsync.promise()
+      unsync[kind](function(to) to:resolve(to, {to}) end)(promise):await()
+      local self, list = promise:await()
+      assert.equal(promise, self)
+      assert.equal(promise, list[1])
+    end
+  end)
+end)
+
+describe("calls held back by a limit", function()
+  it("at the end by an error are let go of #memcheck", function()
+    for _, kind in ipairs({"io", "thread", "cpu"}) do
+      local ran = script.run(([[
+        local unsync = require "unsync"
+        local one = unsync.%s(function() end, {limit = 1, timeout = 100})
+        kept = {}
+        for i = 1, 5 do kept[i] = one() end
+        setmetatable({}, {__gc = function() for i = 1, 5 do tostring(kept[i]) end end})
+        error("out", 0)
+      ]]):format(kind))
+      assert.equal(1, ran.code)
+      assert.matches("^unsync: out", ran.err)
+    end
   end)
 end)

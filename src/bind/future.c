@@ -194,11 +194,13 @@ static int cross_encode(lua_State *L, int index) {
   uns_future *future = lua_touserdata(L, index);
   uns_cell *cell = uns_future_share(runtime, L, index);
   if (cell == NULL) return -1;
-  lua_pushlightuserdata(L, uns_shared_ref(&cell->base));
+  lua_pushnil(L); /* for the reference, which is taken when nothing can raise any more */
   lua_pushboolean(L, future->resolvable);
   lua_pushinteger(L, future->kind);
   if (future->name != NULL) lua_pushstring(L, future->name);
   else lua_pushnil(L);
+  lua_pushlightuserdata(L, uns_shared_ref(&cell->base));
+  lua_replace(L, -5);
   return 4;
 }
 

@@ -76,6 +76,8 @@ static void explain_missing_global(lua_State *L) {
   lua_pop(L, 3);
 }
 
+static bool end_deadline(uns_runtime *runtime, uns_job *job);
+
 /* ---- limits: kept at home, where calls come from and go back to ---- */
 
 static void submit(uns_runtime *runtime, uns_job *job) {
@@ -83,6 +85,7 @@ static void submit(uns_runtime *runtime, uns_job *job) {
   if (function->limit > 0 && function->running >= function->limit) {
     atomic_store_explicit(&job->state, UNS_JOB_HELD, memory_order_relaxed);
     uns_list_push_back(&function->held, &job->link);
+    if (uns_list_empty(&function->holding)) uns_list_push_back(&runtime->holding, &function->holding);
     return;
   }
   function->running++;
@@ -93,10 +96,32 @@ static void submit(uns_runtime *runtime, uns_job *job) {
 /* A call is back: the next one may go. One that was cancelled while it was held had not gone. */
 static void submit_next(uns_runtime *runtime, uns_job *back) {
   uns_function *function = back->function;
-  if (back->held) return;
-  function->running--;
-  uns_link *link = function->limit > 0 ? uns_list_pop_front(&function->held) : NULL;
+  uns_link *link = NULL;
+  if (!back->held) {
+    function->running--;
+    if (function->limit > 0) link = uns_list_pop_front(&function->held);
+  }
+  if (uns_list_empty(&function->held)) uns_list_remove(&function->holding);
   if (link != NULL) submit(runtime, uns_container_of(link, uns_job, link));
+}
+
+/* The state ends: those that are held will never go. Their futures may still be looked at. */
+static void drop_held(uns_closer *closer, uns_runtime *runtime) {
+  (void)closer;
+  uns_link *link, *held;
+  while ((link = uns_list_pop_front(&runtime->holding)) != NULL) {
+    uns_function *function = uns_shared_ref(uns_container_of(link, uns_function, holding));
+    while ((held = uns_list_pop_front(&function->held)) != NULL) {
+      uns_job *job = uns_container_of(held, uns_job, link);
+      uns_runtime_push_pin(runtime, runtime->L, job->pin);
+      uns_future *future = lua_touserdata(runtime->L, -1);
+      if (future != NULL) future->job = NULL;
+      lua_pop(runtime->L, 1);
+      end_deadline(runtime, job);
+      uns_job_free(job);
+    }
+    uns_shared_unref(function);
+  }
 }
 
 /* ---- deadlines of calls: kept at home as well ---- */
@@ -195,7 +220,43 @@ static void say_where(lua_State *L, const uns_future *future) {
   lua_replace(L, -2);
 }
 
-/* The completion is home: settles the future. */
+/* settle(future, job, timed_out) */
+static int settle(lua_State *L) {
+  uns_runtime *runtime = uns_runtime_of(L);
+  uns_job *job = lua_touserdata(L, 2);
+  bool timed_out = lua_toboolean(L, 3);
+  lua_settop(L, 1);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  const uns_future *future = lua_touserdata(L, 1);
+  uns_progress_keep(runtime, L, 1, job);
+  bool cancelled = job->outcome == UNS_OUTCOME_CANCELLED ||
+                   (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0);
+  int count = job->outcome == UNS_OUTCOME_ERROR ? 0 : uns_codec_decode(L, &job->result);
+  if (count < 0) { /* why it cannot be read lies on top */
+    lua_pushnil(L);
+    uns_future_fail(runtime, L, 1, UNS_FUTURE_FAILED);
+  } else if (job->outcome == UNS_OUTCOME_DONE) {
+    uns_future_resolve(runtime, L, 1, count);
+  } else if (cancelled) {
+    lua_settop(L, 2);
+    settle_cancelled(runtime, L, 1, job, timed_out);
+  } else if (job->outcome == UNS_OUTCOME_ERROR) {
+    push_executor_error(L, job);
+    lua_pushnil(L);
+    uns_future_fail(runtime, L, 1, UNS_FUTURE_FAILED);
+  } else {
+    lua_settop(L, 3);
+    explain_missing_global(L);
+    say_where(L, future);
+    uns_future_fail(runtime, L, 1, UNS_FUTURE_FAILED);
+  }
+  return 0;
+}
+
+/*
+ * The completion is home: settles the future. Nothing is raised, for whoever delivers it may hold locks: where there is
+ * no memory for what came, that is the failure.
+ */
 static void on_completion(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, mail);
   uns_runtime *runtime = receiver;
@@ -206,39 +267,22 @@ static void on_completion(uns_mail *mail, void *receiver) {
     return;
   }
   lua_State *L = runtime->L;
-  luaL_checkstack(L, LUA_MINSTACK, NULL);
   int top = lua_gettop(L);
-  uns_runtime_push_pin(runtime, L, job->pin);
-  uns_runtime_unpin(runtime, job->pin);
-  uns_future *future = lua_touserdata(L, top + 1);
-  future->job = NULL;
-  uns_inspect_call_ended(L, top + 1);
-  runtime->pending--;
-  uns_progress_keep(runtime, L, top + 1, job);
   bool timed_out = end_deadline(runtime, job);
-  bool cancelled = job->outcome == UNS_OUTCOME_CANCELLED ||
-                   (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0);
-  int count = job->outcome == UNS_OUTCOME_ERROR ? 0 : uns_codec_decode(L, &job->result);
-  if (count < 0) { /* why it cannot be read lies on top */
-    lua_pushnil(L);
-    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
-  } else if (job->outcome == UNS_OUTCOME_DONE) {
-    uns_future_resolve(runtime, L, top + 1, count);
-  } else if (cancelled) {
-    lua_settop(L, top + 2);
-    settle_cancelled(runtime, L, top + 1, job, timed_out);
-  } else if (job->outcome == UNS_OUTCOME_ERROR) {
-    push_executor_error(L, job);
-    lua_pushnil(L);
-    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
-  } else {
-    lua_settop(L, top + 3);
-    explain_missing_global(L);
-    say_where(L, future);
-    uns_future_fail(runtime, L, top + 1, UNS_FUTURE_FAILED);
+  runtime->pending--;
+  if (lua_checkstack(L, LUA_MINSTACK)) {
+    uns_runtime_push_pin(runtime, L, job->pin);
+    ((uns_future *)lua_touserdata(L, top + 1))->job = NULL;
+    uns_inspect_call_ended(L, top + 1);
+    lua_pushcfunction(L, settle);
+    lua_pushvalue(L, top + 1);
+    lua_pushlightuserdata(L, job);
+    lua_pushboolean(L, timed_out);
+    if (lua_pcall(L, 3, 0, 0) != LUA_OK) uns_future_fail_without_memory(runtime, L, top + 1);
+    uns_runtime_unpin(runtime, job->pin);
+    if (job->reason != 0) uns_runtime_unpin(runtime, job->reason);
+    lua_settop(L, top);
   }
-  lua_settop(L, top);
-  if (job->reason != 0) uns_runtime_unpin(runtime, job->reason);
   submit_next(runtime, job);
   uns_job_free(job);
 }
@@ -604,5 +648,7 @@ void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
   }
   lua_pop(L, 1);
   uns_codec_register_function(L, wrapped_call, &cross);
+  runtime->held_closer.close = drop_held;
+  uns_list_push_back(&runtime->closers, &runtime->held_closer.link);
   uns_bind_functions(L, runtime, functions);
 }

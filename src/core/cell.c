@@ -1,14 +1,46 @@
 #include "core/cell.h"
 
-static void cell_free(uns_shared *object) {
-  uns_cell *cell = uns_container_of(object, uns_cell, base);
-  if (cell->remote != NULL) cell->remote->drop(cell->remote, cell);
-  uns_packet_deinit(&cell->outcome);
-  uv_mutex_destroy(&cell->lock);
-  uns_free(cell);
+static void cell_free(uns_shared *object);
+static const uns_shared_class cell_class = {UNS_SHARED_CELL, "future", cell_free};
+
+/* Lets go of what the outcome of `cell` refers to. Cells whose last reference that was go to `dead`, linked by `watchers`. */
+static void drop_outcome(uns_cell *cell, uns_link **dead) {
+  uns_packet *outcome = &cell->outcome;
+  for (uint32_t i = 0; i < outcome->ref_count; i++) {
+    uns_shared *shared = outcome->refs[i];
+    if (shared == &cell->base) continue; /* not counted */
+    if (shared->class != &cell_class) {
+      uns_shared_unref(shared);
+    } else if (uns_shared_drop(shared)) {
+      uns_link *link = &uns_container_of(shared, uns_cell, base)->watchers; /* nobody watches what nobody holds */
+      link->next = *dead;
+      *dead = link;
+    }
+  }
+  outcome->ref_count = 0;
+  uns_packet_deinit(outcome);
 }
 
-static const uns_shared_class cell_class = {UNS_SHARED_CELL, "future", cell_free};
+/* One future may hold the next, in a chain of any length: without recursion. */
+static void cell_free(uns_shared *object) {
+  uns_link *dead = &uns_container_of(object, uns_cell, base)->watchers;
+  dead->next = NULL;
+  while (dead != NULL) {
+    uns_cell *cell = uns_container_of(dead, uns_cell, watchers);
+    dead = dead->next;
+    if (cell->remote != NULL) cell->remote->drop(cell->remote, cell);
+    drop_outcome(cell, &dead);
+    uv_mutex_destroy(&cell->lock);
+    uns_free(cell);
+  }
+}
+
+/* A future may be settled with itself: that reference is not counted, else it would never go. The lock held. */
+static void uncount_own(uns_cell *cell) {
+  for (uint32_t i = 0; i < cell->outcome.ref_count; i++) {
+    if (cell->outcome.refs[i] == &cell->base) uns_shared_drop(&cell->base); /* whoever settles holds one more */
+  }
+}
 
 uns_cell *uns_cell_new(void) {
   uns_cell *cell = uns_malloc(sizeof *cell);
@@ -67,6 +99,7 @@ bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outc
   bool first = cell->state == UNS_CELL_PENDING;
   if (first) {
     uns_packet_move(&cell->outcome, outcome);
+    uncount_own(cell);
     cell->state = state;
     /* Told under the lock: a watcher that is unwatched at this moment must know that its notice is on its way. */
     uns_link *link;

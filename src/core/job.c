@@ -19,6 +19,7 @@ uns_function *uns_function_new(uns_kind kind, const char *name, const char *nati
   if (function == NULL) return NULL;
   uns_shared_init(&function->base, &function_class);
   uns_list_init(&function->held);
+  uns_list_init(&function->holding);
   function->kind = (uint8_t)kind;
   memcpy(function->name, name, length + 1);
   if (native != NULL) {

@@ -29,6 +29,7 @@ typedef struct uns_function {
   char *plugin;         /* the file that `native` is from, where only that is known; owned, or NULL */
   uint32_t running;     /* home's: calls sent and not yet back, where there is a limit */
   uns_link held;        /* home's: jobs that wait for one of those to end */
+  uns_link holding;     /* home's: in runtime->holding while there are any */
   char name[];          /* for traces and errors */
 } uns_function;
 

@@ -55,11 +55,15 @@ static inline bool uns_shared_try_ref(void *object) {
   return false;
 }
 
+/* Gives a reference back. True: it was the last, and the object is to be freed by the caller. */
+static inline bool uns_shared_drop(void *object) {
+  return atomic_fetch_sub_explicit(&((uns_shared *)object)->count, 1, memory_order_acq_rel) == 1;
+}
+
 /* NULL is allowed. */
 static inline void uns_shared_unref(void *object) {
   uns_shared *shared = object;
-  if (shared == NULL) return;
-  if (atomic_fetch_sub_explicit(&shared->count, 1, memory_order_acq_rel) == 1) shared->class->free(shared);
+  if (shared != NULL && uns_shared_drop(shared)) shared->class->free(shared);
 }
 
 #endif

@@ -295,27 +295,33 @@ bool uns_exports_give_back(uns_child *child, const struct uns_message_words *wor
   uns_export *export;
   uv_mutex_lock(&exports->lock);
   bool fine = known_export(child, words->id, false, &export) == UNS_OK && words->count <= export->held;
-  bool stale = false;
+  bool stale = false, again = false;
   if (fine) {
     export->held -= words->count;
     export->sent += words->request;
     stale = is_stale(export);
     if (stale) link_out(exports, export);
+    again = !stale && export->held > 0 && export->told; /* what is on its way finds that the child has forgotten all */
+    if (again) export->announced = true;
   }
+  uns_cell *cell = again ? uns_shared_ref(export->cell) : NULL;
   uv_mutex_unlock(&exports->lock);
+  if (again) tell(child, cell, words->id);
+  uns_shared_unref(cell);
   if (!stale) return fine;
   if (export->announced) send_word(child, UNS_FRAME_FORGET, export->id, 0, false);
   drop_export(export);
   return true;
 }
 
-bool uns_exports_look_at(uns_child *child, uint64_t id) {
+bool uns_exports_look_at(uns_child *child, const struct uns_message_words *words) {
   uns_exports *exports = &child->exports;
   uns_export *export;
   uv_mutex_lock(&exports->lock);
-  bool fine = known_export(child, id, false, &export) == UNS_OK;
+  bool fine = known_export(child, words->id, false, &export) == UNS_OK;
   if (fine) atomic_store_explicit(&export->cell->looked_at, true, memory_order_relaxed);
   uv_mutex_unlock(&exports->lock);
+  if (fine) send_word(child, UNS_FRAME_ANSWER, words->request, 0, true);
   return fine;
 }
 

@@ -91,6 +91,7 @@ static int describe_cell(builder *b, uns_cell *cell, frame_object *object) {
   if (status != UNS_OK) return status;
   if (cell->by_task) object->flags |= OBJECT_BY_TASK;
   if (!tell) return UNS_OK;
+  if (atomic_load_explicit(&cell->looked_at, memory_order_relaxed)) object->flags |= OBJECT_LOOKED_AT;
   status = add_packet(b, &cell->outcome); /* settled, so read-only from now on */
   if (status != UNS_OK) {
     b->port->ops->unexport_cell(b->port->owner, object->name[0], true);
@@ -194,6 +195,15 @@ static void write_head(builder *b, uns_frame *frame, frame_head *head, const cha
   put(frame->head, head, sizeof *head);
 }
 
+/* A failure that goes over as a copy is the other side's to report from now on. */
+static void hand_over_failures(const builder *b) {
+  for (uint32_t i = 0; i < b->object_count; i++) {
+    if ((b->objects[i].flags & OBJECT_SETTLED) == 0 || b->objects[i].name[0] != 0) continue;
+    uns_cell *cell = uns_container_of(b->shared[i], uns_cell, base);
+    atomic_store_explicit(&cell->looked_at, true, memory_order_relaxed);
+  }
+}
+
 /* It may not have gone over: it goes again. */
 static void drop_path(uns_port *port) {
   uns_shared_unref(port->search_path);
@@ -278,6 +288,7 @@ int uns_frame_build(uns_frame *frame, uns_port *port, const uns_message *message
     head.ref_count = (uint32_t)b.ref_count;
     frame->taught = b.taught;
     write_head(&b, frame, &head, texts);
+    hand_over_failures(&b);
   } else {
     undo(&b);
     drop_path(port);

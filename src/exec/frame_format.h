@@ -27,7 +27,7 @@ typedef struct frame_head {
   uint32_t text_bytes[UNS_TEXTS]; /* with the final zero; 0: none */
 } frame_head;
 
-enum { OBJECT_INLINE = 1, OBJECT_BY_TASK = 2, OBJECT_SETTLED = 4 };
+enum { OBJECT_INLINE = 1, OBJECT_BY_TASK = 2, OBJECT_SETTLED = 4, OBJECT_LOOKED_AT = 8 };
 
 typedef struct frame_object {
   uint8_t kind; /* uns_shared_kind */

@@ -196,6 +196,8 @@ static int read_objects(reader *r) {
         status = r->port->ops->import_cell(r->port->owner, object.name[0], (object.flags & OBJECT_BY_TASK) != 0, &cell);
       }
       if (cell != NULL) r->shared[i] = &cell->base;
+      if (cell != NULL && (object.flags & OBJECT_LOOKED_AT) != 0)
+        atomic_store_explicit(&cell->looked_at, true, memory_order_relaxed);
     }
     if (status != UNS_OK) return status;
     if (object.flags & OBJECT_INLINE) blob += object.size_bytes;

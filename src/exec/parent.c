@@ -60,6 +60,7 @@ struct uns_parent {
   table proxies, calls; /* proxy *; uns_job * by its id */
   uns_link requests;
   uint64_t last_made, last_request;
+  bool ended;         /* the host says nothing more */
   uns_mailbox *waits; /* of the runtime whose call waits, borrowed; NULL: none does */
   uns_job *running;   /* the call that runs; NULL: none */
   pthread_t runner;   /* its thread */
@@ -271,29 +272,36 @@ static void drop(uns_cell_remote *remote, uns_cell *cell) {
   if (ours) send_message(parent, &message, NULL);
 }
 
-static void looked_at(uns_cell_remote *remote, uns_cell *cell) {
-  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
-  uns_message message = {.words = {.kind = UNS_FRAME_LOOKED, .id = cell->remote_id}};
-  send_message(parent, &message, NULL);
-}
-
-/* Asks the host, and waits for what it says: it knows who was first. */
-static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
+/* Asks the host, and waits for what it says. False too where it cannot. */
+static bool ask(uns_parent *parent, uns_message *message, const uns_packet *packet, int *status) {
   request asked = {.answered = false};
   uv_mutex_lock(&parent->lock);
   asked.id = message->words.request = ++parent->last_request;
   uns_list_push_back(&parent->requests, &asked.link);
   uv_mutex_unlock(&parent->lock);
-  int status = send_message(parent, message, outcome);
-  if (status == UNS_ENOMEM || status == UNS_ECORRUPT) {
-    message->words.state = UNS_CELL_FAILED;
-    status = send_message(parent, message, NULL);
-  }
+  *status = send_message(parent, message, packet);
   uv_mutex_lock(&parent->lock);
-  while (status == UNS_OK && !asked.answered) uv_cond_wait(&parent->answered, &parent->lock);
+  while (*status == UNS_OK && !asked.answered && !parent->ended) uv_cond_wait(&parent->answered, &parent->lock);
   uns_list_remove(&asked.link);
   uv_mutex_unlock(&parent->lock);
   return asked.first;
+}
+
+/* The host has to know before it hears how the call has ended, for that may be the end of the script. */
+static void looked_at(uns_cell_remote *remote, uns_cell *cell) {
+  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
+  uns_message message = {.words = {.kind = UNS_FRAME_LOOKED, .id = cell->remote_id}};
+  int status;
+  ask(parent, &message, NULL, &status);
+}
+
+/* The host knows who was first. */
+static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
+  int status;
+  bool first = ask(parent, message, outcome, &status);
+  if (status != UNS_ENOMEM && status != UNS_ECORRUPT) return first;
+  message->words.state = UNS_CELL_FAILED;
+  return ask(parent, message, NULL, &status);
 }
 
 static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
@@ -538,6 +546,10 @@ static void *listen_to_parent(void *argument) {
     if (status == UNS_OK) continue;
     /* Without its parent, or unable to hear it, this process serves nobody. */
     if (!atomic_load(&parent->closing)) uns_end_group();
+    uv_mutex_lock(&parent->lock);
+    parent->ended = true;
+    uv_cond_broadcast(&parent->answered);
+    uv_mutex_unlock(&parent->lock);
     return NULL;
   }
 }

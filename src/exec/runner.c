@@ -31,44 +31,6 @@ static void drive(uns_runtime *runtime, int index) {
   }
 }
 
-/*
- * What failed in the call, and nobody looked at, is the failure of the call, the oldest first; or comes with the one that it
- * has: then another future lies at `index`. Where it was cancelled, they are told.
- */
-static void take_failures(uns_runtime *runtime, lua_State *L, int index) {
-  const uns_future *future = lua_touserdata(L, index);
-  bool failed = future->state == UNS_FUTURE_FAILED;
-  if (failed) uns_future_push_failure(L, index);
-  if (!uns_failure_take_all(runtime, L)) {
-    lua_settop(L, index);
-    return;
-  }
-  if (future->state == UNS_FUTURE_CANCELLED) {
-    for (lua_Integer i = 1; lua_rawgeti(L, index + 1, i) != LUA_TNIL; i++) {
-      uns_failure_report(L, -1);
-      lua_pop(L, 1);
-    }
-    lua_settop(L, index);
-    return;
-  }
-  if (!failed) { /* the first of them takes its place */
-    lua_rawgeti(L, index + 1, 1);
-    lua_insert(L, index + 1);
-    lua_Integer count = (lua_Integer)lua_rawlen(L, -1);
-    for (lua_Integer i = 2; i <= count + 1; i++) {
-      lua_rawgeti(L, -1, i);
-      lua_rawseti(L, -2, i - 1);
-    }
-  }
-  uns_failure_with_others(runtime, L);
-  uns_future_push(runtime, L, UNS_KIND_IO, future->name);
-  lua_replace(L, index);
-  lua_getiuservalue(L, index + 1, UNS_FAILURE_ERROR);
-  lua_getiuservalue(L, index + 1, UNS_FAILURE_TRACEBACK);
-  uns_future_fail(runtime, L, index, UNS_FUTURE_FAILED);
-  lua_settop(L, index);
-}
-
 /* Sets the caller's package.path and cpath, where they are not what this state has already. */
 static void set_search_path(lua_State *L, const uns_search_path *wanted) {
   if (wanted == NULL) return;
@@ -102,12 +64,59 @@ static int require_all(lua_State *L) { return required(L, LUA_OK, 1); }
 
 /* What the future at `index` came to is what the call did. */
 static void encode_outcome(uns_runtime *runtime, int index, uns_job *job) {
+  uns_packet_clear(&job->result);
   switch (uns_future_encode(runtime, runtime->L, index, &job->result)) {
     case UNS_FUTURE_DONE: job->outcome = UNS_OUTCOME_DONE; break;
     case UNS_FUTURE_CANCELLED: job->outcome = UNS_OUTCOME_CANCELLED; break;
     default: job->outcome = UNS_OUTCOME_FAILED;
   }
   uns_future_observe(runtime, runtime->L, index);
+}
+
+static void report_all(lua_State *L, int list) {
+  for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
+    uns_failure_report(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+}
+
+/* Inserts the first of the list on top under it, taken out of it. */
+static void take_first(lua_State *L) {
+  lua_rawgeti(L, -1, 1);
+  lua_insert(L, -2);
+  lua_Integer count = (lua_Integer)lua_rawlen(L, -1);
+  for (lua_Integer i = 1; i <= count; i++) {
+    lua_rawgeti(L, -1, i + 1);
+    lua_rawseti(L, -2, i);
+  }
+}
+
+/*
+ * What failed in the call, and nobody looked at, is the failure of the call, the oldest first; or comes with the one that it
+ * has. Where it was cancelled, they are told. What goes home with the outcome is its receivers' to look at.
+ */
+static void add_failures(uns_runtime *runtime, lua_State *L, int index, uns_job *job) {
+  const uns_future *future = lua_touserdata(L, index);
+  if (future->state == UNS_FUTURE_FAILED) uns_future_push_failure(L, index);
+  if (!uns_failure_take_all(runtime, L)) {
+    lua_settop(L, index);
+    return;
+  }
+  if (future->state == UNS_FUTURE_CANCELLED) {
+    report_all(L, index + 1);
+    lua_settop(L, index);
+    return;
+  }
+  if (future->state == UNS_FUTURE_DONE) take_first(L);
+  uns_failure_with_others(runtime, L);
+  uns_future_push(runtime, L, UNS_KIND_IO, future->name);
+  lua_replace(L, index);
+  lua_getiuservalue(L, index + 1, UNS_FAILURE_ERROR);
+  lua_getiuservalue(L, index + 1, UNS_FAILURE_TRACEBACK);
+  uns_future_fail(runtime, L, index, UNS_FUTURE_FAILED);
+  encode_outcome(runtime, index, job);
+  lua_settop(L, index);
 }
 
 /* Loads the modules that the call refers to, as a task of its own, since their bodies may wait. */
@@ -163,8 +172,8 @@ static int run_lua(lua_State *L) {
     uns_job_fail(job, "deadlock", "deadlock: %s waits for what can never happen", job->function->name);
     return 0;
   }
-  take_failures(runtime, L, top + 1);
   encode_outcome(runtime, top + 1, job);
+  add_failures(runtime, L, top + 1, job);
   return 0;
 }
 

@@ -184,7 +184,7 @@ static bool handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_SORRY: return sorry(child, message);
     case UNS_FRAME_HELLO: return hello(child, message);
     case UNS_FRAME_SETTLE: return uns_exports_settle(child, message);
-    case UNS_FRAME_LOOKED: return uns_exports_look_at(child, message->words.id);
+    case UNS_FRAME_LOOKED: return uns_exports_look_at(child, &message->words);
     case UNS_FRAME_UNREF: return uns_exports_give_back(child, &message->words);
     case UNS_FRAME_CALL: return call(child, message);
     case UNS_FRAME_CANCEL: return cancel(child, message->words.id);

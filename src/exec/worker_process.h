@@ -186,7 +186,7 @@ extern const uns_port_ops uns_exports_ops; /* their owner is the child */
 /* What the child says of cells that it holds: false if it makes no sense. Supervisor, as the following. */
 bool uns_exports_give_back(uns_child *child, const struct uns_message_words *words);
 bool uns_exports_settle(uns_child *child, uns_message *message);
-bool uns_exports_look_at(uns_child *child, uint64_t id);
+bool uns_exports_look_at(uns_child *child, const struct uns_message_words *words);
 /* Clears away what the child holds no more. */
 void uns_exports_sweep(uns_child *child);
 /* The child is dead: it holds nothing any more, and what its tasks were to settle has failed. */

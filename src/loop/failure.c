@@ -47,6 +47,9 @@ static bool claim(uns_failure *failure) {
   return failure->cell == NULL || !atomic_exchange_explicit(&failure->cell->looked_at, true, memory_order_relaxed);
 }
 
+/* The host's process has the real future, and its failure. */
+static bool is_remote(const uns_failure *failure) { return failure->cell != NULL && uns_cell_is_remote(failure->cell); }
+
 /* Other states, or messages to them, hold the future of the failure at `index`: they may still look at it. */
 static bool held_elsewhere(lua_State *L, int index, const uns_failure *failure) {
   if (failure->cell == NULL) return false;
@@ -125,8 +128,8 @@ static int failure_gc(lua_State *L) {
   uns_failure *failure = luaL_testudata(L, 1, FAILURE_TYPE);
   if (failure == NULL) return 0;
   if (!uns_failure_observed(failure)) {
-    if (failure->cell != NULL && uns_cell_is_remote(failure->cell)) {
-      uns_list_remove(&failure->link); /* the host's process has the real future, and its failure */
+    if (is_remote(failure)) {
+      uns_list_remove(&failure->link);
     } else if (keep_or_report(L, failure)) {
       return 0;
     }
@@ -208,8 +211,15 @@ int uns_failure_report_all(uns_runtime *runtime) {
   return runtime->unobserved;
 }
 
+static bool any_to_take(const uns_runtime *runtime) {
+  for (const uns_link *link = runtime->failures.next; link != &runtime->failures; link = link->next) {
+    if (!is_remote(uns_container_of(link, uns_failure, link))) return true;
+  }
+  return false;
+}
+
 bool uns_failure_take_all(uns_runtime *runtime, lua_State *L) {
-  if (uns_list_empty(&runtime->failures)) return false;
+  if (!any_to_take(runtime)) return false;
   luaL_checkstack(L, 6, NULL);
   lua_gc(L, LUA_GCCOLLECT); /* each is kept now, or has its future still */
   lua_newtable(L);
@@ -219,8 +229,8 @@ bool uns_failure_take_all(uns_runtime *runtime, lua_State *L) {
   for (uns_link *link = runtime->failures.next, *next; link != &runtime->failures; link = next) {
     uns_failure *failure = uns_container_of(link, uns_failure, link);
     next = link->next;
-    if (lua_rawgetp(L, -1, failure) == LUA_TUSERDATA && !held_elsewhere(L, lua_gettop(L), failure) &&
-        !(failure->cell != NULL && uns_cell_is_remote(failure->cell))) {
+    if (lua_rawgetp(L, -1, failure) == LUA_TUSERDATA && !is_remote(failure) &&
+        !held_elsewhere(L, lua_gettop(L), failure)) {
       let_go(failure);
       if (claim(failure)) {
         lua_rawseti(L, list, ++count);

@@ -10,6 +10,8 @@
 
 /* Registry keys, by address. */
 static const char companions_key = 0; /* future -> companion, weak keys: what must end with a future */
+static const char untold_key = 0;     /* a list of settled futures whose cells are still to be told */
+static const char no_memory_key = 0;  /* a failure for where there is no memory to make one */
 static const char by_cell_key = 0;    /* cell -> future, weak values: the future of this state that stands for it */
 
 const char uns_future_mark = 0;
@@ -62,6 +64,10 @@ void uns_future_open(lua_State *L, uns_runtime *runtime) {
   weak_table(L, &companions_key, "k");
   weak_table(L, &by_cell_key, "v");
   uns_failure_open(L, runtime);
+  lua_pushliteral(L, "not enough memory");
+  lua_pushnil(L);
+  uns_failure_push(runtime, L, UNS_KIND_IO, NULL);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &no_memory_key);
   luaL_newmetatable(L, COMPANION_TYPE);
   lua_pushcfunction(L, companion_gc);
   lua_setfield(L, -2, "__gc");
@@ -165,6 +171,8 @@ uns_future_state uns_future_encode(uns_runtime *runtime, lua_State *L, int index
   return UNS_FUTURE_FAILED;
 }
 
+/* ---- telling the cells ---- */
+
 /* Tells the cell of the future at `index`, which settled here, how it ended. */
 static void tell_cell(uns_runtime *runtime, lua_State *L, int index) {
   static const uns_cell_state states[] = {UNS_CELL_PENDING, UNS_CELL_PENDING, UNS_CELL_DONE, UNS_CELL_FAILED,
@@ -176,13 +184,85 @@ static void tell_cell(uns_runtime *runtime, lua_State *L, int index) {
   uns_cell_settle(future->cell, states[state], &packet);
 }
 
+/* tell_all(future): its cell, and then those of the settled futures that came up meanwhile, in its outcome and in theirs. */
+static int tell_all(lua_State *L) {
+  uns_runtime *runtime = uns_runtime_of(L);
+  lua_newtable(L);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &untold_key);
+  tell_cell(runtime, L, 1);
+  while (runtime->told < runtime->untold) {
+    lua_rawgeti(L, 2, (lua_Integer)runtime->told + 1);
+    tell_cell(runtime, L, 3);
+    lua_settop(L, 2);
+    lua_pushnil(L);
+    lua_rawseti(L, 2, (lua_Integer)++runtime->told);
+  }
+  return 0;
+}
+
+static void settle_with_nothing(uns_cell *cell) {
+  uns_packet nothing;
+  uns_packet_init(&nothing);
+  uns_cell_settle(cell, UNS_CELL_FAILED, &nothing);
+}
+
+/* There was no memory to tell them how they ended: that is what they are told. */
+static void give_up_telling(uns_runtime *runtime, lua_State *L, int index) {
+  const uns_future *future = lua_touserdata(L, index);
+  settle_with_nothing(future->cell);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &untold_key) == LUA_TTABLE) {
+    for (; runtime->told < runtime->untold; runtime->told++) {
+      lua_rawgeti(L, -1, (lua_Integer)runtime->told + 1);
+      future = lua_touserdata(L, -1);
+      if (future != NULL) settle_with_nothing(future->cell);
+      lua_pop(L, 1);
+    }
+  }
+  lua_pop(L, 1);
+}
+
+/*
+ * The future at `index` has settled, and has a cell. Where another one is being told, it stands in line: each may hold the
+ * next, in a chain of any length. Never raises, unless it stands in line.
+ */
+static void tell(uns_runtime *runtime, lua_State *L, int index) {
+  index = lua_absindex(L, index);
+  if (runtime->telling) {
+    luaL_checkstack(L, 2, NULL);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &untold_key);
+    lua_pushvalue(L, index);
+    lua_rawseti(L, -2, (lua_Integer)runtime->untold + 1);
+    runtime->untold++;
+    lua_pop(L, 1);
+    return;
+  }
+  runtime->telling = true;
+  runtime->told = runtime->untold = 0;
+  bool fine = lua_checkstack(L, 4);
+  if (fine) {
+    lua_pushcfunction(L, tell_all);
+    lua_pushvalue(L, index);
+    fine = lua_pcall(L, 1, 0, 0) == LUA_OK;
+    if (!fine) {
+      give_up_telling(runtime, L, index);
+      lua_pop(L, 1);
+    }
+    lua_pushnil(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &untold_key);
+  } else {
+    settle_with_nothing(((uns_future *)lua_touserdata(L, index))->cell);
+  }
+  runtime->telling = false;
+}
+
 /* The outcome is in place: tells everybody. */
 static inline void settled(uns_runtime *runtime, lua_State *L, int index, uns_future *future, uns_future_state state) {
   future->state = (uint8_t)state;
   future->task = NULL;
   future->job = NULL;
   if (!uns_list_empty(&future->waiters)) wake_waiters(runtime, future);
-  if (future->cell != NULL && !future->foreign) tell_cell(runtime, L, index);
+  if (future->cell != NULL && !future->foreign) tell(runtime, L, index);
 }
 
 void uns_future_resolve_pending(uns_runtime *runtime, lua_State *L, int index, uns_future *future, int count) {
@@ -234,6 +314,15 @@ bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_s
   lua_setiuservalue(L, index, 1);
   settled(runtime, L, index, future, state);
   return true;
+}
+
+void uns_future_fail_without_memory(uns_runtime *runtime, lua_State *L, int index) {
+  uns_future *future = lua_touserdata(L, index);
+  if (uns_future_settled(future) || !lua_checkstack(L, 4)) return;
+  index = lua_absindex(L, index);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &no_memory_key);
+  lua_setiuservalue(L, index, 1);
+  settled(runtime, L, index, future, UNS_FUTURE_FAILED);
 }
 
 /* ---- the outcome ---- */
@@ -307,6 +396,13 @@ void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index) {
 
 /* ---- across threads ---- */
 
+/* take_over(future) */
+static int take_over(lua_State *L) {
+  const uns_future *future = lua_touserdata(L, 1);
+  uns_future_settle_from_packet(uns_runtime_of(L), L, 1, (int)future->cell->state, &future->cell->outcome);
+  return 0;
+}
+
 /* The cell has settled elsewhere: the future of this state takes over the outcome. */
 static void on_cell_settled(uns_mail *mail, void *receiver) {
   companion *mine = uns_container_of(uns_container_of(mail, uns_cell_watcher, mail), companion, watcher);
@@ -318,17 +414,16 @@ static void on_cell_settled(uns_mail *mail, void *receiver) {
   }
   if (runtime == NULL) return; /* the state is closing: the companion goes with its userdata */
   lua_State *L = runtime->L;
-  luaL_checkstack(L, 12, NULL);
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 5)) return;
   lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
-  if (lua_rawgetp(L, -1, mine->cell) != LUA_TUSERDATA) {
-    lua_pop(L, 2);
-    return;
+  const uns_future *future = lua_rawgetp(L, -1, mine->cell) == LUA_TUSERDATA ? lua_touserdata(L, -1) : NULL;
+  if (future != NULL && !uns_future_settled(future)) {
+    lua_pushcfunction(L, take_over);
+    lua_pushvalue(L, top + 2);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK) uns_future_fail_without_memory(runtime, L, top + 2);
   }
-  uns_future *future = lua_touserdata(L, -1);
-  if (!uns_future_settled(future)) {
-    uns_future_settle_from_packet(runtime, L, lua_gettop(L), (int)mine->cell->state, &mine->cell->outcome);
-  }
-  lua_pop(L, 2);
+  lua_settop(L, top);
 }
 
 void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index, int cell_state,
@@ -393,7 +488,7 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
     lua_pop(L, 1);
   }
   if (uns_future_settled(future)) {
-    tell_cell(runtime, L, index);
+    tell(runtime, L, index);
   } else if (future->resolvable) { /* somebody else may settle it */
     mine->watching = true;
     uns_cell_watch(cell, &mine->watcher);

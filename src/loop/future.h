@@ -93,6 +93,9 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
 void uns_future_resolve_pending(uns_runtime *runtime, lua_State *L, int index, uns_future *future, int count);
 bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state failed_or_cancelled);
 
+/* The same with the error "not enough memory", for where there is none even for that. Raises nothing. */
+void uns_future_fail_without_memory(uns_runtime *runtime, lua_State *L, int index);
+
 /* Pushes the results and returns their number, or raises the error. The future at `index` must be settled. */
 int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index);
 /* Pushes the error value (nil if done) / the traceback (nil if none); marks the failure as looked at. */

@@ -91,6 +91,8 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->sources);
   uns_list_init(&runtime->closers);
   uns_list_init(&runtime->failures);
+  uns_list_init(&runtime->holding);
+  uns_list_init(&runtime->held_closer.link);
   int status = uv_loop_init(&runtime->loop);
   if (status != 0) {
     give_back(runtime);

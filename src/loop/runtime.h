@@ -113,6 +113,10 @@ struct uns_runtime {
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/failure.c) */
   size_t kept_failures; /* of these, those whose futures are gone */
+  uns_link holding;       /* functions whose limit holds calls back (bind/wrap.c) */
+  uns_closer held_closer; /* for these calls */
+  bool telling; /* loop/future.c: the cell of a settled future is being told; others stand in line: */
+  size_t told, untold;
   struct uns_group *root; /* the scope of the call that this worker runs, borrowed; NULL: none */
   void (*report)(uns_runtime *runtime, const char *text); /* told of errors nobody handles; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
