@@ -95,8 +95,9 @@ static void *move(uns_arena *arena, void *memory, size_t old_size_bytes, size_t 
   return block;
 }
 
-void *uns_arena_allocate(void *self, void *memory, size_t old_size_bytes, size_t new_size_bytes) {
-  uns_arena *arena = self;
+/* All but the two ways that matter. */
+static __attribute__((noinline)) void *allocate_slowly(uns_arena *arena, void *memory, size_t old_size_bytes,
+                                                       size_t new_size_bytes) {
   if (memory == NULL) {
     if (new_size_bytes == 0) return NULL;
     void *block = is_small(new_size_bytes) ? take_small(arena, new_size_bytes) : uns_malloc(new_size_bytes);
@@ -112,4 +113,21 @@ void *uns_arena_allocate(void *self, void *memory, size_t old_size_bytes, size_t
   void *block = move(arena, memory, old_size_bytes, new_size_bytes);
   if (block != NULL) arena->live_bytes += new_size_bytes - old_size_bytes;
   return block;
+}
+
+void *uns_arena_allocate(void *self, void *memory, size_t old_size_bytes, size_t new_size_bytes) {
+  uns_arena *arena = self;
+  if (memory == NULL && new_size_bytes - 1 < UNS_ARENA_SMALL && !plain_heap && !uns_alloc_may_fail()) {
+    void **list = &arena->free[class_of(new_size_bytes)], *block = *list;
+    if (block != NULL) {
+      memcpy(list, block, sizeof *list);
+      arena->live_bytes += new_size_bytes;
+      return block;
+    }
+  } else if (memory != NULL && new_size_bytes == 0 && old_size_bytes <= UNS_ARENA_SMALL && !plain_heap) {
+    arena->live_bytes -= old_size_bytes;
+    give_small(arena, memory, old_size_bytes);
+    return NULL;
+  }
+  return allocate_slowly(arena, memory, old_size_bytes, new_size_bytes);
 }

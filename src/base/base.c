@@ -4,14 +4,14 @@
 #include <stdlib.h>
 #include <time.h>
 
-static atomic_long fail_countdown; /* > 0: allocations left until one fails */
+atomic_long uns_alloc_countdown; /* > 0: allocations left until one fails */
 
 bool uns_alloc_must_fail(void) {
-  if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) <= 0) return false;
-  return atomic_fetch_sub_explicit(&fail_countdown, 1, memory_order_relaxed) == 1;
+  if (!uns_alloc_may_fail()) return false;
+  return atomic_fetch_sub_explicit(&uns_alloc_countdown, 1, memory_order_relaxed) == 1;
 }
 
-void uns_alloc_fail_after(long countdown) { atomic_store(&fail_countdown, countdown); }
+void uns_alloc_fail_after(long countdown) { atomic_store(&uns_alloc_countdown, countdown); }
 
 void *uns_malloc(size_t size_bytes) { return uns_alloc_must_fail() ? NULL : malloc(size_bytes); }
 void *uns_calloc(size_t count, size_t size_bytes) { return uns_alloc_must_fail() ? NULL : calloc(count, size_bytes); }

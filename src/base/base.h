@@ -7,6 +7,7 @@
 #ifndef UNS_BASE_H
 #define UNS_BASE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +25,12 @@ void uns_alloc_fail_after(long countdown);
 
 /* True if the allocation about to be made must fail: for allocators that do not go through uns_malloc. */
 bool uns_alloc_must_fail(void);
+
+/* Whether a countdown is under way, and that has to be asked at all. */
+static inline bool uns_alloc_may_fail(void) {
+  extern atomic_long uns_alloc_countdown;
+  return __builtin_expect(atomic_load_explicit(&uns_alloc_countdown, memory_order_relaxed) > 0, 0);
+}
 
 /* Nanoseconds on CLOCK_MONOTONIC, never cached. Any thread. */
 uint64_t uns_clock_ns(void);

@@ -31,6 +31,7 @@ typedef struct {
   uns_kind kind;
   uint64_t timeout_ns; /* the nearer of the two timeouts; 0: none */
   bool limited;
+  bool plain; /* io, and neither limited nor timed */
   uns_runtime *runtime;
 } declaration;
 
@@ -408,6 +409,13 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const decla
 static int wrapped_call(lua_State *L) {
   const declaration *declared = lua_touserdata(L, lua_upvalueindex(UPVALUE_DECLARATION));
   uns_runtime *runtime = declared->runtime;
+  if (declared->plain) {
+    int plain_count = lua_gettop(L);
+    lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
+    uns_task_call(runtime, L, plain_count, declared->name, false);
+    uns_group_adopt(runtime, L);
+    return 1;
+  }
   if (declared->kind != UNS_KIND_IO) return send_call(L, runtime, declared);
   int count = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
@@ -511,13 +519,20 @@ static uint64_t nearer(const uns_function *function) {
   return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
+/* What its function says, in the form in which a call asks. */
+static void take_options(declaration *declared) {
+  declared->timeout_ns = nearer(declared->function);
+  declared->limited = declared->function->limit > 0;
+  declared->plain = declared->kind == UNS_KIND_IO && !declared->limited && declared->timeout_ns == 0;
+}
+
 static declaration *push_declaration(lua_State *L, uns_runtime *runtime) {
   declaration *declared = lua_newuserdatauv(L, sizeof *declared, 0);
   declared->function = NULL;
   declared->name = NULL;
   declared->runtime = runtime;
   declared->timeout_ns = 0;
-  declared->limited = false;
+  declared->limited = declared->plain = false;
   declared->kind = UNS_KIND_IO;
   luaL_setmetatable(L, DECLARATION_TYPE);
   return declared;
@@ -541,8 +556,7 @@ static int declare(lua_State *L, uns_kind kind) {
   declared->name = uns_runtime_intern(runtime, L, name);
   declared->kind = kind;
   read_options(L, declared->function);
-  declared->timeout_ns = nearer(declared->function);
-  declared->limited = declared->function->limit > 0;
+  take_options(declared);
   if (native) check_native(L, runtime, declared->function);
   push_wrapped(L, runtime, 1, 3);
   return 1;
@@ -629,8 +643,7 @@ static int cross_fill(lua_State *L, int object, int count) {
   function->grace_ns = (uint64_t)lua_tointeger(L, part + 4);
   function->limit = (uint32_t)lua_tointeger(L, part + 5);
   function->fresh = lua_toboolean(L, part + 6);
-  declared->timeout_ns = nearer(function);
-  declared->limited = function->limit > 0;
+  take_options(declared);
   lua_setupvalue(L, object, UPVALUE_BODY); /* pops the last part */
   lua_settop(L, part - 1);
   return 0;

@@ -79,17 +79,8 @@ void uns_future_open(lua_State *L, uns_runtime *runtime) {
 
 uns_future *uns_future_push(uns_runtime *runtime, lua_State *L, uns_kind kind, const char *name) {
   uns_future *future = lua_newuserdatauv(L, sizeof *future, 1);
-  future->mark = &uns_future_mark;
-  future->state = UNS_FUTURE_PENDING;
-  future->kind = (uint8_t)kind;
-  future->result_count = 0;
-  future->foreign = future->resolvable = future->stoppable = future->expected = false;
+  *future = (uns_future){.mark = &uns_future_mark, .state = UNS_FUTURE_PENDING, .kind = (uint8_t)kind, .name = name};
   uns_list_init(&future->waiters);
-  future->task = NULL;
-  future->job = NULL;
-  future->name = name;
-  future->cell = NULL;
-  future->since_ns = 0;
   lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->future_class_ref);
   lua_setmetatable(L, -2);
   return future;

@@ -23,7 +23,7 @@ enum {
 };
 
 /* Slots of a task's coroutine, under its body. */
-enum { SLOT_TASK = 1, SLOT_FUTURE, SLOT_HANDLER, SLOT_BODY };
+enum { SLOT_FUTURE = 1, SLOT_HANDLER, SLOT_BODY };
 
 /* ---- what is recorded of it, where somebody wants to know ---- */
 
@@ -163,7 +163,7 @@ static int never_run(lua_State *co, uns_task *task) {
 }
 
 static int run_body(lua_State *co) {
-  uns_task *task = lua_touserdata(co, SLOT_TASK);
+  uns_task *task = ((const uns_future *)lua_touserdata(co, SLOT_FUTURE))->task;
   if (task->base.cancelled) return never_run(co, task);
   int count = lua_gettop(co) - SLOT_BODY;
   int status = lua_pcallk(co, count, LUA_MULTRET, SLOT_HANDLER, (lua_KContext)task, end_body);
@@ -395,7 +395,6 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
     luaL_error(L, "not enough memory for %d arguments", count);
   }
   lua_pushcfunction(co, run_body);
-  lua_pushlightuserdata(co, task);
   lua_xmove(L, co, 1);
   lua_pushcfunction(co, keep_traceback);
   lua_xmove(L, co, 1);
