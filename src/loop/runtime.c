@@ -82,6 +82,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   runtime->L = L;
   runtime->running = L;
   runtime->stride = 1;
+  uns_timer_queue_init(&runtime->timers);
   runtime->executors = executors;
   runtime->spin.allowed = other_core_allowed();
   uns_list_init(&runtime->ready);
@@ -170,8 +171,7 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_mailbox_unref(runtime->mailbox);
   runtime->mailbox = NULL;
   uns_shared_unref(runtime->search_path);
-  uns_free(runtime->timers.timers);
-  runtime->timers = (uns_timer_heap){.timers = NULL};
+  uns_timer_queue_deinit(&runtime->timers);
   uns_test_clock_free(runtime);
   give_back(runtime);
 }

@@ -48,18 +48,32 @@ static inline void uns_callback_init(uns_callback *callback, void (*run)(uns_cal
 /* One timer, embedded in what waits. */
 struct uns_timer {
   uint64_t deadline_ns; /* on uns_now_ns; where `real`, on uns_clock_ns */
-  uint64_t order;       /* equal deadlines fire in the order they were armed */
-  size_t place;         /* in its heap, SIZE_MAX: not armed */
   void (*fire)(uns_timer *timer, uns_runtime *runtime);
-  bool real;    /* for the world outside, which knows no test clock: a process that must end, a limit on a whole run */
-  bool on_test; /* it is armed in the test clock's heap */
+  union {
+    uns_link link; /* in its lane */
+    size_t place;  /* in the heap */
+  };
+  uint32_t order; /* equal deadlines fire in the order they were armed */
+  uint8_t where;  /* 0: not armed; loop/timer.c */
+  bool real;      /* for the world outside, which knows no test clock: a process that must end, a limit on a whole run */
+  bool on_test;   /* it is armed in the test clock's queue */
 };
 
-/* A binary heap of armed timers. */
-typedef struct uns_timer_heap {
-  uns_timer **timers;
-  size_t count, capacity;
-} uns_timer_heap;
+enum { UNS_TIMER_LANES = 8 };
+
+/* Armed timers by deadline: lanes, each in order by itself, and a heap for what fits into none. */
+typedef struct uns_timer_queue {
+  uns_link lanes[UNS_TIMER_LANES];
+  unsigned used; /* bit n: there is something in lane n */
+  uns_timer **heap;
+  size_t heap_count, heap_capacity;
+  size_t count; /* in all */
+} uns_timer_queue;
+
+void uns_timer_queue_init(uns_timer_queue *queue);
+void uns_timer_queue_deinit(uns_timer_queue *queue);
+/* The nearest deadline, UINT64_MAX: none. */
+uint64_t uns_timer_queue_next_ns(const uns_timer_queue *queue);
 
 /* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
 typedef struct uns_closer {
@@ -93,8 +107,8 @@ struct uns_runtime {
   uns_link sources;
   uns_link closers;    /* called once by uns_runtime_free, the youngest first, while the loop still works */
   uv_poll_t mail_poll; /* on mailbox->fd; unreferenced */
-  uns_timer_heap timers;
-  uint64_t timer_order;
+  uns_timer_queue timers;
+  uint32_t timer_order;
   size_t limit_timers; /* armed timers that are no hope for anybody: a limit on the whole run */
   uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
   struct uns_test_clock *test_clock; /* loop/test_clock.h; NULL: there has never been one */
@@ -216,7 +230,7 @@ void uns_timer_init(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));
 void uns_timer_init_real(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime *));
 int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns);
 void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer);
-static inline bool uns_timer_armed(const uns_timer *timer) { return timer->place != SIZE_MAX; }
+static inline bool uns_timer_armed(const uns_timer *timer) { return timer->where != 0; }
 /* loop/timer.c, for the turn: fires what is due, and says if that was anything; nanoseconds until the next, UINT64_MAX if none. */
 uint64_t uns_timers_run(uns_runtime *runtime, bool *fired);
 /* The same without firing any: 0 if one is due. */

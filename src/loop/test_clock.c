@@ -17,6 +17,7 @@ int uns_test_clock_stop(uns_runtime *runtime, bool autojump) {
     clock = uns_calloc(1, sizeof *clock);
     if (clock == NULL) return UNS_ENOMEM;
     uns_list_init(&clock->movers);
+    uns_timer_queue_init(&clock->timers);
     runtime->test_clock = clock;
   }
   clock->now_ns = clock->start_ns = uns_test_clock_now_ns(clock);
@@ -54,7 +55,7 @@ static uns_task *nearest_mover(const uns_test_clock *clock) {
 bool uns_test_clock_move(uns_runtime *runtime, bool in_flight) {
   uns_test_clock *clock = runtime->test_clock;
   if (!clock->stopped) return false;
-  uint64_t next_ns = clock->timers.count > 0 ? clock->timers.timers[0]->deadline_ns : UINT64_MAX;
+  uint64_t next_ns = uns_timer_queue_next_ns(&clock->timers);
   uns_task *mover = nearest_mover(clock);
   if (mover != NULL && (next_ns == UINT64_MAX || next_ns > mover->timer.deadline_ns + SLACK_NS)) {
     /* all that was due at its time has run */
@@ -74,7 +75,7 @@ bool uns_test_clock_goes(const uns_test_clock *clock) {
 
 void uns_test_clock_free(uns_runtime *runtime) {
   if (runtime->test_clock == NULL) return;
-  uns_free(runtime->test_clock->timers.timers);
+  uns_timer_queue_deinit(&runtime->test_clock->timers);
   uns_free(runtime->test_clock);
   runtime->test_clock = NULL;
 }

@@ -14,7 +14,7 @@
 #include "loop/task.h"
 
 typedef struct uns_test_clock {
-  uns_timer_heap timers;
+  uns_timer_queue timers;
   bool stopped, autojump;
   uint64_t now_ns;   /* while it is stopped */
   uint64_t ahead_ns; /* of uns_clock_ns, modulo 2^64, while it is not */
