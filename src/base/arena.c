@@ -5,7 +5,11 @@
 
 #include "base/base.h"
 
-enum { CHUNK_FIRST = 16 * 1024, CHUNK_MAX = 256 * 1024 };
+enum {
+  CHUNK_FIRST = 16 * 1024,
+  CHUNK_MAX = 256 * 1024,
+  HUGE_FROM = 16 * 1024 * 1024 /* bytes in chunks from which on a chunk is a huge page: an eighth may go unused */
+};
 
 #if defined(__SANITIZE_ADDRESS__) || defined(UNS_PLAIN_HEAP)
 static const bool plain_heap = true;
@@ -29,8 +33,15 @@ void uns_arena_free(uns_arena *arena) {
 }
 
 /* Lua tells the kind of object in place of the old size of a new block; 0 bytes are no block. */
-static inline size_t class_of(size_t size_bytes) { return (size_bytes - 1) / UNS_ARENA_STEP; }
-static inline bool is_small(size_t size_bytes) { return size_bytes <= UNS_ARENA_SMALL && !plain_heap; }
+static inline size_t class_of(size_t size_bytes) {
+  return size_bytes == UNS_ARENA_STACK ? UNS_ARENA_CLASSES - 1 : (size_bytes - 1) / UNS_ARENA_STEP;
+}
+static inline bool is_small(size_t size_bytes) {
+  return (size_bytes <= UNS_ARENA_SMALL || size_bytes == UNS_ARENA_STACK) && !plain_heap;
+}
+static inline size_t size_of(size_t class) {
+  return class == UNS_ARENA_CLASSES - 1 ? UNS_ARENA_STACK : (class + 1) * UNS_ARENA_STEP;
+}
 
 /* The rest of a chunk that is too short for what is asked becomes free blocks of its own. */
 static void cut_rest(uns_arena *arena) {
@@ -46,13 +57,16 @@ static void cut_rest(uns_arena *arena) {
 }
 
 static bool add_chunk(uns_arena *arena) {
-  char *chunk = uns_malloc(arena->chunk_bytes);
+  bool huge = arena->chunks_bytes >= HUGE_FROM;
+  size_t size_bytes = huge ? UNS_HUGE_PAGE : arena->chunk_bytes;
+  char *chunk = huge ? uns_malloc_huge(size_bytes) : uns_malloc(size_bytes);
   if (chunk == NULL) return false;
   cut_rest(arena);
   memcpy(chunk, &arena->chunks, sizeof arena->chunks);
   arena->chunks = chunk;
   arena->next = chunk + UNS_ARENA_STEP;
-  arena->end = chunk + arena->chunk_bytes;
+  arena->end = chunk + size_bytes;
+  arena->chunks_bytes += size_bytes;
   if (arena->chunk_bytes < CHUNK_MAX) arena->chunk_bytes *= 2;
   return true;
 }
@@ -65,7 +79,7 @@ static inline void *take_small(uns_arena *arena, size_t size_bytes) {
     memcpy(&arena->free[class], block, sizeof block);
     return block;
   }
-  size_t size = (class + 1) * UNS_ARENA_STEP;
+  size_t size = size_of(class);
   if ((size_t)(arena->end - arena->next) < size && !add_chunk(arena)) return NULL;
   block = arena->next;
   arena->next += size;
@@ -118,7 +132,7 @@ static __attribute__((noinline)) void *allocate_slowly(uns_arena *arena, void *m
 void *uns_arena_allocate(void *self, void *memory, size_t old_size_bytes, size_t new_size_bytes) {
   uns_arena *arena = self;
   if (memory == NULL && new_size_bytes - 1 < UNS_ARENA_SMALL && !plain_heap && !uns_alloc_may_fail()) {
-    void **list = &arena->free[class_of(new_size_bytes)], *block = *list;
+    void **list = &arena->free[(new_size_bytes - 1) / UNS_ARENA_STEP], *block = *list;
     if (block != NULL) {
       memcpy(list, block, sizeof *list);
       arena->live_bytes += new_size_bytes;
@@ -126,7 +140,9 @@ void *uns_arena_allocate(void *self, void *memory, size_t old_size_bytes, size_t
     }
   } else if (memory != NULL && new_size_bytes == 0 && old_size_bytes <= UNS_ARENA_SMALL && !plain_heap) {
     arena->live_bytes -= old_size_bytes;
-    give_small(arena, memory, old_size_bytes);
+    void **list = &arena->free[(old_size_bytes - 1) / UNS_ARENA_STEP];
+    memcpy(memory, list, sizeof *list);
+    *list = memory;
     return NULL;
   }
   return allocate_slowly(arena, memory, old_size_bytes, new_size_bytes);

@@ -20,6 +20,10 @@ void *uns_calloc(size_t count, size_t size_bytes);
 void *uns_realloc(void *memory, size_t size_bytes);
 void uns_free(void *memory);
 
+enum { UNS_HUGE_PAGE = 2 * 1024 * 1024 }; /* bytes */
+/* The same for a multiple of UNS_HUGE_PAGE that will be used whole: in huge pages where the kernel has them. */
+void *uns_malloc_huge(size_t size_bytes);
+
 /* For specs: the `countdown`-th allocation from now on (1 is the next) fails, once; 0 disarms. Any thread. */
 void uns_alloc_fail_after(long countdown);
 

@@ -120,6 +120,7 @@ struct uns_runtime {
   int future_class_ref; /* the metatable of futures, in the registry */
   const void *channel_class; /* the metatable of channels, to tell them fast */
   struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; borrowed; else NULL */
+  int unaccounted;     /* coroutines that the collector has yet to be told of: loop/task.c */
   uint32_t last_mark;
   uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
