@@ -111,7 +111,7 @@ static void settle_body(lua_State *co, int status, uns_task *task) {
   bool fine = status == LUA_OK || status == LUA_YIELD;
   if (fine && uns_list_empty(&task->mutexes) && !uns_future_settled(future)) { /* the way that matters */
     uns_future_resolve_pending(runtime, co, SLOT_FUTURE, future, lua_gettop(co) - SLOT_BODY + 1);
-    return 0;
+    return;
   }
   if (!uns_list_empty(&task->mutexes)) {
     if (fine) uns_mutex_push_held(co, task);
