@@ -27,7 +27,7 @@ MAKEFLAGS += --no-builtin-rules
 .PRECIOUS: build/lint/clang/%.o
 .DEFAULT_GOAL := all
 
-.PHONY: FORCE all help packages packages-test packages-check demo test check asan tsan memcheck bench lint format fuzz seeds \
+.PHONY: FORCE all help packages packages-test packages-check demo test stress check asan tsan memcheck bench lint format fuzz seeds \
   install uninstall clean
 
 Q := $(if $(V),,@)
@@ -278,6 +278,9 @@ tsan: all $(foreach part,program plugins spec-plugins tests,$(build/tsan/$(part)
 	@.ci/tests tsan build/tsan
 memcheck: all $(build/tests) $(build/spec-plugins) | packages-check $(call after,test asan tsan) ## C tests, and specs tagged #memcheck, under valgrind
 	@.ci/tests memcheck build
+stress: SPEC = spec/stress/tree_spec.lua spec/stress/coordination_spec.lua
+stress: all $(build/spec-plugins) | packages-test $(call after,test asan tsan memcheck) ## random programs on all executors: SEEDS=2000 of them, or SEED=n alone
+	@UNSYNC_SEEDS=$(or $(SEEDS),2000) UNSYNC_SEED=$(SEED) .ci/tests test build
 check: ## what CI runs: test, asan, tsan, memcheck and lint
 	@.ci/run
 bench: all $(BENCHES) | packages-test $(call after,test asan tsan memcheck) ## measure, beside a baseline

@@ -28,8 +28,19 @@ static void tell_tasks(uns_runtime *runtime) {
   if (runtime->root != NULL) uns_group_cancel(runtime->root); /* its own calls to workers, which nobody may await */
 }
 
+/* True in the frame around a task's body, where nothing would catch the error: what the body gave would be lost. */
+static bool outside_body(lua_State *L, lua_Debug *frame) {
+  if (!lua_checkstack(L, 1) || lua_getinfo(L, "f", frame) == 0) return false;
+  bool outside = uns_task_is_base(lua_tocfunction(L, -1));
+  lua_pop(L, 1);
+  return outside;
+}
+
 static void on_instruction(lua_State *L, lua_Debug *frame) {
-  (void)frame;
+  if (outside_body(L, frame)) {
+    if (frame->event != LUA_HOOKCALL) lua_sethook(L, NULL, 0, 0); /* it has ended; else the body comes next */
+    return;
+  }
   uns_runtime *runtime = uns_runtime_of(L);
   uns_job *job = runtime != NULL ? runtime->job : NULL;
   bool forced = job != NULL && atomic_load_explicit(&job->cancel, memory_order_relaxed) > 1;

@@ -149,13 +149,28 @@ static void fail_with_top(lua_State *L, uns_job *job) {
   lua_pop(L, 2);
 }
 
+/*
+ * Its tasks so far, which loaded modules, may have been told already; those to come have not. True: it ends here, as a
+ * call that was cancelled before it began.
+ */
+static bool stopped(uns_runtime *runtime, uns_job *job) {
+  runtime->job_told = false;
+  if (atomic_load_explicit(&job->cancel, memory_order_relaxed) == 0) return false;
+  uns_packet_deinit(&job->result); /* what `require` made of it */
+  uns_error_push(runtime->L, "cancelled", "%s was cancelled", job->function->name);
+  fail_with_top(runtime->L, job);
+  if (job->outcome == UNS_OUTCOME_FAILED) job->outcome = UNS_OUTCOME_CANCELLED;
+  return true;
+}
+
 static int run_lua(lua_State *L) {
   uns_job *job = lua_touserdata(L, 1);
   uns_runtime *runtime = uns_runtime_of(L);
   runtime->root = uns_group_new(runtime);
   if (runtime->root == NULL) return luaL_error(L, "not enough memory");
   set_search_path(L, job->search_path);
-  if (!load_modules(runtime, job)) return 0;
+  bool loaded = load_modules(runtime, job);
+  if (stopped(runtime, job) || !loaded) return 0;
   int top = lua_gettop(L);
   int count = uns_codec_decode(L, &job->call);
   if (count < 1) {

@@ -172,6 +172,8 @@ static int run_body(lua_State *co) {
   return end_body(co, status, (lua_KContext)task);
 }
 
+bool uns_task_is_base(lua_CFunction function) { return function == run_body; }
+
 /* ---- the records ---- */
 
 static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
