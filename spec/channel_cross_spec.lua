@@ -13,7 +13,7 @@ local function eventually(condition)
   assert.is_true(script.eventually(condition, 20))
 end
 
-for _, place in ipairs({"thread"}) do
+for _, place in ipairs({"thread", "cpu"}) do
   local away = unsync[place]
 
   describe("a channel in a " .. place .. " function", function()

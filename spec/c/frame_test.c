@@ -59,7 +59,31 @@ static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_st
   uns_cell_settle_here(cell, state, outcome);
 }
 
-static const uns_port_ops ops = {export_cell, unexport_cell, import_cell, import_outcome};
+/* Channels go by their address. */
+static int exported_channels;
+
+static int export_channel(void *owner, uns_shared_channel *channel, uint64_t *id) {
+  (void)owner;
+  exported_channels++;
+  *id = (uintptr_t)channel;
+  return UNS_OK;
+}
+
+static void unexport_channel(void *owner, uint64_t id) {
+  (void)owner;
+  (void)id;
+  exported_channels--;
+}
+
+static int import_channel(void *owner, uint64_t id, uns_shared_channel **channel) {
+  (void)owner;
+  (void)id;
+  *channel = uns_shared_channel_new(3);
+  return *channel != NULL ? UNS_OK : UNS_ENOMEM;
+}
+
+static const uns_port_ops ops = {export_cell,    unexport_cell,    import_cell,   import_outcome,
+                                 export_channel, unexport_channel, import_channel};
 
 typedef struct {
   registry there, here; /* of the writer, of the reader */
@@ -393,17 +417,43 @@ static void outcomes_go_along_even_in_circles(void **state) {
   uns_shared_unref(two);
 }
 
+static void channels_go_as_numbers(void **state) {
+  fixture *f = *state;
+  uns_shared_channel *channel = uns_shared_channel_new(1);
+  uns_packet packet;
+  fill(&packet, "x", 1);
+  add(&packet, uns_shared_ref(channel));
+  add(&packet, uns_shared_ref(channel));
+  exported_channels = 0;
+  uns_message got;
+  assert_int_equal(write_frame(f, &plain, &packet), UNS_OK);
+  assert_int_equal(exported_channels, 1);
+  assert_int_equal(uns_frame_read(&f->in, f->bytes, f->size, &got), UNS_OK);
+  assert_int_equal(got.packet.ref_count, 2);
+  assert_ptr_equal(got.packet.refs[0], got.packet.refs[1]);
+  assert_int_equal(got.packet.refs[0]->class->kind, UNS_SHARED_CHANNEL);
+  uns_message_deinit(&got);
+
+  uns_frame frame; /* one that is not sent after all counts for nothing */
+  assert_int_equal(uns_frame_build(&frame, &f->out, &plain, &packet), UNS_OK);
+  assert_int_equal(exported_channels, 2);
+  uns_frame_abandon(&frame);
+  assert_int_equal(exported_channels, 1);
+  uns_packet_deinit(&packet);
+  uns_shared_unref(channel);
+}
+
 static void what_cannot_leave_is_refused_and_nothing_counted(void **state) {
   fixture *f = *state;
-  static const uns_shared_class channel_class = {UNS_SHARED_CHANNEL, "channel", free_lent};
-  uns_lent *channel = lend("", 0);
-  channel->base.class = &channel_class;
+  static const uns_shared_class other_class = {UNS_SHARED_SEARCH_PATH, "search path", free_lent};
+  uns_lent *other = lend("", 0);
+  other->base.class = &other_class;
   uns_cell *cell = uns_cell_new();
   uns_packet packet;
   fill(&packet, "x", 1);
   add(&packet, uns_shared_ref(cell));
   add(&packet, code_of("code"));
-  add(&packet, channel);
+  add(&packet, other);
   assert_int_equal(write_frame(f, &plain, &packet), UNS_ECORRUPT);
   assert_int_equal(f->there.counts[1], 0);
   packet.ref_count = 2;
@@ -552,6 +602,7 @@ int main(void) {
       TEST(long_strings_are_gathered_and_read_where_they_lie),
       TEST(cells_keep_their_identity),
       TEST(outcomes_go_along_even_in_circles),
+      TEST(channels_go_as_numbers),
       TEST(what_cannot_leave_is_refused_and_nothing_counted),
       TEST(many_objects_stay_in_order),
       TEST(no_bytes_bring_the_reader_down),

@@ -49,6 +49,13 @@ static void frame_import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_c
   uns_cell_settle(cell, state, outcome);
 }
 
+static int frame_import_channel(void *owner, uint64_t id, uns_shared_channel **channel) {
+  (void)owner;
+  if (id > UINT32_MAX) return UNS_ECORRUPT;
+  *channel = uns_shared_channel_new((size_t)id);
+  return *channel != NULL ? UNS_OK : UNS_ENOMEM;
+}
+
 /* The end of `*from`, as many bytes as all that is left there, in memory of just that size. */
 static uint8_t *frame_exact(const uint8_t *from, size_t size) {
   uint8_t *copy = malloc(size > 0 ? size : 1);
@@ -118,7 +125,9 @@ static void frame_one(uns_port *port, uint8_t *bytes, size_t size, bool own) {
 }
 
 static void frame_stream(const uint8_t *data, size_t size) {
-  static const uns_port_ops ops = {NULL, NULL, frame_import_cell, frame_import_outcome};
+  static const uns_port_ops ops = {.import_cell = frame_import_cell,
+                                   .import_outcome = frame_import_outcome,
+                                   .import_channel = frame_import_channel};
   frame_owner owner = {{NULL}};
   uns_port port;
   uns_port_init(&port, &ops, &owner);

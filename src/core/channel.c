@@ -55,6 +55,7 @@ uns_choice *uns_choice_new(void) {
   atomic_init(&choice->taken, false);
   choice->remote = NULL;
   choice->group = 0;
+  choice->left = false;
   return choice;
 }
 
@@ -64,12 +65,16 @@ uns_choice *uns_choice_ref(uns_choice *choice) {
 }
 
 void uns_choice_unref(uns_choice *choice) {
-  if (choice != NULL && atomic_fetch_sub_explicit(&choice->count, 1, memory_order_acq_rel) == 1) uns_free(choice);
+  if (choice == NULL || atomic_fetch_sub_explicit(&choice->count, 1, memory_order_acq_rel) != 1) return;
+  if (choice->group != 0 && !choice->left) choice->remote->forget(choice->remote, choice->group);
+  uns_free(choice);
 }
 
 bool uns_choice_take(uns_choice *choice) {
   if (atomic_exchange(&choice->taken, true)) return false;
-  return choice->remote == NULL || choice->remote->withdraw(choice->remote, choice->group);
+  if (choice->group == 0) return true;
+  choice->left = true;
+  return choice->remote->withdraw(choice->remote, choice->group);
 }
 
 /* ---- the object ---- */

@@ -73,7 +73,8 @@ typedef struct uns_choice {
   atomic_uint count;
   atomic_bool taken;
   uns_channel_remote *remote; /* borrowed; NULL: all of its waits are at channels of this process */
-  uint64_t group;             /* their number there */
+  uint64_t group;             /* their number there; 0: none is there yet */
+  bool left;                  /* the host knows that it is over */
 } uns_choice;
 
 /* One reference; NULL without memory. Any thread, as the following. */
@@ -121,6 +122,8 @@ struct uns_channel_remote {
   void (*give_back)(uns_channel_remote *remote, uns_channel_wait *wait);
   /* Takes all waits of the group out of line, unless one of them was told something: false. */
   bool (*withdraw)(uns_channel_remote *remote, uint64_t group);
+  /* The group is over: it need not be remembered. */
+  void (*forget)(uns_channel_remote *remote, uint64_t group);
   /* The last reference to the stand-in is gone. */
   void (*drop)(uns_channel_remote *remote, uns_shared_channel *channel);
 };

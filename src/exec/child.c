@@ -161,6 +161,7 @@ static uns_runtime *open_state(worker *w) {
   uns_runtime *runtime = w->executors->new_state(w->executors);
   if (runtime == NULL) return NULL;
   runtime->owner = w->parent;
+  runtime->channel_remote = w->executors->channel_remote;
   runtime->lend = uns_parent_lend;
   return runtime;
 }
@@ -330,6 +331,7 @@ static int begin(worker *w) {
   uns_port_init(&w->out, &uns_parent_ops, w->parent);
   w->executors->processes = uns_process_pool_of_parent(w->parent);
   if (w->executors->processes == NULL) return give_up(w, "memory");
+  w->executors->channel_remote = uns_parent_channel_remote(w->parent);
   w->runtime = open_state(w);
   if (w->runtime == NULL) return give_up(w, "a Lua state");
   w->executors->main_runtime = w->runtime;

@@ -30,6 +30,7 @@ typedef struct uns_executors {
   struct uns_recorder *recorder; /* core/recorder.h; NULL: nobody wants to know. Borrowed; set before the first call */
   bool closing;  /* nothing is made any more; guarded by `lock` */
   bool is_child; /* this process is a worker process */
+  struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; else NULL */
 } uns_executors;
 
 uns_executors *uns_executors_new(void);

@@ -1,5 +1,6 @@
 /*
- * exports: futures of the host that worker processes hold: cells for which a child has a number.
+ * exports: futures and channels of the host that worker processes hold: cells, and shared channels, for which a child has a
+ * number.
  *
  *   - An export counts what was sent to the child and is not given back, and, since a number may also come back on
  *     another stream than the news that it was dropped, how often it came.
@@ -16,7 +17,8 @@ static const uint64_t child_made = (uint64_t)1 << 63;
 struct uns_export {
   uns_cell_watcher watcher;
   uns_child *child; /* borrowed; not to be touched once `dead` */
-  uns_cell *cell;   /* one reference */
+  uns_cell *cell;   /* one reference; or NULL, and then: */
+  uns_shared_channel *channel; /* one reference */
   uint64_t id;
   uint64_t held;       /* references that the child holds or that are on their way there */
   uint64_t sent, seen; /* how often the child sent the number, by its own account; how often it came */
@@ -24,7 +26,7 @@ struct uns_export {
   bool announced;      /* by a frame of its own: the child may keep the number for a reference that never comes */
   bool watched;        /* the watcher is listed, or its notice on the way */
   bool dead;           /* gone from the tables; freed with its notice */
-  uns_export *next_by_id, *next_by_cell;
+  uns_export *next_by_id, *next_by_object;
 };
 
 /* ---- exports: the tables ---- */
@@ -38,8 +40,12 @@ static uint32_t id_place(const uns_exports *exports, uint64_t id) {
   return (uint32_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (exports->size - 1);
 }
 
-static uint32_t cell_place(const uns_exports *exports, const uns_cell *cell) {
-  return id_place(exports, (uintptr_t)cell >> 4);
+static const void *object_of(const uns_export *export) {
+  return export->cell != NULL ? (const void *)export->cell : (const void *)export->channel;
+}
+
+static uint32_t object_place(const uns_exports *exports, const void *object) {
+  return id_place(exports, (uintptr_t)object >> 4);
 }
 
 static uns_export *find_id(const uns_exports *exports, uint64_t id) {
@@ -49,19 +55,19 @@ static uns_export *find_id(const uns_exports *exports, uint64_t id) {
   return found;
 }
 
-static uns_export *find_cell(const uns_exports *exports, const uns_cell *cell) {
+static uns_export *find_object(const uns_exports *exports, const void *object) {
   if (exports->size == 0) return NULL;
-  uns_export *found = exports->by_cell[cell_place(exports, cell)];
-  while (found != NULL && found->cell != cell) found = found->next_by_cell;
+  uns_export *found = exports->by_object[object_place(exports, object)];
+  while (found != NULL && object_of(found) != object) found = found->next_by_object;
   return found;
 }
 
 static void link_in(uns_exports *exports, uns_export *export) {
   uns_export **id = &exports->by_id[id_place(exports, export->id)];
-  uns_export **cell = &exports->by_cell[cell_place(exports, export->cell)];
+  uns_export **object = &exports->by_object[object_place(exports, object_of(export))];
   export->next_by_id = *id;
-  export->next_by_cell = *cell;
-  *id = *cell = export;
+  export->next_by_object = *object;
+  *id = *object = export;
 }
 
 static bool grow_tables(uns_exports *exports) {
@@ -69,10 +75,10 @@ static bool grow_tables(uns_exports *exports) {
   uns_exports larger = *exports;
   larger.size = exports->size == 0 ? 16 : exports->size * 2;
   larger.by_id = uns_calloc(larger.size, sizeof *larger.by_id);
-  larger.by_cell = uns_calloc(larger.size, sizeof *larger.by_cell);
-  if (larger.by_id == NULL || larger.by_cell == NULL) {
+  larger.by_object = uns_calloc(larger.size, sizeof *larger.by_object);
+  if (larger.by_id == NULL || larger.by_object == NULL) {
     uns_free(larger.by_id);
-    uns_free(larger.by_cell);
+    uns_free(larger.by_object);
     return false;
   }
   for (uint32_t i = 0; i < exports->size; i++) {
@@ -82,22 +88,23 @@ static bool grow_tables(uns_exports *exports) {
     }
   }
   uns_free(exports->by_id);
-  uns_free(exports->by_cell);
+  uns_free(exports->by_object);
   exports->by_id = larger.by_id;
-  exports->by_cell = larger.by_cell;
+  exports->by_object = larger.by_object;
   exports->size = larger.size;
   return true;
 }
 
 static void on_settled(uns_mail *mail, void *receiver);
 
-/* Takes over the caller's reference to `cell` where it succeeds. */
-static uns_export *add_export(uns_child *child, uns_cell *cell, uint64_t id) {
+/* Takes over the caller's reference to one of the two, the other being NULL, where it succeeds. */
+static uns_export *add_export(uns_child *child, uns_cell *cell, uns_shared_channel *channel, uint64_t id) {
   uns_exports *exports = &child->exports;
   uns_export *export = grow_tables(exports) ? uns_calloc(1, sizeof *export) : NULL;
   if (export == NULL) return NULL;
   export->child = child;
   export->cell = cell;
+  export->channel = channel;
   export->id = id;
   export->watcher.mail.deliver = on_settled;
   export->watcher.mailbox = uns_supervisor_mailbox(child->pool->supervisor);
@@ -111,14 +118,19 @@ static void link_out(uns_exports *exports, uns_export *export) {
   uns_export **at = &exports->by_id[id_place(exports, export->id)];
   while (*at != export) at = &(*at)->next_by_id;
   *at = export->next_by_id;
-  at = &exports->by_cell[cell_place(exports, export->cell)];
-  while (*at != export) at = &(*at)->next_by_cell;
-  *at = export->next_by_cell;
+  at = &exports->by_object[object_place(exports, object_of(export))];
+  while (*at != export) at = &(*at)->next_by_object;
+  *at = export->next_by_object;
   exports->count--;
 }
 
 /* Out of the tables already, and without the lock, since cells have locks of their own. */
 static void drop_export(uns_export *export) {
+  if (export->channel != NULL) {
+    uns_shared_unref(export->channel);
+    uns_free(export);
+    return;
+  }
   uns_cell *cell = export->cell;
   export->cell = NULL;
   bool notice_comes = export->watched && !uns_cell_unwatch(cell, &export->watcher);
@@ -137,7 +149,7 @@ static bool is_stale(const uns_export *export) { return export->held == 0 && exp
 
 void uns_exports_deinit(uns_exports *exports) {
   uns_free(exports->by_id);
-  uns_free(exports->by_cell);
+  uns_free(exports->by_object);
   uv_mutex_destroy(&exports->lock);
 }
 
@@ -147,9 +159,9 @@ static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
   uns_child *child = owner;
   uns_exports *exports = &child->exports;
   uv_mutex_lock(&exports->lock);
-  uns_export *export = find_cell(exports, cell);
+  uns_export *export = find_object(exports, cell);
   if (export == NULL) {
-    export = add_export(child, uns_shared_ref(cell), exports->last_id + 1);
+    export = add_export(child, uns_shared_ref(cell), NULL, exports->last_id + 1);
     if (export == NULL) {
       uv_mutex_unlock(&exports->lock);
       uns_shared_unref(cell);
@@ -186,12 +198,12 @@ static void unexport_cell(void *owner, uint64_t id, bool told) {
 static int known_export(uns_child *child, uint64_t id, bool by_task, uns_export **found) {
   uns_exports *exports = &child->exports;
   *found = find_id(exports, id);
-  if (*found != NULL) return UNS_OK;
+  if (*found != NULL) return (*found)->cell != NULL ? UNS_OK : UNS_ECORRUPT;
   if ((id & child_made) == 0) return UNS_ECORRUPT;
   uns_cell *cell = uns_cell_new();
   if (cell == NULL) return UNS_ENOMEM;
   cell->by_task = by_task;
-  *found = add_export(child, cell, id);
+  *found = add_export(child, cell, NULL, id);
   if (*found == NULL) {
     uns_shared_unref(cell);
     return UNS_ENOMEM;
@@ -225,7 +237,76 @@ static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_st
   uns_packet_deinit(outcome);
 }
 
-const uns_port_ops uns_exports_ops = {export_cell, unexport_cell, import_cell, import_outcome};
+static int export_channel(void *owner, uns_shared_channel *channel, uint64_t *id) {
+  uns_child *child = owner;
+  uns_exports *exports = &child->exports;
+  uv_mutex_lock(&exports->lock);
+  uns_export *export = find_object(exports, channel);
+  if (export == NULL) export = add_export(child, NULL, uns_shared_ref(channel), exports->last_id + 1);
+  if (export == NULL) {
+    uv_mutex_unlock(&exports->lock);
+    uns_shared_unref(channel);
+    return UNS_ENOMEM;
+  }
+  if (export->id == exports->last_id + 1) exports->last_id++;
+  export->held++;
+  *id = export->id;
+  uv_mutex_unlock(&exports->lock);
+  return UNS_OK;
+}
+
+static void unexport_channel(void *owner, uint64_t id) {
+  uns_child *child = owner;
+  uns_exports *exports = &child->exports;
+  uv_mutex_lock(&exports->lock);
+  uns_export *export = find_id(exports, id);
+  export->held--;
+  if (is_stale(export)) exports->stale++;
+  uv_mutex_unlock(&exports->lock);
+}
+
+static int import_channel(void *owner, uint64_t id, uns_shared_channel **channel) {
+  uns_child *child = owner;
+  uns_exports *exports = &child->exports;
+  uv_mutex_lock(&exports->lock);
+  uns_export *export = find_id(exports, id);
+  bool fine = export != NULL && export->channel != NULL;
+  if (fine) {
+    *channel = uns_shared_ref(export->channel);
+    export->seen++;
+    if (is_stale(export)) {
+      exports->stale++;
+      uns_mailbox_wake(uns_supervisor_mailbox(child->pool->supervisor));
+    }
+  }
+  uv_mutex_unlock(&exports->lock);
+  return fine ? UNS_OK : UNS_ECORRUPT;
+}
+
+const uns_port_ops uns_exports_ops = {export_cell,    unexport_cell,    import_cell,   import_outcome,
+                                      export_channel, unexport_channel, import_channel};
+
+uns_shared_channel *uns_exports_channel(uns_child *child, uint64_t id) {
+  uns_exports *exports = &child->exports;
+  uv_mutex_lock(&exports->lock);
+  uns_export *export = find_id(exports, id);
+  uns_shared_channel *channel = export != NULL && export->channel != NULL ? uns_shared_ref(export->channel) : NULL;
+  uv_mutex_unlock(&exports->lock);
+  return channel;
+}
+
+int uns_exports_add_channel(uns_child *child, uint64_t id, uns_shared_channel *channel) {
+  uns_exports *exports = &child->exports;
+  int status = UNS_ECORRUPT;
+  uv_mutex_lock(&exports->lock);
+  if ((id & child_made) != 0 && find_id(exports, id) == NULL) {
+    uns_export *export = add_export(child, NULL, channel, id);
+    if (export != NULL) export->held = 1; /* its own */
+    status = export != NULL ? UNS_OK : UNS_ENOMEM;
+  }
+  uv_mutex_unlock(&exports->lock);
+  return status;
+}
 
 /* ---- telling ---- */
 
@@ -294,7 +375,8 @@ bool uns_exports_give_back(uns_child *child, const struct uns_message_words *wor
   uns_exports *exports = &child->exports;
   uns_export *export;
   uv_mutex_lock(&exports->lock);
-  bool fine = known_export(child, words->id, false, &export) == UNS_OK && words->count <= export->held;
+  export = find_id(exports, words->id);
+  bool fine = (export != NULL || known_export(child, words->id, false, &export) == UNS_OK) && words->count <= export->held;
   bool stale = false, again = false;
   if (fine) {
     export->held -= words->count;
@@ -385,6 +467,7 @@ static int write_crash(uns_packet *packet) {
 
 /* Nobody else will ever settle what the dead child's tasks were to. */
 static void orphan(const uns_export *export) {
+  if (export->cell == NULL) return;
   if ((export->id & child_made) == 0 || !export->cell->by_task) return;
   uns_packet outcome;
   uns_packet_init(&outcome);

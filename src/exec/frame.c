@@ -103,6 +103,12 @@ static int describe_cell(builder *b, uns_cell *cell, frame_object *object) {
   return UNS_OK;
 }
 
+static int describe_channel(const builder *b, uns_shared_channel *channel, frame_object *object) {
+  const uns_port_ops *ops = b->port->ops;
+  if (ops == NULL || ops->export_channel == NULL) return UNS_ECORRUPT;
+  return ops->export_channel(b->port->owner, channel, &object->name[0]);
+}
+
 static int add_object(builder *b, uns_shared *shared) {
   if (b->object_count == b->object_capacity) {
     uint32_t capacity = b->object_capacity;
@@ -130,6 +136,8 @@ static int add_object(builder *b, uns_shared *shared) {
     status = UNS_OK;
   } else if (object.kind == UNS_SHARED_CELL) {
     status = describe_cell(b, uns_container_of(shared, uns_cell, base), &object);
+  } else if (object.kind == UNS_SHARED_CHANNEL) {
+    status = describe_channel(b, uns_container_of(shared, uns_shared_channel, base), &object);
   }
   if (status != UNS_OK) return status;
   if (object.flags & OBJECT_INLINE) b->blob_count++;
@@ -215,11 +223,16 @@ static void forget_taught(uns_port *port) {
   port->book.forget = true;
 }
 
-static void undo(builder *b) {
-  for (uint32_t i = 0; i < b->object_count; i++) {
-    if (b->objects[i].kind != UNS_SHARED_CELL) continue;
-    b->port->ops->unexport_cell(b->port->owner, b->objects[i].name[0], (b->objects[i].flags & OBJECT_SETTLED) != 0);
+static void unexport(const uns_port *port, const frame_object *object) {
+  if (object->kind == UNS_SHARED_CELL) {
+    port->ops->unexport_cell(port->owner, object->name[0], (object->flags & OBJECT_SETTLED) != 0);
+  } else if (object->kind == UNS_SHARED_CHANNEL) {
+    port->ops->unexport_channel(port->owner, object->name[0]);
   }
+}
+
+static void undo(builder *b) {
+  for (uint32_t i = 0; i < b->object_count; i++) unexport(b->port, &b->objects[i]);
   if (b->taught) forget_taught(b->port);
 }
 
@@ -315,8 +328,7 @@ void uns_frame_abandon(uns_frame *frame) {
   for (uint32_t i = 0; i < head.object_count; i++) {
     frame_object object;
     memcpy(&object, frame->head + sizeof head + i * sizeof object, sizeof object);
-    if (object.kind != UNS_SHARED_CELL) continue;
-    port->ops->unexport_cell(port->owner, object.name[0], (object.flags & OBJECT_SETTLED) != 0);
+    unexport(port, &object);
   }
   if (frame->taught || (head.flags & FLAG_FORGET)) forget_taught(port);
   drop_path(port);

@@ -4,7 +4,7 @@
  * A frame is a head, texts, a table of objects, a table of packets, the packets' bytes, and the objects' bytes:
  *   - Code goes as bytes once, as its hash afterwards. Each stream has a port at either end that remembers.
  *   - Lent strings go as bytes, gathered from where they lie and read where they arrive.
- *   - Cells go as numbers; who owns a port says which (process.c, link.c). The outcome of a settled one goes along.
+ *   - Cells and channels go as numbers; who owns a port says which (process.c, link.c). The outcome of a settled one goes along.
  *   - Writing never copies what is large; reading trusts nothing, and copies what it checks before it checks it.
  * The stream itself: ring.c, or the control socket. One thread at a time per port.
  */
@@ -12,6 +12,7 @@
 #define UNS_FRAME_H
 
 #include "core/cell.h"
+#include "core/channel.h"
 #include "core/code.h"
 #include "core/job.h"
 
@@ -20,7 +21,7 @@ typedef enum {
   UNS_FRAME_RESULT,   /* its end */
   UNS_FRAME_SETTLE,   /* child: settle cell `id`; `request` is answered */
   UNS_FRAME_SETTLED,  /* host: cell `id` has settled */
-  UNS_FRAME_ANSWER,   /* host: to request `id`; `first` */
+  UNS_FRAME_ANSWER,   /* host: to request `id`; `first`, `state`, a packet */
   UNS_FRAME_LOOKED,   /* child: somebody has looked at the failure of cell `id`; `request` is answered */
   UNS_FRAME_UNREF,    /* child: gives back `count` references to cell `id` */
   UNS_FRAME_FORGET,   /* host: cell `id` is known no more */
@@ -28,9 +29,27 @@ typedef enum {
   UNS_FRAME_SORRY,    /* child: I cannot start; texts: why; `error_code` */
   UNS_FRAME_SETUP,    /* host: the first frame; texts: the script's directory */
   UNS_FRAME_CANCEL,   /* child: the nested call `id` shall stop. host: the call `sequence` shall */
+  UNS_FRAME_CHANNEL_MAKE, /* child: channel `id` is new, has room for `count` and, `first`, is closed. Answered */
+  UNS_FRAME_CHANNEL_ASK,  /* child: `state` (uns_channel_question) of channel `id`, with an item or none. Answered, `state` */
+  UNS_FRAME_CHANNEL_WAIT, /* child: wait `sequence`, of group `count` (0: none), at channel `id`; `first`: to send the item */
+  UNS_FRAME_CHANNEL_TOLD, /* host: wait `sequence` was told `state`, with an item or none */
+  UNS_FRAME_CHANNEL_LEAVE, /* child: wait `sequence`, or all of group `count`, leave. Answered where `request` is not 0;
+                              `first`: nothing was told */
+  UNS_FRAME_CHANNEL_TOOK,      /* child: the item given to wait `sequence` has arrived */
+  UNS_FRAME_CHANNEL_GIVE_BACK, /* child: that item goes back in front. Answered */
   UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
   UNS_FRAME_KINDS
 } uns_frame_kind;
+
+/* What a child asks of a channel. */
+typedef enum {
+  UNS_QUESTION_SEND,
+  UNS_QUESTION_RECEIVE, /* an item that comes is also acknowledged: `sequence` is its number */
+  UNS_QUESTION_APPEND,
+  UNS_QUESTION_PUT_BACK,
+  UNS_QUESTION_CLOSE,
+  UNS_QUESTION_LOOK /* `count` items, `limit` is the capacity, `first`: closed; `slot` and `exit_code`: senders, receivers */
+} uns_channel_question;
 
 enum { UNS_TEXT_NAME, UNS_TEXT_NATIVE, UNS_TEXT_PLUGIN, UNS_TEXT_PATH /* the port's own */, UNS_TEXTS };
 
@@ -75,6 +94,10 @@ typedef struct uns_port_ops {
   int (*import_cell)(void *owner, uint64_t id, bool by_task, uns_cell **cell);
   /* An outcome that arrived with it; taken over. */
   void (*import_outcome)(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome);
+  /* The same for channels. All three may be NULL: none can go over. */
+  int (*export_channel)(void *owner, uns_shared_channel *channel, uint64_t *id);
+  void (*unexport_channel)(void *owner, uint64_t id);
+  int (*import_channel)(void *owner, uint64_t id, uns_shared_channel **channel);
 } uns_port_ops;
 
 /* Code that went over one stream, by hash. */

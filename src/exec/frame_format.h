@@ -36,7 +36,7 @@ typedef struct frame_object {
   uint32_t packet; /* of a settled cell: the number of its outcome */
   uint32_t state;
   uint32_t unused_too;
-  uint64_t name[2];    /* code: its hash. A cell: its number; 0: it has none */
+  uint64_t name[2];    /* code: its hash. A cell or channel: its number; 0: a cell that has none */
   uint64_t size_bytes; /* of what lies at the end */
 } frame_object;
 

@@ -136,6 +136,10 @@ static int check_tables(reader *r, size_t size_bytes) {
           return UNS_ECORRUPT;
         }
         break;
+      case UNS_SHARED_CHANNEL:
+        if (holds || settled || object.name[0] == 0) return UNS_ECORRUPT;
+        if (r->port->ops == NULL || r->port->ops->import_channel == NULL) return UNS_ECORRUPT;
+        break;
       default: return UNS_ECORRUPT;
     }
     if (!holds) continue;
@@ -187,6 +191,10 @@ static int read_objects(reader *r) {
       /* A short string is a copy, for Lua looks at it several times; a long one it copies once. */
       r->shared[i] = string_new((const char *)blob, (size_t)object.size_bytes, object.size_bytes < UNS_LENT_MIN);
       if (r->shared[i] == NULL) status = UNS_ENOMEM;
+    } else if (object.kind == UNS_SHARED_CHANNEL) {
+      uns_shared_channel *channel = NULL;
+      status = r->port->ops->import_channel(r->port->owner, object.name[0], &channel);
+      if (channel != NULL) r->shared[i] = &channel->base;
     } else {
       uns_cell *cell = NULL;
       if (object.name[0] == 0) {

@@ -10,20 +10,12 @@
 
 #include "core/error.h"
 #include "exec/interrupt.h"
+#include "exec/parent_channels.h"
 #include "exec/spawn.h"
 #include "loop/task.h"
 
 /* Numbers of cells that were made here; the host's own have the bit clear. */
 static const uint64_t made_here = (uint64_t)1 << 63;
-
-/* Whole numbers other than 0 to pointers; open addressing. */
-typedef struct table {
-  struct table_entry {
-    uint64_t id; /* 0: free */
-    void *value;
-  } * entries;
-  uint32_t size, count;
-} table;
 
 /* A cell of the host that is known here. */
 typedef struct proxy {
@@ -38,7 +30,8 @@ typedef struct proxy {
 typedef struct request {
   uns_link link;
   uint64_t id;
-  bool answered, first;
+  bool answered;
+  uns_message *answer;
 } request;
 
 struct uns_parent {
@@ -50,6 +43,7 @@ struct uns_parent {
   bool has_thread;
   atomic_bool closing;
   uns_cell_remote remote;
+  uns_parent_channels channels;
 
   uv_mutex_t write_lock;
   uns_port out;
@@ -57,7 +51,7 @@ struct uns_parent {
 
   uv_mutex_t lock;
   uv_cond_t answered;
-  table proxies, calls; /* proxy *; uns_job * by its id */
+  uns_table proxies, calls; /* proxy *; uns_job * by its id */
   uns_link requests;
   uint64_t last_made, last_request;
   bool ended;         /* the host says nothing more */
@@ -66,56 +60,6 @@ struct uns_parent {
   pthread_t runner;   /* its thread */
   uint64_t running_sequence;
 };
-
-/* ---- tables ---- */
-
-static uint32_t table_start(const table *t, uint64_t id) {
-  return (uint32_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (t->size - 1);
-}
-
-static struct table_entry *table_find(const table *t, uint64_t id) {
-  uint32_t i = table_start(t, id);
-  while (t->entries[i].id != 0 && t->entries[i].id != id) i = (i + 1) & (t->size - 1);
-  return &t->entries[i];
-}
-
-static void *table_get(const table *t, uint64_t id) { return t->size == 0 ? NULL : table_find(t, id)->value; }
-
-/* `id` is not in it. */
-static bool table_put(table *t, uint64_t id, void *value) {
-  if (t->count * 2 >= t->size) {
-    table larger = {.size = t->size == 0 ? 16 : t->size * 2, .count = t->count};
-    larger.entries = uns_calloc(larger.size, sizeof *larger.entries);
-    if (larger.entries == NULL) return false;
-    for (uint32_t i = 0; i < t->size; i++) {
-      if (t->entries[i].id != 0) *table_find(&larger, t->entries[i].id) = t->entries[i];
-    }
-    uns_free(t->entries);
-    *t = larger;
-  }
-  *table_find(t, id) = (struct table_entry){id, value};
-  t->count++;
-  return true;
-}
-
-static void *table_take(table *t, uint64_t id) {
-  if (t->size == 0) return NULL;
-  struct table_entry *hole = table_find(t, id);
-  void *value = hole->value;
-  if (hole->id == 0) return NULL;
-  t->count--;
-  *hole = (struct table_entry){0, NULL};
-  /* Those behind the hole that would not be found past it move up. */
-  uint32_t mask = t->size - 1, free_at = (uint32_t)(hole - t->entries);
-  for (uint32_t i = (free_at + 1) & mask; t->entries[i].id != 0; i = (i + 1) & mask) {
-    uint32_t start = table_start(t, t->entries[i].id);
-    if (((i - start) & mask) < ((i - free_at) & mask)) continue;
-    t->entries[free_at] = t->entries[i];
-    t->entries[i] = (struct table_entry){0, NULL};
-    free_at = i;
-  }
-  return value;
-}
 
 /* ---- sending ---- */
 
@@ -136,7 +80,7 @@ static bool send_pieces(uns_parent *parent, const uns_frame *frame) {
   return !parent->deaf;
 }
 
-static int send_message(uns_parent *parent, const uns_message *message, const uns_packet *packet) {
+int uns_parent_send(uns_parent *parent, const uns_message *message, const uns_packet *packet) {
   uns_frame frame;
   uv_mutex_lock(&parent->write_lock);
   int status = parent->deaf ? UNS_ECLOSED : uns_frame_build(&frame, &parent->out, message, packet);
@@ -171,7 +115,7 @@ static proxy *add_proxy(uns_parent *parent, uint64_t id) {
   proxy *added = uns_calloc(1, sizeof *added);
   if (added == NULL) return NULL;
   added->id = id;
-  if (table_put(&parent->proxies, id, added)) return added;
+  if (uns_table_put(&parent->proxies, id, added)) return added;
   uns_free(added);
   return NULL;
 }
@@ -190,7 +134,7 @@ static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
   uv_mutex_lock(&parent->lock);
   *id = number_of(parent, cell);
   if (*id != 0) {
-    proxy *known = table_get(&parent->proxies, *id);
+    proxy *known = uns_table_get(&parent->proxies, *id);
     known->sent++;
     uv_mutex_unlock(&parent->lock);
     return UNS_OK;
@@ -207,7 +151,7 @@ static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
       made->held = made->sent = 1;
       *id = made->id;
     } else { /* settled in this moment */
-      table_take(&parent->proxies, made->id);
+      uns_table_take(&parent->proxies, made->id);
       uns_free(made);
     }
   }
@@ -221,7 +165,7 @@ static void unexport_cell(void *owner, uint64_t id, bool told) {
   (void)told;
   if (id == 0) return;
   uv_mutex_lock(&parent->lock);
-  proxy *known = table_get(&parent->proxies, id);
+  proxy *known = uns_table_get(&parent->proxies, id);
   known->sent--;
   uv_mutex_unlock(&parent->lock);
 }
@@ -229,7 +173,7 @@ static void unexport_cell(void *owner, uint64_t id, bool told) {
 static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) {
   uns_parent *parent = owner;
   uv_mutex_lock(&parent->lock);
-  proxy *known = table_get(&parent->proxies, id);
+  proxy *known = uns_table_get(&parent->proxies, id);
   if (known == NULL) known = add_proxy(parent, id);
   if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) {
     *cell = known->cell;
@@ -252,56 +196,77 @@ static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_st
   uns_cell_settle_here(cell, state, outcome);
 }
 
-const uns_port_ops uns_parent_ops = {export_cell, unexport_cell, import_cell, import_outcome};
+const uns_port_ops uns_parent_ops = {export_cell,
+                                     unexport_cell,
+                                     import_cell,
+                                     import_outcome,
+                                     uns_parent_export_channel,
+                                     uns_parent_unexport_channel,
+                                     uns_parent_import_channel};
 
 /* The last reference to a stand-in is gone: the host may let go, too. */
 static void drop(uns_cell_remote *remote, uns_cell *cell) {
   uns_parent *parent = uns_container_of(remote, uns_parent, remote);
   uns_message message = {.words = {.kind = UNS_FRAME_UNREF, .id = cell->remote_id}};
   uv_mutex_lock(&parent->lock);
-  proxy *known = table_get(&parent->proxies, cell->remote_id);
+  proxy *known = uns_table_get(&parent->proxies, cell->remote_id);
   bool ours = known != NULL && (known->cell == cell || known->cell == NULL);
   if (ours) {
     message.words.count = known->held;
     message.words.request = known->sent;
     known->held = known->sent = 0;
     known->cell = NULL;
-    if (known->early == NULL) uns_free(table_take(&parent->proxies, known->id));
+    if (known->early == NULL) uns_free(uns_table_take(&parent->proxies, known->id));
   }
   uv_mutex_unlock(&parent->lock);
-  if (ours) send_message(parent, &message, NULL);
+  if (ours) uns_parent_send(parent, &message, NULL);
 }
 
-/* Asks the host, and waits for what it says. False too where it cannot. */
-static bool ask(uns_parent *parent, uns_message *message, const uns_packet *packet, int *status) {
-  request asked = {.answered = false};
+int uns_parent_ask(uns_parent *parent, uns_message *message, const uns_packet *packet, uns_message *answer) {
+  request asked = {.answer = answer};
+  uns_packet_init(&answer->packet);
   uv_mutex_lock(&parent->lock);
   asked.id = message->words.request = ++parent->last_request;
   uns_list_push_back(&parent->requests, &asked.link);
   uv_mutex_unlock(&parent->lock);
-  *status = send_message(parent, message, packet);
+  int status = uns_parent_send(parent, message, packet);
   uv_mutex_lock(&parent->lock);
-  while (*status == UNS_OK && !asked.answered && !parent->ended) uv_cond_wait(&parent->answered, &parent->lock);
+  while (status == UNS_OK && !asked.answered && !parent->ended) uv_cond_wait(&parent->answered, &parent->lock);
   uns_list_remove(&asked.link);
+  if (status == UNS_OK && !asked.answered) status = UNS_ECLOSED;
   uv_mutex_unlock(&parent->lock);
-  return asked.first;
+  return status;
+}
+
+uint64_t uns_parent_number(uns_parent *parent, bool made) {
+  uv_mutex_lock(&parent->lock);
+  uint64_t number = made ? made_here | ++parent->last_made : ++parent->last_request;
+  uv_mutex_unlock(&parent->lock);
+  return number;
+}
+
+uns_parent_channels *uns_parent_channels_of(uns_parent *parent) { return &parent->channels; }
+uns_channel_remote *uns_parent_channel_remote(uns_parent *parent) { return &parent->channels.remote; }
+
+/* Asks the host, and waits for what it says: it knows who was first. */
+static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
+  uns_message answer;
+  int status = uns_parent_ask(parent, message, outcome, &answer);
+  if (status == UNS_ENOMEM || status == UNS_ECORRUPT) {
+    message->words.state = UNS_CELL_FAILED;
+    status = uns_parent_ask(parent, message, NULL, &answer);
+  }
+  bool first = status == UNS_OK && answer.words.first != 0;
+  if (status == UNS_OK) uns_message_deinit(&answer);
+  return first;
 }
 
 /* The host has to know before it hears how the call has ended, for that may be the end of the script. */
 static void looked_at(uns_cell_remote *remote, uns_cell *cell) {
   uns_parent *parent = uns_container_of(remote, uns_parent, remote);
   uns_message message = {.words = {.kind = UNS_FRAME_LOOKED, .id = cell->remote_id}};
-  int status;
-  ask(parent, &message, NULL, &status);
-}
-
-/* The host knows who was first. */
-static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
-  int status;
-  bool first = ask(parent, message, outcome, &status);
-  if (status != UNS_ENOMEM && status != UNS_ECORRUPT) return first;
-  message->words.state = UNS_CELL_FAILED;
-  return ask(parent, message, NULL, &status);
+  uns_message answer;
+  if (uns_parent_ask(parent, &message, NULL, &answer) == UNS_OK) uns_message_deinit(&answer);
 }
 
 static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
@@ -320,7 +285,7 @@ static int on_settled(uns_parent *parent, uns_message *message) {
   uns_cell *cell = NULL, *early = NULL;
   if (uns_frame_own(&message->packet) != UNS_OK) return UNS_ENOMEM;
   uv_mutex_lock(&parent->lock);
-  proxy *known = table_get(&parent->proxies, id);
+  proxy *known = uns_table_get(&parent->proxies, id);
   if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) {
     cell = known->cell;
   } else if (known == NULL || known->early == NULL) {
@@ -345,22 +310,23 @@ static int on_settled(uns_parent *parent, uns_message *message) {
 static void on_forget(uns_parent *parent, uint64_t id) {
   uns_cell *early = NULL;
   uv_mutex_lock(&parent->lock);
-  proxy *known = table_get(&parent->proxies, id);
+  proxy *known = uns_table_get(&parent->proxies, id);
   if (known != NULL && known->cell == NULL) {
     early = known->early;
-    uns_free(table_take(&parent->proxies, id));
+    uns_free(uns_table_take(&parent->proxies, id));
   }
   uv_mutex_unlock(&parent->lock);
   uns_shared_unref(early);
 }
 
-static void on_answer(uns_parent *parent, const struct uns_message_words *words) {
+static void on_answer(uns_parent *parent, uns_message *message) {
   uv_mutex_lock(&parent->lock);
   for (uns_link *link = parent->requests.next; link != &parent->requests; link = link->next) {
     request *asked = uns_container_of(link, request, link);
-    if (asked->id != words->id) continue;
+    if (asked->id != message->words.id) continue;
     asked->answered = true;
-    asked->first = words->first != 0;
+    asked->answer->words = message->words;
+    uns_packet_move(&asked->answer->packet, &message->packet);
     uv_cond_broadcast(&parent->answered);
     break;
   }
@@ -371,7 +337,7 @@ static void on_answer(uns_parent *parent, const struct uns_message_words *words)
 
 static void fail_call(uns_parent *parent, uns_job *job, int status) {
   uv_mutex_lock(&parent->lock);
-  bool still = table_take(&parent->calls, job->id) != NULL;
+  bool still = uns_table_take(&parent->calls, job->id) != NULL;
   uv_mutex_unlock(&parent->lock);
   if (!still) return;
   const char *name = job->function->name;
@@ -385,7 +351,7 @@ void uns_parent_submit(uns_parent *parent, uns_job *job) {
   uns_message message;
   uns_message_of_call(&message, job);
   uv_mutex_lock(&parent->lock);
-  bool kept = table_put(&parent->calls, job->id, job);
+  bool kept = uns_table_put(&parent->calls, job->id, job);
   uv_mutex_unlock(&parent->lock);
   if (!kept) {
     uns_job_fail(job, "ENOMEM", "not enough memory to hand %s to the host", job->function->name);
@@ -398,7 +364,7 @@ void uns_parent_submit(uns_parent *parent, uns_job *job) {
   uns_function *function = uns_shared_ref(job->function); /* the message's texts */
   uns_search_path *search_path = job->search_path;
   job->search_path = NULL;
-  int status = send_message(parent, &message, &packet);
+  int status = uns_parent_send(parent, &message, &packet);
   if (status != UNS_OK) fail_call(parent, job, status);
   uns_packet_deinit(&packet);
   uns_shared_unref(function);
@@ -407,7 +373,7 @@ void uns_parent_submit(uns_parent *parent, uns_job *job) {
 
 void uns_parent_cancel(uns_parent *parent, uns_job *job) {
   uns_message message = {.words = {.kind = UNS_FRAME_CANCEL, .id = job->id}};
-  send_message(parent, &message, NULL);
+  uns_parent_send(parent, &message, NULL);
 }
 
 void uns_parent_set_running(uns_parent *parent, uns_job *job, uint64_t sequence) {
@@ -430,7 +396,7 @@ static void on_cancel(uns_parent *parent, uint64_t sequence) {
 
 static int on_result(uns_parent *parent, uns_message *message) {
   uv_mutex_lock(&parent->lock);
-  uns_job *job = table_take(&parent->calls, message->words.id);
+  uns_job *job = uns_table_take(&parent->calls, message->words.id);
   uv_mutex_unlock(&parent->lock);
   if (job == NULL) return UNS_OK;
   if (uns_frame_own(&message->packet) != UNS_OK) {
@@ -495,9 +461,10 @@ static int handle(uns_parent *parent, uns_message *message) {
   switch (message->words.kind) {
     case UNS_FRAME_SETTLED: return on_settled(parent, message);
     case UNS_FRAME_FORGET: on_forget(parent, message->words.id); return UNS_OK;
-    case UNS_FRAME_ANSWER: on_answer(parent, &message->words); return UNS_OK;
+    case UNS_FRAME_ANSWER: on_answer(parent, message); return UNS_OK;
     case UNS_FRAME_RESULT: return on_result(parent, message);
     case UNS_FRAME_CANCEL: on_cancel(parent, message->words.sequence); return UNS_OK;
+    case UNS_FRAME_CHANNEL_TOLD: uns_parent_channels_told(&parent->channels, message); return UNS_OK;
     case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
     default: return UNS_ECORRUPT;
   }
@@ -581,7 +548,10 @@ uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd) {
   if (uv_mutex_init(&parent->write_lock) != 0) goto no_write_lock;
   if (uv_mutex_init(&parent->lock) != 0) goto no_lock;
   if (uv_cond_init(&parent->answered) != 0) goto no_cond;
+  if (uns_parent_channels_init(&parent->channels, parent) != 0) goto no_channels;
   return parent;
+no_channels:
+  uv_cond_destroy(&parent->answered);
 no_cond:
   uv_mutex_destroy(&parent->lock);
 no_lock:
@@ -656,7 +626,7 @@ void uns_parent_apologize(uns_parent *parent, const char *what, int number) {
   message.texts[0] = text;
   snprintf(message.words.error_code, sizeof message.words.error_code, "%s",
            uv_err_name(uv_translate_sys_error(number)));
-  send_message(parent, &message, NULL);
+  uns_parent_send(parent, &message, NULL);
 }
 
 void uns_parent_closing(uns_parent *parent) { atomic_store(&parent->closing, true); }
@@ -683,6 +653,7 @@ void uns_parent_free(uns_parent *parent) {
     uns_job_post(job);
   }
   uns_free(parent->calls.entries);
+  uns_parent_channels_deinit(&parent->channels);
   uns_port_deinit(&parent->in);
   uns_port_deinit(&parent->out);
   uv_cond_destroy(&parent->answered);

@@ -3,7 +3,8 @@
  *
  * A thread of its own reads the socket, so the host is heard whatever the worker is doing; and where the host is gone,
  * it ends this process and what it started.
- *   - What crosses: cells of the host, of which this process has stand-ins, and calls for the host's process pool.
+ *   - What crosses: cells of the host, of which this process has stand-ins, and calls for the host's process pool; its
+ *     channels: parent_channels.c.
  *   - Any thread may ask; `write_lock` keeps the frames whole, `lock` guards the tables. Neither is held while a cell
  *     settles or is freed. The host always reads, so writing may block.
  * The host's side: serve.c. Calls for this process and their ends: child.c.
@@ -43,6 +44,8 @@ void uns_parent_cancel(uns_parent *parent, uns_job *job);
 void uns_parent_set_running(uns_parent *parent, uns_job *job, uint64_t sequence);
 /* A runtime's `lend`, its owner being the parent: the call that runs here begins to wait, or goes on. */
 void uns_parent_lend(uns_runtime *runtime, bool waiting);
+/* The way to the host's channels. */
+struct uns_channel_remote *uns_parent_channel_remote(uns_parent *parent);
 /* The supervisor is to look at the rings and the board. */
 void uns_parent_wake_supervisor(const uns_parent *parent);
 

@@ -86,6 +86,7 @@ static uns_runtime *open_state(pool_thread *thread) {
   uns_runtime *runtime = thread->pool->executors->new_state(thread->pool->executors);
   if (runtime == NULL) return NULL;
   runtime->owner = thread;
+  runtime->channel_remote = thread->pool->executors->channel_remote;
   runtime->lend = thread_lend;
   runtime->exit = thread_exit;
   runtime->is_worker = true;

@@ -50,6 +50,9 @@ uns_child *uns_child_new(uns_process_pool *pool) {
   uns_list_init(&child->worker.link);
   uns_list_init(&child->service.output);
   uns_list_init(&child->service.nested);
+  uns_list_init(&child->service.waits);
+  uns_list_init(&child->service.groups);
+  uns_list_init(&child->service.given);
   if (uv_mutex_init(&child->lock) != 0) goto no_lock;
   if (uv_mutex_init(&child->read_lock) != 0) goto no_read_lock;
   if (uns_exports_init(&child->exports) != 0) goto no_exports;

@@ -180,6 +180,9 @@ static bool sorry(uns_child *child, const uns_message *message) {
 }
 
 static bool handle(uns_child *child, uns_message *message) {
+  if (child->service.dead) { /* of its last words only those count that say what it had */
+    return message->words.kind != UNS_FRAME_CHANNEL_TOOK || uns_channels_took(child, message);
+  }
   switch (message->words.kind) {
     case UNS_FRAME_SORRY: return sorry(child, message);
     case UNS_FRAME_HELLO: return hello(child, message);
@@ -188,6 +191,12 @@ static bool handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_UNREF: return uns_exports_give_back(child, &message->words);
     case UNS_FRAME_CALL: return call(child, message);
     case UNS_FRAME_CANCEL: return cancel(child, message->words.id);
+    case UNS_FRAME_CHANNEL_MAKE: return uns_channels_make(child, message);
+    case UNS_FRAME_CHANNEL_ASK: return uns_channels_ask(child, message);
+    case UNS_FRAME_CHANNEL_WAIT: return uns_channels_wait(child, message);
+    case UNS_FRAME_CHANNEL_LEAVE: return uns_channels_leave(child, message);
+    case UNS_FRAME_CHANNEL_TOOK: return uns_channels_took(child, message);
+    case UNS_FRAME_CHANNEL_GIVE_BACK: return uns_channels_give_back(child, message);
     default: return false;
   }
 }
@@ -288,6 +297,7 @@ int uns_service_open(uns_child *child, int fd) {
   uns_port_init(&service->in, &uns_exports_ops, child);
   uns_port_init(&service->out, &uns_exports_ops, child);
   service->received_fd = -1;
+  service->dead = false;
   service->watch.ready = on_socket;
   if (uns_supervisor_watch(child->pool->supervisor, &service->watch, fd, EPOLLIN) != 0) {
     int saved = errno;
@@ -303,7 +313,9 @@ int uns_service_open(uns_child *child, int fd) {
 
 void uns_service_close(uns_child *child) {
   uns_service *service = &child->service;
+  service->dead = true;
   if (service->watch.fd >= 0) {
+    while (receive(service) > 0 && handle_frames(child)) continue;
     int fd = service->watch.fd;
     uns_supervisor_unwatch(child->pool->supervisor, &service->watch);
     close(fd);
@@ -324,6 +336,7 @@ void uns_service_close(uns_child *child) {
   uns_port_deinit(&service->out);
   uns_shared_unref(service->function);
   service->function = NULL;
+  uns_channels_clear(child);
   uns_exports_clear(child);
 }
 

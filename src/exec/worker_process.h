@@ -28,7 +28,7 @@ typedef struct uns_export uns_export;
 
 typedef struct uns_exports {
   uv_mutex_t lock;               /* guards what follows */
-  uns_export **by_id, **by_cell; /* chained hash tables of one size; owned */
+  uns_export **by_id, **by_object; /* chained hash tables of one size; owned */
   uint32_t size, count;
   uint64_t last_id;
   uint32_t stale; /* that the supervisor shall clear away */
@@ -42,6 +42,10 @@ typedef struct uns_service {
   size_t input_bytes, input_capacity;
   uns_link output;        /* what could not be sent yet */
   uns_link nested;        /* calls that the child made */
+  uns_link waits;         /* its waits at channels, oldest first, that have not been told anything */
+  uns_link groups;        /* of waits of which one is to be served */
+  uns_link given;         /* items that it was given and has not said to have, in the order it was given them */
+  bool dead;              /* what it said last is read */
   int received_fd;        /* that came over it; -1: none */
   uns_function *function; /* of the last of them; one reference */
 } uns_service;
@@ -187,10 +191,25 @@ extern const uns_port_ops uns_exports_ops; /* their owner is the child */
 bool uns_exports_give_back(uns_child *child, const struct uns_message_words *words);
 bool uns_exports_settle(uns_child *child, uns_message *message);
 bool uns_exports_look_at(uns_child *child, const struct uns_message_words *words);
+/* The channel that the child has as number `id`: a reference, or NULL. */
+uns_shared_channel *uns_exports_channel(uns_child *child, uint64_t id);
+/* The child has made number `id`, for which `channel` is: taken over where it succeeds. UNS_OK or a negative code. */
+int uns_exports_add_channel(uns_child *child, uint64_t id, uns_shared_channel *channel);
 /* Clears away what the child holds no more. */
 void uns_exports_sweep(uns_child *child);
 /* The child is dead: it holds nothing any more, and what its tasks were to settle has failed. */
 void uns_exports_clear(uns_child *child);
+
+/* ---- channels.c: what the child does with channels: false if it makes no sense. Supervisor ---- */
+
+bool uns_channels_make(uns_child *child, const uns_message *message);
+bool uns_channels_ask(uns_child *child, uns_message *message);
+bool uns_channels_wait(uns_child *child, uns_message *message);
+bool uns_channels_leave(uns_child *child, const uns_message *message);
+bool uns_channels_took(uns_child *child, const uns_message *message);
+bool uns_channels_give_back(uns_child *child, const uns_message *message);
+/* The child is dead: its waits end, and what it had not said to have goes back in front. */
+void uns_channels_clear(uns_child *child);
 
 /* ---- serve.c: from the start to the end of a process. Supervisor ---- */
 
