@@ -265,6 +265,194 @@ describe("testing.shuffle", function()
   end)
 end)
 
+describe("testing.inline", function()
+  local base = 10
+
+  it("runs calls of thread and cpu functions on the caller's loop, and by its clock", function()
+    local clock <close> = testing.clock({ autojump = true })
+    local inline <close> = testing.inline()
+    local _ = inline
+    for _, declare in ipairs({ unsync.thread, unsync.cpu }) do
+      local before = clock:now()
+      local fn = declare(function(n)
+        local here = require("unsync")
+        here.sleep(3600)
+        return base + n, nil, here.tasks()[1].name
+      end)
+      local call = fn(1)
+      assert.same(table.pack(11, nil, "main"), table.pack(call:await()))
+      assert.equal(before + 3600, clock:now())
+    end
+  end)
+
+  it("goes by the seed as well", function()
+    local function order(seed)
+      local inline <close> = testing.inline({ thread = true })
+      local shuffled <close> = testing.shuffle(seed)
+      local _, _ = inline, shuffled
+      local log = unsync.channel(10)
+      local fn = unsync.thread(function(n)
+        require("unsync").yield()
+        require("unsync").sleep(0)
+        return n
+      end)
+      local calls = {}
+      for n = 1, 5 do calls[n] = fn(n) end
+      for call in unsync.as_completed(calls) do log:send(call:await()) end
+      log:close()
+      local list = {}
+      for n in log do list[#list + 1] = n end
+      return table.concat(list, " ")
+    end
+    assert.equal(order(3), order(3))
+    local different = {}
+    for seed = 1, 20 do different[order(seed)] = true end
+    local count = 0
+    for _ in pairs(different) do count = count + 1 end
+    assert.is_true(count > 5, count .. " orders")
+  end)
+
+  it("copies as strictly as on the way to a worker: arguments, upvalues, results, errors", function()
+    local inline <close> = testing.inline()
+    local _ = inline
+    local shared, kept = { n = 1 }, nil
+    local fn = unsync.thread(function(t, keep)
+      t.n, shared.n = 5, 7
+      kept = keep
+      return t, shared
+    end)
+    local given = { n = 2 }
+    local first, second = fn(given, true):await()
+    assert.same({ { n = 5 }, { n = 7 } }, { first, second })
+    assert.same({ { n = 2 }, { n = 1 } }, { given, shared })
+    assert.is_nil(kept)
+    local file <close> = io.open("/dev/null")
+    local err = testing.fails("unsendable", fn, { file = file })
+    assert.equal("argument 1.file", err.path)
+    err = testing.fails("unsendable", unsync.cpu(function() return { print, io.open("/dev/null") } end))
+    assert.equal("result 1[2]", err.path)
+    local fault = setmetatable({ code = "mine" }, nil)
+    err = testing.fails("mine", unsync.thread(function() error(fault) end))
+    assert.are_not.equal(fault, err)
+    err = testing.fails(nil, unsync.thread(function() error("plain") end))
+    assert.truthy(err:find("plain", 1, true))
+  end)
+
+  it("keeps limits, timeouts and cancellation", function()
+    local clock <close> = testing.clock({ autojump = true })
+    local inline <close> = testing.inline({ cpu = true })
+    local _ = inline
+    local slow = unsync.cpu(function() require("unsync").sleep(100) end, { timeout = 10 })
+    testing.fails("timeout", slow)
+    assert.equal(10, clock:now())
+    local one = unsync.cpu(function() require("unsync").sleep(100) end, { limit = 1 })
+    local calls = { one(), one(), one() }
+    unsync.all(calls):await()
+    assert.equal(310, clock:now())
+    local call = one()
+    call:cancel()
+    testing.fails("cancelled", call.await, call)
+  end)
+
+  it("leaves the other kind, native tasks, and all after its block where they are", function()
+    local place = function() return require("unsync").tasks()[1].name end
+    do
+      local inline <close> = testing.inline({ cpu = true })
+      local _ = inline
+      assert.equal("main", (unsync.cpu(place, { name = "here" })():await()))
+      assert.equal("there", (unsync.thread(place, { name = "there" })():await()))
+    end
+    assert.equal("there", (unsync.cpu(place, { name = "there" })():await()))
+    assert.has_error(function() testing.inline({ io = true }) end,
+      "bad argument #1 to 'inline' (unknown option 'io')")
+    assert.has_error(function() testing.inline({ cpu = 1 }) end, "bad argument #1 to 'inline' (bad option 'cpu': 1)")
+  end)
+end)
+
+describe("testing.gate", function()
+  it("holds whoever comes until it is opened, in any state", function()
+    local gate = testing.gate()
+    local there = unsync.thread(function(g) return g:wait() end)(gate)
+    gate:reached()
+    assert.is_false(there:done())
+    assert.is_false(gate:is_open())
+    assert.is_true(gate:open("come", nil, "in"))
+    assert.is_false(gate:open("again"))
+    assert.same(table.pack("come", nil, "in"), table.pack(there:await()))
+    assert.same(table.pack("come", nil, "in"), table.pack(gate:wait()))
+    assert.is_true(gate:is_open())
+  end)
+end)
+
+describe("testing.sequencer", function()
+  it("puts the steps of several tasks in one order, whatever the seed", function()
+    for seed = 1, 10 do
+      local shuffled <close> = testing.shuffle(seed)
+      local _ = shuffled
+      local seq, log = testing.sequencer(), {}
+      unsync.scope(function(s)
+        s:spawn(function()
+          seq(0, function() log[#log + 1] = "a" end)
+          seq(3)
+          log[#log + 1] = "d"
+        end)
+        s:spawn(function()
+          seq(2)
+          log[#log + 1] = "c"
+        end)
+        s:spawn(function()
+          local value = seq(1, function(x)
+            unsync.sleep(0)
+            log[#log + 1] = x
+            return "value"
+          end, "b")
+          assert.equal("value", value)
+        end)
+      end)
+      assert.equal("a b", table.concat(log, " ", 1, 2))
+      table.sort(log)
+      assert.equal("a b c d", table.concat(log, " "))
+    end
+  end)
+
+  it("counts a step that fails as done, and gives back one that was cancelled", function()
+    local seq = testing.sequencer()
+    testing.fails(nil, seq, 0, error, "no")
+    seq(1)
+    local waiting = unsync.spawn(function() seq(3) end)
+    waiting:cancel()
+    testing.fails("cancelled", waiting.await, waiting)
+    seq(2)
+    seq(3)
+  end)
+
+  it("lets each step be taken once", function()
+    local seq = testing.sequencer()
+    seq(0)
+    assert.has_error(function() seq(0) end, "step 0 has been taken already")
+    assert.has_error(function() seq(-1) end, "bad argument #1 to a sequencer (a step from 0 expected, got -1)")
+    testing.fails("deadlock", seq, 2)
+  end)
+end)
+
+describe("testing.fails", function()
+  it("returns the error, of a call or of the future it returns", function()
+    local err = testing.fails("timeout", unsync.timeout, 0, function() unsync.promise():await() end)
+    assert.equal("timeout", err.code)
+    assert.equal("mine", testing.fails("mine", unsync.io(function() error({ code = "mine" }) end)).code)
+    assert.equal("text", testing.fails(nil, error, "text", 0))
+  end)
+
+  it("fails where nothing does, or something else", function()
+    local function message(...) return select(2, pcall(testing.fails, ...)) end
+    assert.truthy(message("closed", function() end):find("an error 'closed' expected, but there was none", 1, true))
+    assert.truthy(message(nil, function() end):find("an error expected, but there was none", 1, true))
+    assert.truthy(message("closed", error, "text", 0):find("an error 'closed' expected, but it was: text", 1, true))
+    assert.has_error(function() testing.fails(1) end, "bad argument #1 to 'fails' (string expected, got number)")
+    assert.has_error(function() testing.fails("x", 1) end, "bad argument #2 to 'fails' (function expected, got number)")
+  end)
+end)
+
 describe("the test clock and the end of a script", function()
   it("leaves nothing behind: one that was never closed, sleepers and all #memcheck", function()
     script.output([[

@@ -9,6 +9,7 @@ local core = require("unsync.core")
 ---@field where string?  "file:line" of where it waits or runs; nil elsewhere than on the loop
 ---@field waits_for string?  "future", "sleep" and the like
 ---@field parent unsync.TaskInfo?  who started it, if that still lives
+---@field cancelled true?  it has been asked to stop
 ---@field depth integer  0 for one without a parent
 ---@field future unsync.Future?
 

@@ -1,6 +1,6 @@
 --- testing: what a spec needs to make concurrency repeatable: a clock that it moves, an order that depends on a seed.
 local core = require("unsync.core.testing")
-local is_future = require("unsync.core").is_future
+local is_future, promise = require("unsync.core").is_future, require("unsync.core").promise
 
 local testing = {}
 
@@ -12,7 +12,6 @@ end
 
 ---@class unsync.TestClock
 local Clock = {}
-local last_clock = 0 -- the number of the one that stopped the time
 local clock_meta = { __index = Clock, __name = "unsync.TestClock" }
 
 ---@class unsync.TestClockOptions
@@ -27,10 +26,9 @@ function testing.clock(options)
   for name in pairs(options or {}) do
     if name ~= "autojump" then error(("bad argument #1 to 'clock' (unknown option '%s')"):format(tostring(name)), 2) end
   end
-  local ok, err = pcall(core.stop, options and options.autojump)
-  if not ok then error(err, 2) end
-  last_clock = last_clock + 1
-  return setmetatable({ number = last_clock }, clock_meta)
+  local ok, number = pcall(core.stop, options and options.autojump)
+  if not ok then error(number, 2) end
+  return setmetatable({ number = number }, clock_meta)
 end
 
 local function check(self, name)
@@ -68,7 +66,7 @@ function Clock:close()
   if getmetatable(self) ~= clock_meta then fail(2, "close", 1, "unsync.TestClock", self) end
   if self.closed then return end
   self.closed = true
-  if self.number == last_clock then core.run() end
+  core.run(self.number)
 end
 
 clock_meta.__close = Clock.close
@@ -96,6 +94,137 @@ function Shuffle:close()
 end
 
 shuffle_meta.__close = Shuffle.close
+
+-- ---- calls of thread and cpu functions ----
+
+local Inline = {}
+local inline_meta = { __index = Inline, __name = "unsync.Inline" }
+
+---@class unsync.InlineOptions
+---@field thread? boolean  default: false
+---@field cpu? boolean  default: false
+
+--- Calls of thread functions, of cpu functions, or of both, run on the caller's own loop, so that they go by the test
+--- clock and in the order that a seed gives. What they are given and return is copied as strictly as on the way to a
+--- worker; what they see of globals and modules is the caller's. Native tasks still run where they did.
+---@param options? unsync.InlineOptions  default: both
+---@return unsync.Inline  whose `close`, or the end of its block, ends it
+function testing.inline(options)
+  if options == nil then options = { thread = true, cpu = true } end
+  if type(options) ~= "table" then fail(2, "inline", 1, "table", options) end
+  for name, value in pairs(options) do
+    if name ~= "thread" and name ~= "cpu" then
+      error(("bad argument #1 to 'inline' (unknown option '%s')"):format(tostring(name)), 2)
+    elseif type(value) ~= "boolean" then
+      error(("bad argument #1 to 'inline' (bad option '%s': %s)"):format(name, tostring(value)), 2)
+    end
+  end
+  local before = { thread = core.inline("thread", options.thread), cpu = core.inline("cpu", options.cpu) }
+  return setmetatable({ before = before }, inline_meta)
+end
+
+--- Calls run again where they ran before.
+function Inline:close()
+  if self.closed then return end
+  self.closed = true
+  core.inline("thread", self.before.thread)
+  core.inline("cpu", self.before.cpu)
+end
+
+inline_meta.__close = Inline.close
+
+-- ---- making tasks meet ----
+
+---@class unsync.Gate
+local Gate = {}
+--- The metatable of gates, held here so that they keep it wherever they are sent.
+testing.Gate = { __index = Gate, __name = "unsync.Gate" }
+
+--- A gate that is shut: whoever comes to it waits until it is opened. It may be sent to threads and processes.
+---@return unsync.Gate
+function testing.gate()
+  return setmetatable({ opened = promise(), met = promise() }, testing.Gate)
+end
+
+--- Waits until the gate is open; returns what it was opened with.
+function Gate:wait()
+  self.met:resolve()
+  return self.opened:await()
+end
+
+--- Opens it, for good.
+---@param ... any  what `wait` returns
+---@return boolean  whether it was shut
+function Gate:open(...)
+  return self.opened:resolve(...)
+end
+
+--- Waits until somebody has come to the gate.
+function Gate:reached()
+  self.met:await()
+end
+
+---@return boolean
+function Gate:is_open()
+  return self.opened:done()
+end
+
+---@class unsync.Sequencer
+
+local Sequencer = { __name = "unsync.Sequencer" }
+
+--- A row of steps, numbered from 0, each for one task to take: `seq(n)` waits until all steps before n have been
+--- done, and the step is done with that; with a function, when the function has ended.
+---@return unsync.Sequencer
+function testing.sequencer()
+  return setmetatable({ taken = {}, done = {}, next = 0, waiting = {} }, Sequencer)
+end
+
+local function step_done(self, n)
+  self.done[n] = true
+  while self.done[self.next] do
+    self.next = self.next + 1
+    local waiting = self.waiting[self.next]
+    if waiting then waiting:resolve() end
+  end
+end
+
+local function finish_step(self, n, ok, ...)
+  step_done(self, n)
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Takes step `n`.
+---@param n integer
+---@param fn? function  the step itself; what it returns is returned
+---@param ... any  its arguments
+function Sequencer:__call(n, fn, ...)
+  if math.type(n) ~= "integer" or n < 0 then
+    error(("bad argument #1 to a sequencer (a step from 0 expected, got %s)"):format(tostring(n)), 2)
+  end
+  if self.taken[n] then error(("step %d has been taken already"):format(n), 2) end
+  self.taken[n] = true
+  if n > self.next then
+    local turn = promise()
+    self.waiting[n] = turn
+    local ok, err = pcall(turn.await, turn)
+    if not ok then
+      self.taken[n], self.waiting[n] = nil, nil -- cancelled: it is another's to take
+      error(err, 0)
+    end
+  end
+  if fn == nil then return step_done(self, n) end
+  return finish_step(self, n, pcall(fn, ...))
+end
+
+-- ---- what is meant to stay ----
+
+--- Under `unsync test`: what is alive now (tasks, calls, handles, descriptors) is meant to outlive the test, and is no
+--- leak. Elsewhere it does nothing.
+function testing.keep()
+  if testing.on_keep then testing.on_keep() end
+end
 
 -- ---- errors ----
 

@@ -41,6 +41,12 @@ static void set_text(lua_State *L, const char *field, const char *text) {
   lua_setfield(L, -2, field);
 }
 
+static void set_flag(lua_State *L, const char *field, bool is_set) {
+  if (!is_set) return;
+  lua_pushboolean(L, 1);
+  lua_setfield(L, -2, field);
+}
+
 static const char *state_of(const uns_task *task) {
   if (task->held) return "queued";
   switch (task->state) {
@@ -60,6 +66,7 @@ static void push_task(lua_State *L, uns_task *task, uint64_t now_ns) {
   set_text(L, "name", task->is_main ? "main" : task->future != NULL ? task->future->name : NULL);
   set_text(L, "state", state_of(task));
   set_text(L, "waits_for", task->waits_for);
+  set_flag(L, "cancelled", task->base.cancelled);
   set_age(L, task->since_ns, now_ns);
   uns_task_push_where(L, task);
   lua_setfield(L, -2, "where");
@@ -77,6 +84,7 @@ static void push_call(lua_State *L, int future_index, int parent_index, uint64_t
   set_text(L, "kind", uns_future_kind_name(future));
   set_text(L, "name", future->name);
   set_text(L, "state", started ? "running" : "queued");
+  set_flag(L, "cancelled", future->job != NULL && atomic_load_explicit(&future->job->cancel, memory_order_relaxed) != 0);
   set_age(L, future->since_ns, now_ns);
   lua_pushvalue(L, future_index);
   lua_setfield(L, -2, "future");

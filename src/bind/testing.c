@@ -1,4 +1,8 @@
-/* testing: the doors to the test clock and to the dice. What a test does with them: lua/unsync/testing.lua. */
+/*
+ * testing: the doors to the test clock, to the dice, and to calls that stay here.
+ *
+ * What a spec does with them: lua/unsync/testing.lua. What a test has left behind: leaks.c.
+ */
 #include "bind/testing.h"
 
 #include "bind/bind.h"
@@ -9,17 +13,20 @@ static uns_test_clock *stopped_clock(const uns_runtime *runtime) {
   return runtime->test_clock != NULL && runtime->test_clock->stopped ? runtime->test_clock : NULL;
 }
 
-/* stop(autojump): the state's time stands still */
+/* stop(autojump) -> a number for `run`: the state's time stands still */
 static int clock_stop(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   if (stopped_clock(runtime) != NULL) return luaL_error(L, "there is a test clock already, which has not been closed");
   if (uns_test_clock_stop(runtime, lua_toboolean(L, 1)) != UNS_OK) return luaL_error(L, "not enough memory");
-  return 0;
+  lua_pushinteger(L, runtime->test_clock->number);
+  return 1;
 }
 
-/* run(): it goes on by itself */
+/* run([number]): it goes on by itself, if it was stopped last by the `stop` that gave that number */
 static int clock_run(lua_State *L) {
-  uns_test_clock_run(uns_upvalue_runtime(L));
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  const uns_test_clock *clock = stopped_clock(runtime);
+  if (clock != NULL && luaL_optinteger(L, 1, clock->number) == clock->number) uns_test_clock_run(runtime);
   return 0;
 }
 
@@ -32,7 +39,8 @@ static int clock_stopped(lua_State *L) {
 /* elapsed() -> seconds since it was stopped, to the microsecond: what is below that is noise of binary fractions */
 static int clock_elapsed(lua_State *L) {
   const uns_test_clock *clock = stopped_clock(uns_upvalue_runtime(L));
-  lua_pushnumber(L, clock != NULL ? (lua_Number)((clock->now_ns - clock->start_ns + 500) / 1000) / 1e6 : 0);
+  uint64_t passed_us = clock != NULL ? (clock->now_ns - clock->start_ns + 500) / 1000 : 0;
+  lua_pushnumber(L, (lua_Number)passed_us / 1e6);
   return 1;
 }
 
@@ -72,9 +80,22 @@ static int core_shuffle(lua_State *L) {
   return 0;
 }
 
+/* inline(kind, boolean): calls of "thread" or "cpu" functions run on this loop, or for real -> what it was */
+static int core_inline(lua_State *L) {
+  static const char *const names[] = {"thread", "cpu", NULL};
+  static const uns_kind kinds[] = {UNS_KIND_THREAD, UNS_KIND_CPU};
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  unsigned bit = 1u << kinds[luaL_checkoption(L, 1, NULL, names)];
+  lua_pushboolean(L, (runtime->inline_kinds & bit) != 0);
+  if (lua_toboolean(L, 2)) runtime->inline_kinds |= (uint8_t)bit;
+  else runtime->inline_kinds &= (uint8_t)~bit;
+  return 1;
+}
+
 static const luaL_Reg functions[] = {
-    {"stop", clock_stop},         {"run", clock_run},         {"stopped", clock_stopped}, {"elapsed", clock_elapsed},
-    {"autojump", clock_autojump}, {"advance", clock_advance}, {"shuffle", core_shuffle},  {NULL, NULL}};
+    {"stop", clock_stop},       {"run", clock_run},           {"stopped", clock_stopped},
+    {"elapsed", clock_elapsed}, {"autojump", clock_autojump}, {"advance", clock_advance},
+    {"shuffle", core_shuffle},  {"inline", core_inline},      {NULL, NULL}};
 
 int uns_open_testing(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);

@@ -4,7 +4,8 @@
 
 #include <lua.h>
 
-/* Opens "unsync.core.testing". May raise. */
+/* Open "unsync.core.testing" and "unsync.core.leaks" (bind/leaks.c). May raise. */
 int uns_open_testing(lua_State *L);
+int uns_open_leaks(lua_State *L);
 
 #endif

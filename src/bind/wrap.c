@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "bind/bind.h"
+#include "bind/inline.h"
 #include "bind/inspect.h"
 #include "bind/progress.h"
 #include "bind/variable.h"
@@ -405,6 +406,11 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const decla
   return future;
 }
 
+/* A test wants calls of this kind here, copies and all. A native task has no place on the loop. */
+static bool stays_here(const uns_runtime *runtime, const declaration *declared) {
+  return (runtime->inline_kinds >> declared->kind & 1) != 0 && declared->function->native == NULL;
+}
+
 /* What every wrapped function is. */
 static int wrapped_call(lua_State *L) {
   const declaration *declared = lua_touserdata(L, lua_upvalueindex(UPVALUE_DECLARATION));
@@ -416,9 +422,10 @@ static int wrapped_call(lua_State *L) {
     uns_group_adopt(runtime, L);
     return 1;
   }
-  if (declared->kind != UNS_KIND_IO) return send_call(L, runtime, declared);
+  if (declared->kind != UNS_KIND_IO && !stays_here(runtime, declared)) return send_call(L, runtime, declared);
   int count = lua_gettop(L);
   lua_pushvalue(L, lua_upvalueindex(UPVALUE_BODY));
+  if (declared->kind != UNS_KIND_IO) count = uns_inline_call(L, runtime);
   uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_now_ns(runtime) : 0;
   uns_future *future = declared->limited ? start_limited(L, runtime, declared, count)
                                          : uns_task_call(runtime, L, count, declared->name, false);

@@ -20,6 +20,7 @@
 
 static const char usage_text[] =
     "usage: unsync [options] [script [args]]\n"
+    "       unsync test [options] [files]   run specs; `unsync test --help`\n"
     "  -e CODE   run CODE\n"
     "  -i        then go on interactively\n"
     "  -l MOD    require MOD into global MOD; -l G=MOD into global G\n"
@@ -64,8 +65,18 @@ static bool long_option(int argc, char **argv, int *i, const char *option, const
   return true;
 }
 
+/* `unsync test …`: a script of ours, whose name is the first argument. */
+static bool is_test_command(int argc, char **argv) { return argc > 1 && strcmp(argv[1], "test") == 0; }
+
 /* 0, or the exit code after a message. */
 static int read_options(int argc, char **argv, options *read) {
+  if (is_test_command(argc, argv)) {
+    static const char start[] = "require('unsync.testing.command').main(...)";
+    read->script_index = 1;
+    read->steps[read->step_count++] = (uns_step){.kind = UNS_STEP_CODE, .text = start, .name = "=unsync test"};
+    read->has_code = true;
+    return 0;
+  }
   int i = 1;
   for (; i < argc; i++) {
     const char *text = argv[i];

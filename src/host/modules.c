@@ -9,10 +9,13 @@
 #include "bind/luv.h"
 #include "bind/testing.h"
 #include "host/embedded.h"
+#include "host/watch.h"
 
 /* The parts that are written in C. */
 static const luaL_Reg c_modules[] = {{"unsync.core.http", uns_open_http},
                                      {"unsync.core.testing", uns_open_testing},
+                                     {"unsync.core.leaks", uns_open_leaks},
+                                     {"unsync.core.watch", uns_open_watch},
                                      {"luv", uns_open_luv},
                                      {NULL, NULL}};
 

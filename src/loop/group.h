@@ -58,6 +58,7 @@ void uns_group_leave(uns_group *group, uns_task *task);
  */
 void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task, uns_group *group);
 static inline void uns_group_adopt(uns_runtime *runtime, lua_State *L) {
+  if (__builtin_expect(runtime->note_call != NULL, 0)) runtime->note_call(runtime, L);
   uns_task *task = runtime->current;
   uns_group *group = task != NULL ? task->group : runtime->root;
   if (group != NULL) uns_group_adopt_call(runtime, L, task, group);

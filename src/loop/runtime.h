@@ -112,6 +112,8 @@ struct uns_runtime {
   size_t limit_timers; /* armed timers that are no hope for anybody: a limit on the whole run */
   uv_timer_t uv_timer; /* for the nearest deadline; unreferenced */
   struct uns_test_clock *test_clock; /* loop/test_clock.h; NULL: there has never been one */
+  uint8_t inline_kinds; /* bits, by uns_kind: calls of these run on this loop, for tests (bind/inline.h) */
+  void (*note_call)(uns_runtime *runtime, lua_State *L); /* the future of a call lies on top: for tests; may be NULL */
   uint64_t shuffle;    /* loop/shuffle.c: state of the dice by which ready tasks are ordered; 0: as they came */
 
   uint64_t now_ns;     /* uns_now_ns when this turn began */

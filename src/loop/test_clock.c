@@ -22,6 +22,7 @@ int uns_test_clock_stop(uns_runtime *runtime, bool autojump) {
   }
   clock->now_ns = clock->start_ns = uns_test_clock_now_ns(clock);
   clock->stopped = true;
+  clock->number++;
   clock->autojump = autojump;
   return UNS_OK;
 }
