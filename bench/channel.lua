@@ -1,5 +1,5 @@
--- channel.lua: nanoseconds for one item from hand to hand, between two tasks. channel.lua buffered: through a channel with
--- room for 100, which two tasks fill and empty in turn. channel.lua threads: from a thread to the script's loop.
+-- channel.lua: nanoseconds for one item from hand to hand, between two tasks. channel.lua buffered: through a channel
+-- with room for 100, which two tasks fill and empty in turn. channel.lua threads: from a thread to the script's loop.
 local unsync = require "unsync"
 
 local mode = arg[1]

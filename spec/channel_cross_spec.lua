@@ -349,3 +349,139 @@ for _, place in ipairs({"thread", "cpu"}) do
     end)
   end)
 end
+
+describe("a process that dies", function()
+  local uv = require("luv")
+
+  it("while it waits leaves the others in line, and its item unsent", function()
+    local ch, ready = unsync.channel(), unsync.channel()
+    local hold = unsync.cpu(function(c, r, verb, ...)
+      local task = unsync.spawn(c[verb], c, ...)
+      r:send(require("luv").os_getpid())
+      return (task:await())
+    end)
+    local dying = hold(ch, ready, "recv")
+    local pid = ready:recv()
+    local mine = unsync.spawn(ch.recv, ch)
+    unsync.yield()
+    uv.kill(pid, "sigkill")
+    assert.equal("crashed", code_of(dying.await, dying))
+    ch:send("for the next in line")
+    assert.equal("for the next in line", mine:await())
+
+    dying = hold(ch, ready, "send", "never sent")
+    pid = ready:recv()
+    local sender = unsync.spawn(ch.send, ch, "sent")
+    unsync.yield()
+    uv.kill(pid, "sigkill")
+    assert.equal("crashed", code_of(dying.await, dying))
+    assert.equal("sent", (ch:recv()))
+    assert.same({false, "empty"}, {ch:try_recv()})
+    sender:await()
+  end)
+
+  it("with an item on its way to it has not got it", function()
+    for _ = 1, 20 do
+      local ch, ready = unsync.channel(5), unsync.channel()
+      local dying = unsync.cpu(function(c, r)
+        local task = unsync.spawn(c.recv, c)
+        r:send(require("luv").os_getpid())
+        while not task:done() do end -- never gets as far as taking it
+      end)(ch, ready)
+      local pid = ready:recv()
+      ch:send("first")
+      ch:send("second")
+      uv.kill(pid, "sigkill")
+      assert.equal("crashed", code_of(dying.await, dying))
+      assert.same({"first", "second"}, {ch:recv(), (ch:recv())})
+    end
+  end)
+
+  it("that had taken an item has it, and no other", function()
+    local ch, ready = unsync.channel(5), unsync.channel()
+    for i = 1, 3 do ch:send(i) end
+    local dying = unsync.cpu(function(c, r)
+      local item = c:recv()
+      r:send({item, require("luv").os_getpid()})
+      c:recv()
+      unsync.channel():recv()
+    end)
+    local task = dying(ch, ready)
+    local first = ready:recv()
+    assert.equal(1, first[1])
+    uv.kill(first[2], "sigkill")
+    assert.equal("crashed", code_of(task.await, task))
+    local left = {}
+    ch:close()
+    for item in ch do left[#left + 1] = item end
+    assert.is_true(left[#left] == 3 and #left <= 2)
+  end)
+
+  it("leaves a channel that others go on with", function()
+    local ch, pids = unsync.channel(), unsync.channel()
+    local chatter = unsync.cpu(function(c, p, name)
+      p:send(require("luv").os_getpid())
+      for i = 1, 1000000 do c:send(name .. i) end
+    end)
+    local one = chatter(ch, pids, "a")
+    local pid = pids:recv()
+    local two = chatter(ch, pids, "b")
+    pids:recv()
+    for _ = 1, 20 do ch:recv() end
+    uv.kill(pid, "sigkill")
+    assert.equal("crashed", code_of(one.await, one))
+    for _ = 1, 20 do assert.equal("b", ch:recv():sub(1, 1)) end
+    two:cancel()
+    assert.equal("cancelled", code_of(two.await, two))
+  end)
+end)
+
+describe("a channel between states that nobody else can serve any more", function()
+  it("is a deadlock, not a hang", function()
+    for _, wrap in ipairs({unsync.thread, unsync.cpu}) do
+      local ch = unsync.channel()
+      wrap(function(c) return c:try_recv() end)(ch):await()
+      assert.equal("deadlock", code_of(ch.recv, ch))
+      assert.equal("deadlock", code_of(ch.send, ch, 1))
+      local crashed = unsync.cpu(function(_) require("luv").kill(require("luv").os_getpid(), "sigkill") end)(ch)
+      assert.equal("crashed", code_of(crashed.await, crashed))
+      assert.equal("deadlock", code_of(ch.send, ch, 1))
+      assert.equal("deadlock", code_of(unsync.select, {ch, {send = ch, value = 1}}))
+      assert.same({false, "empty"}, {ch:try_recv()})
+    end
+  end)
+end)
+
+describe("bad input", function()
+  it("is refused there as it is here", function()
+    local there = unsync.cpu(function(ch)
+      local function text_of(...) return tostring(select(2, pcall(...))) end
+      return text_of(ch.send, ch), text_of(ch.send, {}, 1), text_of(unsync.channel, -1),
+        text_of(unsync.channel, 2 ^ 40), text_of(ch.recv), tostring(ch)
+    end)
+    local ch = unsync.channel(2 ^ 30)
+    local results = table.pack(there(ch):await())
+    assert.matches("bad argument", results[1])
+    assert.matches("unsync.Channel expected", results[2])
+    assert.matches("negative", results[3])
+    assert.matches("out of range", results[4])
+    assert.matches("unsync.Channel expected", results[5])
+    assert.equal("channel: 0 of 1073741824 items", results[6])
+    assert.equal(results[6], tostring(ch))
+  end)
+
+  it("says what there is instead of semaphores and their like", function()
+    for _, name in ipairs({"semaphore", "mutex", "event", "barrier", "rate"}) do
+      local thing = unsync[name](1, 1)
+      for _, wrap in ipairs({unsync.thread, unsync.cpu}) do
+        local err = select(2, pcall(wrap(function() end), {thing = thing}))
+        assert.equal("unsendable", err.code)
+        assert.equal("argument 1.thing", err.path)
+        assert.matches("between states use a .*channel", err.message)
+      end
+      local ch = unsync.channel(1)
+      unsync.thread(function(_) end)(ch):await()
+      assert.equal("unsendable", code_of(ch.send, ch, thing))
+    end
+  end)
+end)
