@@ -6,7 +6,6 @@
  */
 #include "bind/bind.h"
 #include "bind/wrap.h"
-#include "core/cell.h"
 #include "core/error.h"
 #include "exec/executors.h"
 #include "loop/cancel.h"
@@ -14,6 +13,7 @@
 #define COLLECTOR_TYPE "unsync.Collector"
 
 typedef struct {
+  uns_behind behind;
   uns_link open, settled; /* members, in the order they were added or settled */
   uns_task *waiting;      /* in `next`, or NULL */
   size_t remote;          /* open members that somebody elsewhere may settle */
@@ -25,6 +25,7 @@ typedef struct {
   uns_link link;
   collector *owner;
   int pin; /* of the future */
+  const uns_future *future;
   bool remote;
 } member;
 
@@ -45,6 +46,14 @@ static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *fut
   if (mine->waiting != NULL && !runtime->closing) uns_task_wake(runtime, mine->waiting);
 }
 
+static bool each_open(const uns_behind *behind, bool (*visit)(void *, const uns_future *), void *context) {
+  const collector *mine = uns_container_of(behind, collector, behind);
+  for (const uns_link *link = mine->open.next; link != &mine->open; link = link->next) {
+    if (visit(context, uns_container_of(link, member, link)->future)) return true;
+  }
+  return false;
+}
+
 static int collector_gc(lua_State *L) {
   collector *mine = luaL_testudata(L, 1, COLLECTOR_TYPE);
   if (mine == NULL) return 0;
@@ -58,7 +67,7 @@ static int collector_gc(lua_State *L) {
 /* collector() -> Collector */
 static int core_collector(lua_State *L) {
   collector *mine = lua_newuserdatauv(L, sizeof *mine, 0);
-  *mine = (collector){.runtime = uns_upvalue_runtime(L)};
+  *mine = (collector){.behind.each = each_open, .runtime = uns_upvalue_runtime(L)};
   uns_list_init(&mine->open);
   uns_list_init(&mine->settled);
   luaL_setmetatable(L, COLLECTOR_TYPE);
@@ -84,7 +93,8 @@ static int collector_add(lua_State *L) {
     uns_list_push_back(&mine->settled, &one->link);
     return 0;
   }
-  one->remote = future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell));
+  one->future = future;
+  one->remote = uns_future_is_elsewhere(future);
   if (one->remote) mine->remote++;
   uns_list_push_back(&mine->open, &one->link);
   uns_future_add_waiter(future, &one->waiter);
@@ -109,10 +119,8 @@ static int next_settled(lua_State *L, uns_runtime *runtime) {
   if (mine->waiting != NULL) return luaL_error(L, "another task waits for the next of these already");
   mine->waiting = task;
   task->waits_for = "the first of several futures";
-  if (mine->remote > 0) {
-    task->hopeful = true;
-    runtime->pending++;
-  }
+  task->behind = &mine->behind;
+  if (mine->remote > 0) uns_task_hope(runtime, task);
   return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
 }
 

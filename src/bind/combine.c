@@ -19,9 +19,11 @@ typedef struct group group;
 typedef struct {
   uns_waiter waiter;
   group *group;
+  const uns_future *future; /* of the list */
 } member;
 
 struct group {
+  uns_behind behind;
   uns_callback callback;
   uns_runtime *runtime;
   group_mode mode;
@@ -164,6 +166,15 @@ static void run_group(uns_callback *callback, uns_runtime *runtime) {
   lua_pop(L, 1);
 }
 
+static bool each_member(const uns_behind *behind, bool (*visit)(void *, const uns_future *), void *context) {
+  const group *mine = uns_container_of(behind, group, behind);
+  for (lua_Integer i = 0; i < mine->count; i++) {
+    const uns_future *future = mine->members[i].future;
+    if (future != NULL && !uns_future_settled(future) && visit(context, future)) return true;
+  }
+  return false;
+}
+
 /* A copy of the list at 1, of futures alone: what the caller does to its table afterwards changes nothing. */
 static lua_Integer copy_list(lua_State *L, group_mode mode) {
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -189,10 +200,11 @@ static int combine(lua_State *L, group_mode mode) {
   lua_Integer count = copy_list(L, mode);
   group *mine = lua_newuserdatauv(L, sizeof *mine + (size_t)count * sizeof *mine->members, 2);
   uns_future_push(runtime, L, UNS_KIND_PROMISE, mode_names[mode]);
-  *mine = (group){.runtime = runtime, .mode = mode, .count = count, .left = count};
+  *mine = (group){.behind.each = each_member, .runtime = runtime, .mode = mode, .count = count, .left = count};
   uns_callback_init(&mine->callback, run_group);
   for (lua_Integer i = 0; i < count; i++) {
     mine->members[i].group = mine;
+    mine->members[i].future = NULL;
     mine->members[i].waiter.wake = on_settled;
     mine->members[i].waiter.listens = false;
     uns_list_init(&mine->members[i].waiter.link);
@@ -209,8 +221,10 @@ static int combine(lua_State *L, group_mode mode) {
     lua_pop(L, 1);
     if (uns_future_settled(future)) count_down(mine, i, future);
     else uns_future_add_waiter(future, &mine->members[i - 1].waiter);
+    mine->members[i - 1].future = future;
   }
   if (count == 0) decide(mine, 0);
+  ((uns_future *)lua_touserdata(L, 4))->behind = &mine->behind;
   return 1;
 }
 

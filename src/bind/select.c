@@ -22,9 +22,11 @@ typedef struct {
   uns_waiter waiter;
   selection *selection;
   case_kind kind;
+  const uns_future *future; /* of CASE_FUTURE; the task's stack holds it */
 } one_case;
 
 struct selection {
+  uns_behind behind;
   uns_task *task;
   size_t count;  /* of those that stand in line */
   size_t chosen; /* from 1; 0: none yet */
@@ -154,6 +156,15 @@ static void leave_lines(selection *all) {
   all->choice = NULL;
 }
 
+static bool each_future(const uns_behind *behind, bool (*visit)(void *, const uns_future *), void *context) {
+  const selection *all = uns_container_of(behind, selection, behind);
+  for (size_t i = 0; i < all->count; i++) {
+    const uns_future *future = all->cases[i].future;
+    if (future != NULL && !uns_future_settled(future) && visit(context, future)) return true;
+  }
+  return false;
+}
+
 static void on_leave(uns_task *task, uns_runtime *runtime) {
   (void)runtime;
   leave_lines(task->wait_in);
@@ -206,11 +217,6 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
   return 2;
 }
 
-/* Somebody in another state may settle it. */
-static bool hopeful(const uns_future *future) {
-  return future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell));
-}
-
 /* Takes a place in the line of the case at `place`. May raise without memory; it is in no line then. */
 static void line_up(lua_State *L, uns_runtime *runtime, selection *all, lua_Integer place) {
   one_case *mine = &all->cases[place - 1];
@@ -221,6 +227,7 @@ static void line_up(lua_State *L, uns_runtime *runtime, selection *all, lua_Inte
   uns_list_init(&mine->waiter.link);
   all->count++;
   int source = lua_gettop(L);
+  mine->future = mine->kind == CASE_FUTURE ? lua_touserdata(L, source) : NULL;
   if (mine->kind == CASE_RECEIVE) {
     uns_channel_wait_to_receive(runtime, L, source, &mine->waiter);
   } else if (mine->kind == CASE_SEND) {
@@ -229,10 +236,7 @@ static void line_up(lua_State *L, uns_runtime *runtime, selection *all, lua_Inte
   } else {
     uns_future *future = lua_touserdata(L, source);
     uns_future_add_waiter(future, &mine->waiter);
-    if (hopeful(future) && !all->task->hopeful) {
-      all->task->hopeful = true;
-      runtime->pending++;
-    }
+    if (uns_future_is_elsewhere(future)) uns_task_hope(runtime, all->task);
   }
   lua_settop(L, source - 1);
 }
@@ -262,7 +266,7 @@ static int selection_gc(lua_State *L) {
 static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, uint64_t deadline_ns) {
   uns_task *task = uns_task_check_can_wait(runtime, L);
   selection *all = lua_newuserdatauv(L, sizeof *all + (size_t)count * sizeof *all->cases, 0);
-  *all = (selection){.task = task, .deadline_ns = deadline_ns};
+  *all = (selection){.behind.each = each_future, .task = task, .deadline_ns = deadline_ns};
   luaL_checkstack(L, 8, NULL);
   if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) luaL_error(L, "not enough memory");
   lua_pushlightuserdata(L, runtime);
@@ -272,7 +276,7 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
     leave_lines(all);
     withdraw(L, all);
     give_back(all);
-    if (task->hopeful) runtime->pending--;
+    if (task->hopeful) uns_runtime_answered(runtime);
     task->hopeful = false;
     if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
     return lua_error(L);
@@ -285,6 +289,7 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
   task->timed_out = false;
   task->wait_in = all;
   task->leave = on_leave;
+  task->behind = &all->behind;
   task->waits_for = "a select";
   return uns_task_park(runtime, L, 0, after_wait);
 }

@@ -271,7 +271,7 @@ static void on_completion(uns_mail *mail, void *receiver) {
   lua_State *L = runtime->L;
   int top = lua_gettop(L);
   bool timed_out = end_deadline(runtime, job);
-  runtime->pending--;
+  uns_runtime_answered(runtime);
   if (lua_checkstack(L, LUA_MINSTACK)) {
     uns_runtime_push_pin(runtime, L, job->pin);
     ((uns_future *)lua_touserdata(L, top + 1))->job = NULL;
@@ -352,7 +352,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   else job->search_path = search_path(runtime, L);
   future->job = job;
   future->since_ns = runtime->test_clock == NULL ? job->submitted_ns : uns_now_ns(runtime);
-  runtime->pending++;
+  uns_runtime_ask(runtime);
   if (runtime->recorder != NULL) {
     job->record.recorder = runtime->recorder;
     uns_recorder_job_sent(job, runtime->track);

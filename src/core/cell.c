@@ -56,6 +56,7 @@ uns_cell *uns_cell_new(void) {
   cell->remote = NULL;
   cell->remote_id = 0;
   atomic_init(&cell->looked_at, false);
+  cell->task = cell->job = NULL;
   cell->by_task = false;
   return cell;
 }

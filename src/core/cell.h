@@ -38,6 +38,9 @@ struct uns_cell {
   uns_cell_remote *remote; /* borrowed; NULL: this is the real one */
   uint64_t remote_id;      /* its number there */
   atomic_bool looked_at; /* as a failure, in some state: none needs to report it any more */
+  /* Who settles it, in this process: a uns_task or a uns_job; NULL: by hand, or it is not known. Set before it is shared;
+     to be followed only while it is pending, by whoever has made all states stand still (loop/party.h). */
+  void *task, *job;
   bool by_task; /* settled by the end of a task, nobody else: it fails with the process that ran it. Set before it is shared */
 };
 

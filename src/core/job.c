@@ -88,6 +88,8 @@ void uns_job_post(uns_job *job) {
   job->ended_ns = uns_clock_ns();
   atomic_store_explicit(&job->state, UNS_JOB_ENDED, memory_order_release);
   uns_mailbox *home = uns_mailbox_ref(job->home); /* the job may be freed before post has ended */
+  uns_alive *alive = job->alive;
   uns_mailbox_post(home, &job->mail);
   uns_mailbox_unref(home);
+  uns_alive_leave(alive);
 }

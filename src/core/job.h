@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "base/base.h"
+#include "core/alive.h"
 #include "core/mailbox.h"
 #include "core/packet.h"
 #include "core/search_path.h"
@@ -92,6 +93,9 @@ typedef struct uns_job {
     uint32_t track; /* of the worker process that has it */
     bool arrow, started, ended;
   } record;
+  uns_alive *alive;  /* it counts in it until it has been posted; NULL: in none. Set by whoever takes it in */
+  void *runtime;     /* the state that runs it in this process, from its start on, or NULL. Its own thread's, and to be
+                        read by whoever has made all states stand still (loop/party.h) */
   uint8_t put_back;  /* how many workers died before they started it */
 } uns_job;
 

@@ -7,6 +7,8 @@
 
 #include "base/base.h"
 
+enum { RESTING = 2 }; /* `asleep` */
+
 static uns_mail closed_mark; /* `head` of a closed mailbox */
 
 uns_mailbox *uns_mailbox_new(void) {
@@ -23,6 +25,7 @@ uns_mailbox *uns_mailbox_new(void) {
   atomic_init(&mailbox->head, NULL);
   atomic_init(&mailbox->asleep, 0);
   atomic_init(&mailbox->count, 1);
+  mailbox->alive = NULL;
   return mailbox;
 }
 
@@ -56,7 +59,10 @@ void uns_mailbox_post(uns_mailbox *mailbox, uns_mail *mail) {
     mail->next = head;
     /* seq_cst: this store and the load of `asleep` below must not change places */
   } while (!atomic_compare_exchange_weak(&mailbox->head, &head, mail));
-  if (atomic_load(&mailbox->asleep) && atomic_exchange(&mailbox->asleep, 0)) uns_mailbox_wake(mailbox);
+  if (!atomic_load(&mailbox->asleep)) return;
+  int was = atomic_exchange(&mailbox->asleep, 0);
+  if (was == RESTING) uns_alive_enter(mailbox->alive); /* before the poster himself may leave */
+  if (was != 0) uns_mailbox_wake(mailbox);
 }
 
 static uns_mail *reversed(uns_mail *mail) {
@@ -83,7 +89,13 @@ bool uns_mailbox_fall_asleep(uns_mailbox *mailbox) {
 }
 
 void uns_mailbox_awake(uns_mailbox *mailbox) {
-  atomic_store_explicit(&mailbox->asleep, 0, memory_order_relaxed);
+  if (atomic_load_explicit(&mailbox->asleep, memory_order_relaxed) == 0) return;
+  if (atomic_exchange(&mailbox->asleep, 0) == RESTING) uns_alive_enter(mailbox->alive);
+}
+
+void uns_mailbox_rest(uns_mailbox *mailbox) {
+  int asleep = 1;
+  if (atomic_compare_exchange_strong(&mailbox->asleep, &asleep, RESTING)) uns_alive_leave(mailbox->alive);
 }
 
 void uns_mailbox_close(uns_mailbox *mailbox) {

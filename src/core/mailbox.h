@@ -14,7 +14,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stddef.h>
+
+#include "core/alive.h"
 
 typedef struct uns_mail {
   struct uns_mail *next;
@@ -24,8 +25,10 @@ typedef struct uns_mail {
 
 typedef struct uns_mailbox {
   _Atomic(uns_mail *) head; /* newest first; release by posters, acquire by the owner */
-  atomic_int asleep;        /* 1: the owner waits in the kernel, or is about to; pairs with `head` (seq_cst) */
+  atomic_int asleep;        /* 1: the owner waits in the kernel, or is about to; pairs with `head` (seq_cst).
+                               2: and does not count in `alive`; whoever changes that counts it in */
   atomic_uint count;
+  uns_alive *alive; /* the owner counts in it; borrowed while he may sleep; NULL: in none */
   int fd; /* eventfd, non-blocking, close-on-exec; other processes may hold a copy and write to it */
 } uns_mailbox;
 
@@ -47,6 +50,8 @@ static inline bool uns_mailbox_has_mail(uns_mailbox *mailbox) {
 /* Before sleeping: true if the owner may sleep (nothing was posted); after waking up, `awake`. Owner only. */
 bool uns_mailbox_fall_asleep(uns_mailbox *mailbox);
 void uns_mailbox_awake(uns_mailbox *mailbox);
+/* Between the two: the owner has nothing to hope for but mail, and does not count as alive until he is woken. */
+void uns_mailbox_rest(uns_mailbox *mailbox);
 /* Owner only: delivers what is there to `runtime`'s drain no more; later posts are delivered to NULL at once. */
 void uns_mailbox_close(uns_mailbox *mailbox);
 

@@ -202,7 +202,9 @@ static void run(worker *w, uns_job *job, const struct uns_message_words *words) 
                  job->function->name, strerror(number));
     return;
   }
+  atomic_store(&w->runtime->party.at_work, false); /* the new one is it meanwhile */
   run_in(w, fresh, job, words);
+  atomic_store(&w->runtime->party.at_work, true);
   w->executors->free_state(fresh);
 }
 
@@ -326,6 +328,8 @@ static int begin(worker *w) {
   close(UNS_FD_MEMORY);
   w->parent = uns_parent_new(UNS_FD_CONTROL, w->wire.board, UNS_FD_SUPERVISOR);
   if (w->parent == NULL) return give_up(w, "the control socket");
+  w->executors->parties.alive.none = uns_parent_tell_silence;
+  atomic_store(&w->executors->parties.alive.owner, w->parent);
   if (uns_parent_set_up(w->parent, w->executors) != 0) return EXIT_BROKEN; /* the host is gone */
   uns_port_init(&w->in, &uns_parent_ops, w->parent);
   uns_port_init(&w->out, &uns_parent_ops, w->parent);
@@ -335,6 +339,7 @@ static int begin(worker *w) {
   w->runtime = open_state(w);
   if (w->runtime == NULL) return give_up(w, "a Lua state");
   w->executors->main_runtime = w->runtime;
+  uns_parent_set_parties(w->parent, &w->executors->parties);
   w->spin.allowed = w->executors->cores > 1;
   if (uns_parent_greet(w->parent, w->runtime) != 0) return give_up(w, "the thread that listens to the host");
   return 0;

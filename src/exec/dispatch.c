@@ -14,10 +14,24 @@ int uns_dispatch_init(uns_dispatch *dispatch, const uns_dispatch_ops *ops, void 
   dispatch->target = target;
   dispatch->waiting_max = UINT32_MAX;
   dispatch->closed = false;
+  dispatch->alive = NULL;
   return 0;
 }
 
 void uns_dispatch_deinit(uns_dispatch *dispatch) { uv_mutex_destroy(&dispatch->lock); }
+
+/* Under the lock, as what follows. */
+static void begin_lending(uns_dispatch *dispatch, uns_worker *worker) {
+  worker->lending = true;
+  dispatch->lending++;
+  uns_alive_leave(dispatch->alive);
+}
+
+static void end_lending(uns_dispatch *dispatch, uns_worker *worker) {
+  worker->lending = false;
+  dispatch->lending--;
+  uns_alive_enter(dispatch->alive);
+}
 
 /* Fewer run than should. Under the lock. */
 static bool short_of_workers(const uns_dispatch *dispatch) {
@@ -77,10 +91,7 @@ uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker) {
     uv_mutex_unlock(&dispatch->lock);
     return NULL;
   }
-  if (worker->lending) { /* what waited has ended */
-    worker->lending = false;
-    dispatch->lending--;
-  }
+  if (worker->lending) end_lending(dispatch, worker); /* what waited has ended */
   /* More may run than should, where waits have ended. */
   bool surplus = dispatch->strict && running(dispatch) > dispatch->target;
   uns_job *job = surplus ? NULL : pop_job(dispatch, worker);
@@ -113,10 +124,7 @@ bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t i
   if (runs) {
     atomic_store(&job->state, UNS_JOB_ABANDONED);
     worker->lost = true;
-    if (worker->lending) {
-      worker->lending = false;
-      dispatch->lending--;
-    }
+    if (worker->lending) end_lending(dispatch, worker);
     dispatch->workers--;
     uns_job_post(twin); /* under the lock, so before the worker can come back and post the job itself */
   }
@@ -146,10 +154,7 @@ static void fill_place(uns_dispatch *dispatch) {
 void uns_dispatch_lost(uns_dispatch *dispatch, uns_worker *worker) {
   uv_mutex_lock(&dispatch->lock);
   take_out(dispatch, worker);
-  if (worker->lending) {
-    worker->lending = false;
-    dispatch->lending--;
-  }
+  if (worker->lending) end_lending(dispatch, worker);
   dispatch->workers--;
   fill_place(dispatch);
 }
@@ -202,9 +207,8 @@ bool uns_dispatch_lend(uns_dispatch *dispatch, uns_worker *worker, bool waiting)
     if (waiting && dispatch->lending >= dispatch->waiting_max) {
       fine = false;
     } else {
-      worker->lending = waiting;
-      if (waiting) dispatch->lending++;
-      else dispatch->lending--;
+      if (waiting) begin_lending(dispatch, worker);
+      else end_lending(dispatch, worker);
     }
   }
   fill_place(dispatch);

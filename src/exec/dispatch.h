@@ -45,6 +45,7 @@ struct uns_dispatch {
   bool strict;        /* and never more, though there may be idle ones: for workers that compute. Set before use */
   uint32_t waiting_max; /* past that many lending workers a wait fails with `limit` */
   bool closed;
+  uns_alive *alive; /* those that wait do not count in it; NULL: they know themselves. Set before use */
 };
 
 int uns_dispatch_init(uns_dispatch *dispatch, const uns_dispatch_ops *ops, void *owner, uint32_t target);

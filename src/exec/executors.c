@@ -8,6 +8,7 @@
 #include "exec/pool.h"
 #include "exec/process.h"
 #include "exec/registry.h"
+#include "exec/silence.h"
 #include "exec/supervisor.h"
 
 enum {
@@ -23,15 +24,19 @@ static int usable_cores(void) {
 uns_executors *uns_executors_new(void) {
   uns_executors *executors = uns_calloc(1, sizeof *executors);
   if (executors == NULL) return NULL;
-  if (uv_mutex_init(&executors->lock) != 0) {
-    uns_free(executors);
-    return NULL;
-  }
+  if (uv_mutex_init(&executors->lock) != 0) goto no_lock;
+  if (uns_parties_init(&executors->parties) != 0) goto no_parties;
   executors->cores = usable_cores();
   executors->thread_target = executors->process_target = (uint32_t)executors->cores;
   executors->thread_max = THREAD_MAX;
   executors->grace_ns = 500000000;
+  executors->parties.alive.none = uns_silence_want;
   return executors;
+no_parties:
+  uv_mutex_destroy(&executors->lock);
+no_lock:
+  uns_free(executors);
+  return NULL;
 }
 
 bool uns_executors_free(uns_executors *executors) {
@@ -43,8 +48,11 @@ bool uns_executors_free(uns_executors *executors) {
   executors->processes = NULL;
   bool ended = uns_pool_free(executors->pool, executors->grace_ns);
   if (!ended) return false;
+  atomic_store(&executors->parties.alive.owner, NULL);
   uns_supervisor_free(executors->supervisor);
+  uns_silence_free(executors->silence);
   uns_registry_free(executors->plugins);
+  uns_parties_deinit(&executors->parties);
   uv_mutex_destroy(&executors->lock);
   uns_free(executors->program);
   uns_free(executors->script_directory);
@@ -54,7 +62,12 @@ bool uns_executors_free(uns_executors *executors) {
 
 uns_supervisor *uns_executors_supervisor(uns_executors *executors) {
   uv_mutex_lock(&executors->lock);
-  if (executors->supervisor == NULL && !executors->closing) executors->supervisor = uns_supervisor_new(executors);
+  if (executors->supervisor == NULL && !executors->closing) {
+    executors->supervisor = uns_supervisor_new(executors);
+    /* In a worker process, it is its host that looks. */
+    if (executors->supervisor != NULL && !executors->is_child)
+      executors->silence = uns_silence_new(executors, executors->supervisor);
+  }
   uns_supervisor *supervisor = executors->supervisor;
   uv_mutex_unlock(&executors->lock);
   return supervisor;

@@ -6,12 +6,15 @@
 #define UNS_EXECUTORS_H
 
 #include "exec/dispatch.h"
+#include "loop/party.h"
 #include "loop/runtime.h"
 
 typedef struct uns_executors {
+  uns_parties parties; /* the states of this process */
   uv_mutex_t lock; /* guards the making of what follows */
   struct uns_pool *pool;             /* exec/pool.h; NULL until the first thread call */
   struct uns_supervisor *supervisor; /* exec/supervisor.h; NULL until the first need */
+  struct uns_silence *silence;       /* exec/silence.h; comes with it */
   struct uns_process_pool *processes; /* exec/process.h; NULL until the first cpu call; in a child: its link home */
   struct uns_registry *plugins;      /* exec/registry.h; NULL until the first */
   int cores;                 /* that this process may use */

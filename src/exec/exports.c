@@ -347,6 +347,22 @@ static void on_settled(uns_mail *mail, void *receiver) {
   uns_shared_unref(cell);
 }
 
+uns_cell *uns_exports_find(uns_child *child, uint64_t id) {
+  uv_mutex_lock(&child->exports.lock);
+  const uns_export *export = find_id(&child->exports, id);
+  uns_cell *cell = export != NULL ? uns_shared_ref(export->cell) : NULL;
+  uv_mutex_unlock(&child->exports.lock);
+  return cell;
+}
+
+uint64_t uns_exports_made_there(uns_child *child, const uns_cell *cell) {
+  uv_mutex_lock(&child->exports.lock);
+  const uns_export *export = find_cell(&child->exports, cell);
+  uint64_t id = export != NULL && (export->id & child_made) != 0 ? export->id : 0;
+  uv_mutex_unlock(&child->exports.lock);
+  return id;
+}
+
 /* The child gives back what it had; or something was sent in vain. */
 void uns_exports_sweep(uns_child *child) {
   uns_exports *exports = &child->exports;

@@ -38,6 +38,9 @@ typedef enum {
   UNS_FRAME_CHANNEL_TOOK,      /* child: the item given to wait `sequence` has arrived */
   UNS_FRAME_CHANNEL_GIVE_BACK, /* child: that item goes back in front. Answered */
   UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
+  UNS_FRAME_ASK,      /* host: is all quiet there? `id` is the round */
+  UNS_FRAME_QUIET,    /* child: to round `id`: `first`: it is, the packet is a uns_quiet_report; else `count`: ask again */
+  UNS_FRAME_DEADLOCK, /* host: task `id` of state `request` shall not wait on in its wait `count`; `first`: a cycle; texts: why */
   UNS_FRAME_KINDS
 } uns_frame_kind;
 

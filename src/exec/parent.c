@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "exec/interrupt.h"
 #include "exec/parent_channels.h"
+#include "exec/silence.h"
 #include "exec/spawn.h"
 #include "loop/task.h"
 
@@ -39,6 +40,9 @@ struct uns_parent {
   int supervisor_fd; /* borrowed */
   uns_board *board;  /* borrowed */
   uns_port in;       /* the thread's */
+
+  uv_mutex_t look_lock; /* taken before all others */
+  uns_parties *parties; /* borrowed; NULL: they are not there yet, or no more */
   pthread_t thread;
   bool has_thread;
   atomic_bool closing;
@@ -455,6 +459,81 @@ static int on_limit(uns_parent *parent, const struct uns_message_words *words) {
   return UNS_OK;
 }
 
+/* ---- silence ---- */
+
+void uns_parent_tell_silence(uns_alive *alive) {
+  const uns_parent *parent = atomic_load(&alive->owner);
+  if (parent == NULL) return;
+  atomic_fetch_add(&parent->board->silences, 1);
+  uns_parent_wake_supervisor(parent);
+}
+
+void uns_parent_set_parties(uns_parent *parent, uns_parties *parties) {
+  uv_mutex_lock(&parent->look_lock);
+  parent->parties = parties;
+  uv_mutex_unlock(&parent->look_lock);
+}
+
+/* The cells made here that the host knows, which somebody here settles. The states stand still. */
+static uint32_t find_cells(uns_parent *parent, uns_quiet_cell *cells) {
+  uint32_t count = 0;
+  uv_mutex_lock(&parent->lock);
+  for (uint32_t i = 0; i < parent->proxies.size && count < UNS_QUIET_EDGES_MAX; i++) {
+    const proxy *known = parent->proxies.entries[i].value;
+    if (known == NULL || known->cell == NULL || (known->id & made_here) == 0) continue;
+    uns_cell *cell = known->cell; /* whose last step is to tell us, under our lock */
+    if (cell->task == NULL || uns_cell_peek(cell) != UNS_CELL_PENDING || !uns_shared_try_ref(cell)) continue;
+    cells[count++] = (uns_quiet_cell){cell, known->id};
+  }
+  uv_mutex_unlock(&parent->lock);
+  return count;
+}
+
+/* Nothing of ours is being handled meanwhile, for that is this thread's, too. */
+static int on_ask(uns_parent *parent, uint64_t round) {
+  uns_message message = {.words = {.kind = UNS_FRAME_QUIET, .id = round}};
+  uns_packet packet;
+  uns_packet_init(&packet);
+  uns_quiet_cell *cells = uns_malloc(UNS_QUIET_EDGES_MAX * sizeof *cells);
+  message.words.count = cells == NULL;
+  uv_mutex_lock(&parent->look_lock);
+  if (cells != NULL && parent->parties != NULL && uns_parties_freeze(parent->parties)) {
+    uv_mutex_lock(&parent->lock);
+    bool stopping = parent->running != NULL && atomic_load(&parent->running->cancel) != 0;
+    uns_runtime *main = parent->running != NULL ? parent->running->runtime : NULL;
+    uv_mutex_unlock(&parent->lock);
+    uint32_t count = find_cells(parent, cells);
+    if (!stopping && uns_quiet_describe(parent->parties, main, cells, count, &packet) == UNS_OK) message.words.first = 1;
+    else message.words.count = !stopping;
+    uns_parties_thaw(parent->parties);
+    for (uint32_t i = 0; i < count; i++) uns_shared_unref(cells[i].cell);
+  }
+  uv_mutex_unlock(&parent->look_lock);
+  uns_free(cells);
+  int status = send_message(parent, &message, &packet);
+  uns_packet_deinit(&packet);
+  return status == UNS_ENOMEM ? UNS_ENOMEM : UNS_OK;
+}
+
+/* The state is known by a number that the host has from us. */
+static int on_deadlock(uns_parent *parent, const uns_message *message) {
+  const struct uns_message_words *words = &message->words;
+  int status = UNS_OK;
+  uv_mutex_lock(&parent->look_lock);
+  uns_parties *parties = parent->parties;
+  if (parties != NULL) {
+    uv_mutex_lock(&parties->lock);
+    for (uns_link *link = parties->list.next; link != &parties->list; link = link->next) {
+      uns_runtime *runtime = uns_container_of(link, uns_runtime, party.link);
+      if ((uintptr_t)runtime == words->request)
+        status = uns_deadlock_tell(runtime, words->id, (uint32_t)words->count, words->first != 0, message->texts[0]);
+    }
+    uv_mutex_unlock(&parties->lock);
+  }
+  uv_mutex_unlock(&parent->look_lock);
+  return status;
+}
+
 /* ---- the thread ---- */
 
 static int handle(uns_parent *parent, uns_message *message) {
@@ -466,6 +545,8 @@ static int handle(uns_parent *parent, uns_message *message) {
     case UNS_FRAME_CANCEL: on_cancel(parent, message->words.sequence); return UNS_OK;
     case UNS_FRAME_CHANNEL_TOLD: uns_parent_channels_told(&parent->channels, message); return UNS_OK;
     case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
+    case UNS_FRAME_ASK: return on_ask(parent, message->words.id);
+    case UNS_FRAME_DEADLOCK: return on_deadlock(parent, message);
     default: return UNS_ECORRUPT;
   }
 }
@@ -547,12 +628,15 @@ uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd) {
   uns_port_init(&parent->out, &uns_parent_ops, parent);
   if (uv_mutex_init(&parent->write_lock) != 0) goto no_write_lock;
   if (uv_mutex_init(&parent->lock) != 0) goto no_lock;
+  if (uv_mutex_init(&parent->look_lock) != 0) goto no_look_lock;
   if (uv_cond_init(&parent->answered) != 0) goto no_cond;
   if (uns_parent_channels_init(&parent->channels, parent) != 0) goto no_channels;
   return parent;
 no_channels:
   uv_cond_destroy(&parent->answered);
 no_cond:
+  uv_mutex_destroy(&parent->look_lock);
+no_look_lock:
   uv_mutex_destroy(&parent->lock);
 no_lock:
   uv_mutex_destroy(&parent->write_lock);
@@ -613,7 +697,11 @@ static int send_hello(uns_parent *parent, int fd) {
 
 int uns_parent_greet(uns_parent *parent, uns_runtime *main) {
   int status = start_thread(parent);
-  if (status == 0) status = send_hello(parent, main->mailbox->fd);
+  if (status == 0) {
+    uv_mutex_lock(&parent->write_lock);
+    status = send_hello(parent, main->mailbox->fd);
+    uv_mutex_unlock(&parent->write_lock);
+  }
   if (status == 0) return 0;
   errno = status;
   return -1;
@@ -629,7 +717,10 @@ void uns_parent_apologize(uns_parent *parent, const char *what, int number) {
   uns_parent_send(parent, &message, NULL);
 }
 
-void uns_parent_closing(uns_parent *parent) { atomic_store(&parent->closing, true); }
+void uns_parent_closing(uns_parent *parent) {
+  atomic_store(&parent->closing, true);
+  uns_parent_set_parties(parent, NULL);
+}
 
 void uns_parent_free(uns_parent *parent) {
   if (parent == NULL) return;
@@ -657,6 +748,7 @@ void uns_parent_free(uns_parent *parent) {
   uns_port_deinit(&parent->in);
   uns_port_deinit(&parent->out);
   uv_cond_destroy(&parent->answered);
+  uv_mutex_destroy(&parent->look_lock);
   uv_mutex_destroy(&parent->lock);
   uv_mutex_destroy(&parent->write_lock);
   uns_free(parent);

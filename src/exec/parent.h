@@ -36,6 +36,11 @@ void uns_parent_free(uns_parent *parent);
 /* For the ports of the rings. Their owner is the parent. */
 extern const uns_port_ops uns_parent_ops;
 
+/* The `none` of a worker process's uns_alive, whose owner is the parent: the host is to look. Any thread. */
+void uns_parent_tell_silence(uns_alive *alive);
+/* The states of this process, for the host's questions. Before the greeting. */
+void uns_parent_set_parties(uns_parent *parent, uns_parties *parties);
+
 /* Hands a call to the host's pool. Any thread. */
 void uns_parent_submit(uns_parent *parent, uns_job *job);
 /* Asks the host to stop it; it comes back in any case. The thread it was submitted from. */

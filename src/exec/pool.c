@@ -412,7 +412,11 @@ no_lock:
   return NULL;
 }
 
-void uns_pool_submit(uns_pool *pool, uns_job *job) { uns_dispatch_submit(&pool->dispatch, job); }
+void uns_pool_submit(uns_pool *pool, uns_job *job) {
+  job->alive = &pool->executors->parties.alive;
+  uns_alive_enter(job->alive);
+  uns_dispatch_submit(&pool->dispatch, job);
+}
 
 /* ---- cancelling ---- */
 

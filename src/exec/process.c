@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "exec/parent.h"
+#include "exec/silence.h"
 #include "exec/worker_process.h"
 
 static const uint64_t SURPLUS_NS = 10000000000; /* idle for that long: a child beyond the target ends */
@@ -182,6 +183,7 @@ static void on_gone(uns_mail *mail, void *receiver) {
   (void)receiver;
   uns_supervisor_forget(pool->supervisor, pool);
   uns_list_remove(&pool->sweep.link);
+  uns_silence_set_pool(pool->executors->silence, NULL);
   uv_mutex_lock(&pool->lock);
   pool->closed = true;
   uv_cond_broadcast(&pool->gone);
@@ -223,7 +225,9 @@ static void on_close(uns_mail *mail, void *receiver) {
 
 static void on_open(uns_mail *mail, void *receiver) {
   uns_process_pool *pool = uns_container_of(mail, uns_process_pool, open_mail);
-  if (receiver != NULL) uns_supervisor_add_sweep(pool->supervisor, &pool->sweep);
+  if (receiver == NULL) return;
+  uns_supervisor_add_sweep(pool->supervisor, &pool->sweep);
+  uns_silence_set_pool(pool->executors->silence, pool);
 }
 
 uns_process_pool *uns_process_pool_new(uns_executors *executors, uns_mailbox *main_mailbox, uns_runtime *main_runtime) {
@@ -247,6 +251,7 @@ uns_process_pool *uns_process_pool_new(uns_executors *executors, uns_mailbox *ma
   if (uns_dispatch_init(&pool->dispatch, &process_ops, pool, executors->process_target) != 0) goto no_dispatch;
   pool->dispatch.waiting_max = UNS_PROCESSES_WAITING_MAX;
   pool->dispatch.strict = true;
+  pool->dispatch.alive = &executors->parties.alive;
   pool->main_mailbox = uns_mailbox_ref(main_mailbox);
   uns_mailbox_post(uns_supervisor_mailbox(pool->supervisor), &pool->open_mail);
   return pool;
@@ -287,6 +292,8 @@ void uns_process_pool_submit(uns_process_pool *pool, uns_job *job) {
     atomic_fetch_add_explicit(&pool->main_jobs, 1, memory_order_relaxed);
     pool->source.busy = true;
   }
+  job->alive = &pool->executors->parties.alive;
+  uns_alive_enter(job->alive);
   uns_dispatch_submit(&pool->dispatch, job);
 }
 

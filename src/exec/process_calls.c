@@ -457,7 +457,9 @@ static void deliver(uns_process_pool *pool, uns_job *job, uns_runtime *runtime) 
   if (ours && runtime != NULL && !atomic_load(&job->progress_posted)) {
     job->ended_ns = uns_clock_ns();
     atomic_store_explicit(&job->state, UNS_JOB_ENDED, memory_order_release);
+    uns_alive *alive = job->alive;
     job->mail.deliver(&job->mail, runtime);
+    uns_alive_leave(alive);
     return;
   }
   if (uns_frame_own(&job->result) != UNS_OK) {

@@ -41,6 +41,7 @@ typedef struct uns_board {
   /* The same for the script's loop, against `to_host`. */
   _Alignas(64) _Atomic uint32_t host_asleep;
   _Alignas(64) _Atomic uint32_t waiting; /* the child's call waits for something: its place is free for others */
+  _Atomic uint32_t silences; /* how often all its threads have come to wait for others only; read by the host's silence.c */
   /* How far the call in each place has come: the child starts it, or the host takes it back, a race by CAS. */
   _Alignas(64) _Atomic uint64_t claims[UNS_CLAIMS];
   _Alignas(64) _Atomic uint64_t cancels[UNS_CLAIMS]; /* sequence number of the call in it that shall stop */

@@ -127,6 +127,7 @@ static bool load_modules(uns_runtime *runtime, uns_job *job) {
   if (count <= 0) return true;
   lua_pushcfunction(L, require_all);
   lua_insert(L, top + 1);
+  runtime->root_id = runtime->last_task_id + 1;
   uns_task_start(runtime, L, count, "require");
   drive(runtime, top + 1);
   uns_future *future = lua_touserdata(L, top + 1);
@@ -179,6 +180,7 @@ static int run_lua(lua_State *L) {
     return 0;
   }
   uns_packet_deinit(&job->call); /* lets go of lent strings before the work begins */
+  runtime->root_id = runtime->last_task_id + 1;
   uns_task_start(runtime, L, count - 1, uns_runtime_intern(runtime, L, job->function->name));
   lua_settop(L, top + 1);
   drive(runtime, top + 1);
@@ -208,7 +210,9 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
   lua_State *L = runtime->L;
   if (uns_mailbox_has_mail(runtime->mailbox))
     uns_runtime_turn(runtime, false); /* strings that calls before this one lent */
+  bool script = atomic_exchange(&runtime->party.at_work, true); /* in a worker process it is so all the time */
   runtime->job = job;
+  job->runtime = runtime;
   runtime->job_told = false;
   uns_interrupt_listen(runtime);
   lua_settop(L, 0);
@@ -222,6 +226,9 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
   uns_interrupt_listen(NULL);
   end_scope(runtime);
   runtime->job = NULL;
+  runtime->root_id = 0;
+  job->runtime = NULL;
+  atomic_store(&runtime->party.at_work, script);
 }
 
 void uns_runner_run(uns_runtime *runtime, uns_job *job) {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/recorder.h"
+#include "exec/silence.h"
 #include "exec/worker_process.h"
 
 /* ---- sending ---- */
@@ -53,6 +54,7 @@ int uns_service_send(uns_child *child, const uns_message *message, const uns_pac
     uns_frame_abandon(&frame);
     return UNS_ENOMEM;
   }
+  service->sent++;
   last->size_bytes = frame.size_bytes;
   last->sent_bytes = 0;
   uns_frame_copy(&frame, 0, last->bytes, frame.size_bytes);
@@ -161,6 +163,14 @@ static bool cancel(uns_child *child, uint64_t id) {
   return true;
 }
 
+const uns_job *uns_service_nested(const uns_child *child, uint64_t id) {
+  for (const uns_link *link = child->service.nested.next; link != &child->service.nested; link = link->next) {
+    const nested_call *call = uns_container_of(link, nested_call, link);
+    if (call->id == id) return call->job;
+  }
+  return NULL;
+}
+
 /* ---- receiving ---- */
 
 static bool hello(uns_child *child, const uns_message *message) {
@@ -197,6 +207,7 @@ static bool handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_CHANNEL_LEAVE: return uns_channels_leave(child, message);
     case UNS_FRAME_CHANNEL_TOOK: return uns_channels_took(child, message);
     case UNS_FRAME_CHANNEL_GIVE_BACK: return uns_channels_give_back(child, message);
+    case UNS_FRAME_QUIET: return uns_silence_answer(child->pool->executors->silence, child, message);
     default: return false;
   }
 }
@@ -256,6 +267,7 @@ static bool handle_frames(uns_child *child) {
     uns_message message;
     fine = uns_frame_read(&service->in, service->input + done, (size_t)size_bytes, &message) == UNS_OK;
     if (!fine) break;
+    service->received++;
     fine = handle(child, &message);
     uns_message_deinit(&message);
     done += (size_t)size_bytes;
@@ -338,6 +350,8 @@ void uns_service_close(uns_child *child) {
   service->function = NULL;
   uns_channels_clear(child);
   uns_exports_clear(child);
+  uns_silence_answer(child->pool->executors->silence, child, NULL);
+  uns_packet_deinit(&child->report);
 }
 
 void uns_service_cancel(uns_child *child, uint64_t sequence) {

@@ -46,6 +46,7 @@ typedef struct uns_service {
   uns_link groups;        /* of waits of which one is to be served */
   uns_link given;         /* items that it was given and has not said to have, in the order it was given them */
   bool dead;              /* what it said last is read */
+  uint64_t sent, received; /* frames */
   int received_fd;        /* that came over it; -1: none */
   uns_function *function; /* of the last of them; one reference */
 } uns_service;
@@ -95,6 +96,9 @@ typedef struct uns_child {
   uint64_t started_ns;
   uint64_t seen_running;   /* the number of the call that ran when it was last looked at */
   uint32_t waiting;        /* what the board said last of its place */
+  uint32_t silences;       /* the same of its silences */
+  bool asked;              /* whether all is quiet there, and it has not answered */
+  uns_packet report;       /* what it answered last: exec/silence.h */
   uint64_t progress_count; /* the same of reports of progress */
   uns_exports exports;
 } uns_child;
@@ -195,6 +199,10 @@ bool uns_exports_look_at(uns_child *child, const struct uns_message_words *words
 uns_shared_channel *uns_exports_channel(uns_child *child, uint64_t id);
 /* The child has made number `id`, for which `channel` is: taken over where it succeeds. UNS_OK or a negative code. */
 int uns_exports_add_channel(uns_child *child, uint64_t id, uns_shared_channel *channel);
+/* The cell that the child knows by a number, with a reference for the caller, or NULL. */
+uns_cell *uns_exports_find(uns_child *child, uint64_t id);
+/* The number of a cell that the child itself has made; 0: it has not. */
+uint64_t uns_exports_made_there(uns_child *child, const uns_cell *cell);
 /* Clears away what the child holds no more. */
 void uns_exports_sweep(uns_child *child);
 /* The child is dead: it holds nothing any more, and what its tasks were to settle has failed. */
@@ -220,6 +228,8 @@ void uns_service_close(uns_child *child);
 /* Sends, or keeps until there is room. UNS_OK or a negative code. `must`: a child that cannot be told is killed. */
 int uns_service_send(uns_child *child, const uns_message *message, const uns_packet *packet);
 void uns_service_must_send(uns_child *child, const uns_message *message, const uns_packet *packet);
+/* The call that the child made under that number, or NULL. */
+const uns_job *uns_service_nested(const uns_child *child, uint64_t id);
 /* Asks the child to stop the call `sequence`. */
 void uns_service_cancel(uns_child *child, uint64_t sequence);
 /* Tells the child that it cannot lend its place: `waiting` is what the board said. */

@@ -44,6 +44,7 @@ static uns_runtime *make_runtime(lua_State *L, uns_executors *executors, bool in
   uns_runtime *runtime = uns_runtime_new(L, executors, in_state);
   if (runtime == NULL) return NULL;
   uns_codec_set_mailbox(L, runtime->mailbox);
+  uns_party_join(&executors->parties, runtime, executors->main_runtime == NULL);
   lua_pushcfunction(L, open_rooms);
   lua_pushlightuserdata(L, runtime);
   if (lua_pcall(L, 1, 0, 0) == LUA_OK) return runtime;

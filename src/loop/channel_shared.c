@@ -239,10 +239,7 @@ static uns_channel_result begin(uns_runtime *runtime, uns_channel_wait *wait, un
   }
   if (waiter->choice == NULL) task->leave = on_leave;
   /* In the script's own state the hope lies in what it has under way: when all that has ended, nobody sends any more. */
-  if (runtime->job != NULL && !task->hopeful) {
-    task->hopeful = true;
-    runtime->pending++;
-  }
+  if (runtime->job != NULL) uns_task_hope(runtime, task);
   return result;
 }
 

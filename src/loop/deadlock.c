@@ -1,107 +1,169 @@
-/*
- * deadlock: waits that can never end, found only when nothing else can happen, and told to one task at a time.
- *
- * Every chain of waits ends in a task whose wait has no task behind it (a promise, a sleep that is none), or in a cycle.
- * The error goes to the youngest of the first; where there are only cycles, to the youngest in one of them.
- */
+#include "loop/deadlock.h"
+
 #include <lauxlib.h>
+#include <string.h>
 
 #include "core/error.h"
-#include "loop/gate.h"
 #include "loop/test_clock.h"
 
-static void describe(luaL_Buffer *text, lua_State *L, uns_task *task) {
-  const char *name = task->future != NULL ? task->future->name : NULL;
-  uns_task_push_where(L, task);
-  const char *where = lua_tostring(L, -1);
-  lua_pushfstring(L, "%s (%s) waits for %s", task->is_main ? "the main script" : name != NULL ? name : "a task",
-                  where != NULL ? where : "?", task->waits_for != NULL ? task->waits_for : "nothing");
-  lua_remove(L, -2);
-  luaL_addvalue(text);
-}
+enum { LINKS_MAX = 32 }; /* of a chain that a message shows */
 
-/* The task that `task` waits for, or NULL. */
-static uns_task *behind(const uns_task *task) {
-  if (task->wanted != NULL) return task->wanted->owner;
-  return task->awaited != NULL ? task->awaited->task : NULL;
+static const char headline[] = "deadlock: nothing can ever end this wait: ";
+
+void uns_deadlock_add_chain(uns_text *text, uns_task *start, bool frozen) {
+  uns_task *at = start;
+  for (int links = 0; links < LINKS_MAX; links++) {
+    uns_chain_link behind = uns_chain_behind(at, frozen);
+    uns_chain_add_task(text, at);
+    uns_text_add(text, " waits for ");
+    uns_chain_add_wait(text, at, &behind);
+    if (behind.kind != UNS_BEHIND_TASK) return;
+    if (behind.task == start) {
+      uns_text_add(text, ": a cycle");
+      return;
+    }
+    uns_text_add(text, "\n\t");
+    at = behind.task;
+    if (at->state == UNS_TASK_PARKED) continue;
+    uns_chain_add_task(text, at); /* it stands in line behind a limit */
+    uns_text_add(text, " waits for ");
+    uns_chain_add_wait(text, at, &(uns_chain_link){.kind = UNS_BEHIND_NOBODY});
+    return;
+  }
+  uns_text_add(text, "...");
 }
 
 /* Pushes the error with the chain of waits that starts at `task`. */
 static void push_deadlock(lua_State *L, uns_task *task) {
-  luaL_Buffer text;
-  luaL_buffinit(L, &text);
-  luaL_addstring(&text, "deadlock: nothing can ever end this wait: ");
-  uns_task *at = task;
-  for (int links = 0; links < 32; links++) {
-    describe(&text, L, at);
-    uns_future *awaited = at->awaited;
-    if (awaited == NULL && at->wanted == NULL) break;
-    if (behind(at) == NULL) {
-      if (awaited == NULL) break;
-      lua_pushfstring(L, " (%s%s%s that nobody will settle)", uns_future_kind_name(awaited), awaited->name ? " " : "",
-                      awaited->name ? awaited->name : "");
-      luaL_addvalue(&text);
-      break;
-    }
-    luaL_addstring(&text, at->wanted != NULL ? "\n\theld by " : "\n\tof ");
-    at = behind(at);
-    if (at == task) {
-      luaL_addstring(&text, "itself: a cycle");
-      break;
-    }
-  }
+  uns_text text = {0};
+  uns_text_add(&text, "%s", headline);
+  uns_deadlock_add_chain(&text, task, false);
   const uns_test_clock *clock = task->runtime->test_clock;
   if (clock != NULL && clock->stopped && clock->timers.count > 0) {
-    luaL_addstring(&text, " (the test clock stands still, and nobody is left to move it)");
+    uns_text_add(&text, " (the test clock stands still, and nobody is left to move it)");
   }
-  luaL_pushresult(&text);
+  lua_pushstring(L, text.lost ? "deadlock: nothing can ever end this wait" : text.bytes);
+  uns_free(text.bytes);
   uns_error_push(L, "deadlock", "%s", lua_tostring(L, -1));
   lua_remove(L, -2);
 }
 
-static uns_task *younger(uns_task *a, uns_task *b) { return a == NULL || b->id > a->id ? b : a; }
-
-/* The youngest task in the cycle that the chain from `start` runs into. */
-static uns_task *youngest_in_cycle(uns_runtime *runtime, uns_task *start) {
-  uint32_t mark = ++runtime->last_mark;
-  uns_task *at = start;
-  while (at->mark != mark) {
-    at->mark = mark;
-    at = behind(at);
-    if (at == NULL) return start; /* no cycle: it ends in a task that does not wait */
+/* Both are of use to one state alone, and to several that stand still. */
+static uns_task *find_cause(const uns_runtime *runtime, bool frozen) {
+  uns_task *cause = NULL;
+  for (const uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
+    uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (task->state != UNS_TASK_PARKED || (cause != NULL && task->id < cause->id)) continue;
+    if (uns_chain_behind(task, frozen).kind == UNS_BEHIND_NOBODY) cause = task;
   }
-  uns_task *youngest = at;
-  for (uns_task *other = behind(at); other != at; other = behind(other)) youngest = younger(youngest, other);
+  return cause;
+}
+
+static uns_task *find_youngest(const uns_runtime *runtime) {
+  uns_task *youngest = NULL;
+  for (const uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
+    uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (task->state == UNS_TASK_PARKED) youngest = uns_chain_younger(youngest, task);
+  }
   return youngest;
 }
 
-static uns_task *find_victim(uns_runtime *runtime) {
-  uns_task *cause = NULL, *youngest = NULL;
-  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
-    uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->state != UNS_TASK_PARKED) continue;
-    youngest = younger(youngest, task);
-    if (behind(task) == NULL) cause = younger(cause, task);
-  }
-  if (cause != NULL || youngest == NULL) return cause;
-  return youngest_in_cycle(runtime, youngest);
+static uns_task *find_victim(const uns_runtime *runtime, bool *cycle) {
+  uns_task *cause = find_cause(runtime, false);
+  if (cause != NULL) return cause;
+  uns_task *youngest = find_youngest(runtime);
+  if (youngest == NULL) return NULL;
+  uns_chain_link end;
+  uns_task *in_cycle = uns_chain_follow(youngest, false, &end);
+  *cycle = in_cycle != NULL;
+  return *cycle ? in_cycle : youngest; /* none: it ends in a task that does not wait */
+}
+
+/* The error is on top of the state's main stack. In a cycle, what it has awaited will fail for no reason but this one. */
+static void raise_in(uns_runtime *runtime, uns_task *victim, bool cycle) {
+  uns_future *awaited = victim->awaited;
+  if (awaited != NULL && (cycle || awaited->behind != NULL)) awaited->expected = true;
+  uns_task_interrupt(runtime, victim);
 }
 
 bool uns_task_raise_deadlock(uns_runtime *runtime) {
-  uns_task *victim = find_victim(runtime);
+  bool cycle = false;
+  uns_task *victim = find_victim(runtime, &cycle);
   if (victim == NULL) return false;
   push_deadlock(runtime->L, victim);
-  uns_task_interrupt(runtime, victim);
+  raise_in(runtime, victim, cycle);
   return true;
 }
 
 void uns_task_interrupt_youngest(uns_runtime *runtime) {
-  uns_task *youngest = NULL;
-  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
-    uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->state == UNS_TASK_PARKED) youngest = younger(youngest, task);
-  }
+  uns_task *youngest = find_youngest(runtime);
   if (youngest != NULL && youngest->awaited != NULL) youngest->awaited->expected = true; /* nobody is left to look */
   if (youngest != NULL) uns_task_interrupt(runtime, youngest);
   else lua_pop(runtime->L, 1);
+}
+
+/* ---- several states ---- */
+
+uns_task *uns_deadlock_find_cause(uns_parties *parties) {
+  uns_task *cause = NULL;
+  for (uns_runtime *runtime = uns_parties_next(parties, NULL); runtime != NULL;
+       runtime = uns_parties_next(parties, runtime))
+    cause = uns_chain_younger(cause, find_cause(runtime, true));
+  return cause;
+}
+
+uns_task *uns_deadlock_find_youngest(uns_parties *parties) {
+  uns_task *youngest = NULL;
+  for (uns_runtime *runtime = uns_parties_next(parties, NULL); runtime != NULL;
+       runtime = uns_parties_next(parties, runtime))
+    youngest = uns_chain_younger(youngest, find_youngest(runtime));
+  return youngest;
+}
+
+typedef struct {
+  uns_mail mail;
+  uint64_t task_id;
+  uint32_t wait;
+  bool cycle;
+  char message[];
+} notice;
+
+static int push_notice(lua_State *L) {
+  const notice *told = lua_touserdata(L, 1);
+  uns_error_push(L, "deadlock", "%s%s", headline, told->message);
+  return 1;
+}
+
+static void on_notice(uns_mail *mail, void *receiver) {
+  notice *told = uns_container_of(mail, notice, mail);
+  uns_runtime *runtime = receiver;
+  uns_task *victim = NULL;
+  if (runtime != NULL) {
+    for (uns_link *link = runtime->tasks.next; link != &runtime->tasks && victim == NULL; link = link->next) {
+      uns_task *task = uns_container_of(link, uns_task, live_link);
+      if (task->id == told->task_id && task->wait == told->wait && task->state == UNS_TASK_PARKED) victim = task;
+    }
+  }
+  if (victim != NULL) {
+    lua_State *L = runtime->L;
+    luaL_checkstack(L, 4, NULL);
+    lua_pushcfunction(L, push_notice);
+    lua_pushlightuserdata(L, told);
+    lua_pcall(L, 1, 1, 0); /* without memory: that error */
+    raise_in(runtime, victim, told->cycle);
+  }
+  uns_free(told);
+}
+
+int uns_deadlock_tell(uns_runtime *runtime, uint64_t task_id, uint32_t wait, bool cycle, const char *message) {
+  size_t size = message != NULL ? strlen(message) + 1 : 1;
+  notice *told = uns_malloc(sizeof *told + size);
+  if (told == NULL) return UNS_ENOMEM;
+  told->mail.deliver = on_notice;
+  told->task_id = task_id;
+  told->wait = wait;
+  told->cycle = cycle;
+  memcpy(told->message, message != NULL ? message : "", size);
+  uns_mailbox_post(runtime->mailbox, &told->mail);
+  return UNS_OK;
 }

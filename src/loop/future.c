@@ -470,6 +470,8 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
   luaL_checkstack(L, 12, NULL);
   uns_cell *cell = uns_cell_new();
   if (cell == NULL) return NULL;
+  cell->task = future->task;
+  cell->job = future->job;
   cell->by_task = !future->resolvable;
   companion *mine = add_companion(runtime, L, index, cell);
   uns_failure *failure = push_failure(L, index);

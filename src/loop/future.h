@@ -43,6 +43,12 @@ typedef enum { UNS_TOLD_NONE, UNS_TOLD_GIVEN, UNS_TOLD_CLOSED, UNS_TOLD_RETRY } 
 /* Nobody else's userdata begins with this address: futures are told by it, at half the price of comparing metatables. */
 extern const char uns_future_mark;
 
+/* Several futures, for which one wait stands; embedded in what waits for them. */
+typedef struct uns_behind {
+  /* Calls `visit` with those that have not settled, until it says true; then that is the result. */
+  bool (*each)(const struct uns_behind *behind, bool (*visit)(void *context, const uns_future *future), void *context);
+} uns_behind;
+
 struct uns_future {
   const char *mark;     /* &uns_future_mark */
   uint8_t state;        /* uns_future_state */
@@ -58,9 +64,15 @@ struct uns_future {
   const char *name;  /* of the function, interned for the life of the state; NULL: none */
   uns_cell *cell;    /* borrowed from the future's companion; NULL: never left its state */
   uint64_t since_ns; /* when it was first waited for or sent away; 0: not yet */
+  const uns_behind *behind; /* what it is made of, while it is pending; or NULL */
 };
 
 static inline bool uns_future_settled(const uns_future *future) { return future->state >= UNS_FUTURE_DONE; }
+
+/* Somebody in another state may settle it. */
+static inline bool uns_future_is_elsewhere(const uns_future *future) {
+  return future->foreign || (future->cell != NULL && uns_cell_is_remote(future->cell));
+}
 
 /* Takes the waiter out of its list and tells it. */
 static inline void uns_waiter_tell(uns_waiter *waiter, uns_runtime *runtime, uns_told told) {

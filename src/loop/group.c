@@ -14,9 +14,18 @@ static void run_cancel(uns_callback *callback, uns_runtime *runtime) {
   uns_group_cancel(uns_container_of(callback, uns_group, callback));
 }
 
+static bool each_member(const uns_behind *behind, bool (*visit)(void *, const uns_future *), void *context) {
+  const uns_group *group = uns_container_of(behind, uns_group, behind);
+  for (const uns_link *link = group->members.next; link != &group->members; link = link->next) {
+    if (visit(context, uns_container_of(link, uns_member, link)->future)) return true;
+  }
+  return false;
+}
+
 uns_group *uns_group_new(uns_runtime *runtime) {
   uns_group *group = uns_calloc(1, sizeof *group);
   if (group == NULL) return NULL;
+  group->behind.each = each_member;
   group->references = 1;
   group->runtime = runtime;
   uns_list_init(&group->members);

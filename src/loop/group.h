@@ -22,6 +22,7 @@ typedef struct uns_member {
 } uns_member;
 
 typedef struct uns_group {
+  uns_behind behind;       /* `members` */
   size_t references;       /* the scope's object, and the tasks that stand in it */
   struct uns_group *outer; /* one reference, or NULL */
   uns_runtime *runtime;

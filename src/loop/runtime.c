@@ -11,6 +11,8 @@
 #include "core/error.h"
 #include "core/packet.h"
 #include "core/search_path.h"
+#include "loop/chain.h"
+#include "loop/party.h"
 #include "loop/task.h"
 #include "loop/test_clock.h"
 
@@ -94,6 +96,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->failures);
   uns_list_init(&runtime->holding);
   uns_list_init(&runtime->held_closer.link);
+  uns_list_init(&runtime->party.link);
   int status = uv_loop_init(&runtime->loop);
   if (status != 0) {
     give_back(runtime);
@@ -158,6 +161,7 @@ static int deliver_last(lua_State *L) {
 
 void uns_runtime_free(uns_runtime *runtime) {
   if (runtime == NULL) return;
+  uns_party_leave(runtime);
   if (runtime->in_state) {
     lua_State *L = runtime->L;
     lua_pushcfunction(L, deliver_last);
@@ -309,15 +313,25 @@ static bool spin(uns_runtime *runtime) {
   return hit;
 }
 
-/* Something is under way elsewhere, and may come back at any moment. */
-static bool in_flight(uns_runtime *runtime) {
-  return runtime->pending > 0 || uv_loop_alive(&runtime->loop) || source_busy(runtime) ||
+/* Something of our own is under way, and may come at any moment. */
+static bool own_flight(uns_runtime *runtime) {
+  return runtime->pending > runtime->asked || uv_loop_alive(&runtime->loop) ||
          (runtime->busy != NULL && runtime->busy(runtime));
 }
 
-static bool hope(uns_runtime *runtime) {
-  return runtime->timers.count > runtime->limit_timers || in_flight(runtime) ||
+/* Something is under way, here or elsewhere. */
+static bool in_flight(uns_runtime *runtime) {
+  return runtime->asked > 0 || source_busy(runtime) || own_flight(runtime);
+}
+
+static bool time_helps(const uns_runtime *runtime) {
+  return runtime->timers.count > runtime->limit_timers ||
          (runtime->test_clock != NULL && uns_test_clock_goes(runtime->test_clock));
+}
+
+/* Something may happen. Whether other states will go on, all of them know together: loop/party.h. */
+static bool hope(uns_runtime *runtime) {
+  return time_helps(runtime) || in_flight(runtime) || uns_chain_leads_elsewhere(runtime);
 }
 
 /* Asks all sources to wake the loop through its mailbox, or to do so no more. False: it must not sleep. */
@@ -349,7 +363,10 @@ static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   if (runtime->lend != NULL) runtime->lend(runtime, true);
   bool tired = uns_list_empty(&runtime->ready); /* where no more may wait, lending has woken one with the error `limit` */
   if (tired && uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
+    bool quiet = runtime->party.parties != NULL && !time_helps(runtime) && !own_flight(runtime);
+    if (quiet) uns_party_rest(runtime);
     turn_uv(runtime, UV_RUN_ONCE);
+    if (quiet) uns_party_rise(runtime);
   }
   uns_mailbox_awake(runtime->mailbox);
   sources_fall_asleep(runtime, false);

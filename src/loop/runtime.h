@@ -11,6 +11,7 @@
 
 #include <lua.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <uv.h>
 
 #include "base/base.h"
@@ -74,6 +75,13 @@ void uns_timer_queue_init(uns_timer_queue *queue);
 void uns_timer_queue_deinit(uns_timer_queue *queue);
 /* The nearest deadline, UINT64_MAX: none. */
 uint64_t uns_timer_queue_next_ns(const uns_timer_queue *queue);
+/* A state among those of its process: loop/party.h. */
+typedef struct uns_party {
+  uns_link link;
+  struct uns_parties *parties; /* borrowed; NULL: it is alone */
+  bool quiet;                  /* it sleeps, and nothing but mail will wake it; guarded by their lock */
+  atomic_bool at_work;         /* it is the script's, or runs a call */
+} uns_party;
 
 /* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
 typedef struct uns_closer {
@@ -90,6 +98,7 @@ struct uns_runtime {
   uv_loop_t loop;
   uns_mailbox *mailbox; /* one reference */
   struct uns_executors *executors; /* shared by the states of a host; borrowed */
+  uns_party party;                 /* among them: loop/party.h */
 
   /* tasks */
   uns_task *current;  /* the task that runs now; NULL in the loop itself and in callbacks */
@@ -100,6 +109,7 @@ struct uns_runtime {
   uns_link tasks;     /* all live tasks, oldest first, by task->live_link */
   uns_link idle;      /* recycled tasks with their coroutines */
   size_t idle_count, live_count;
+  uint64_t root_id;   /* of the task that is the call which runs; 0: none does */
   uns_task *main;     /* stands for the state's main thread: in stock lua5.4 and other embedders */
 
   /* news */
@@ -123,9 +133,9 @@ struct uns_runtime {
   const void *channel_class; /* the metatable of channels, to tell them fast */
   struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; borrowed; else NULL */
   int unaccounted;     /* coroutines that the collector has yet to be told of: loop/task.c */
-  uint32_t last_mark;
   uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
+  size_t asked;        /* of these, what other states of ours are to answer: calls, and futures from elsewhere */
   size_t pending_io;   /* of these, what the loop itself waits for, as HTTP: no reason to spin for mail */
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/failure.c) */
@@ -205,6 +215,16 @@ static inline void uns_runtime_stir(uns_runtime *runtime) {
 
 /* Tells what went wrong, a text in lines, to whoever wants to know, else to stderr. */
 void uns_runtime_report(uns_runtime *runtime, const char *text);
+
+/* A question to another state is under way, and has been answered. */
+static inline void uns_runtime_ask(uns_runtime *runtime) {
+  runtime->pending++;
+  runtime->asked++;
+}
+static inline void uns_runtime_answered(uns_runtime *runtime) {
+  runtime->pending--;
+  runtime->asked--;
+}
 
 /* Runs `callback` in the next turn, once, however often this is called before. */
 void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback);

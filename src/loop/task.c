@@ -508,21 +508,26 @@ bool uns_tasks_run(uns_runtime *runtime) {
 
 /* ---- seen and stopped from outside ---- */
 
-void uns_task_push_where(lua_State *L, uns_task *task) {
+bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]) {
   lua_Debug frame;
   bool found = false;
-  luaL_checkstack(L, 3, NULL);
   for (int level = 0; lua_getstack(task->co, level, &frame); level++) {
     lua_getinfo(task->co, "Sl", &frame);
     if (frame.currentline <= 0) continue;
     bool ours = strncmp(frame.source, "@unsync/", 8) == 0; /* one of our modules, on behalf of who called it */
     if (ours && found) continue;
-    if (found) lua_pop(L, 1);
-    lua_pushfstring(L, "%s:%d", frame.short_src, frame.currentline);
+    snprintf(where, UNS_WHERE_BYTES, "%s:%d", frame.short_src, frame.currentline);
     found = true;
-    if (!ours) return;
+    if (!ours) break;
   }
-  if (!found) lua_pushnil(L);
+  return found;
+}
+
+void uns_task_push_where(lua_State *L, uns_task *task) {
+  char where[UNS_WHERE_BYTES];
+  luaL_checkstack(L, 1, NULL);
+  if (uns_task_where(task, where)) lua_pushstring(L, where);
+  else lua_pushnil(L);
 }
 
 void uns_task_interrupt(uns_runtime *runtime, uns_task *task) {

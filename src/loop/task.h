@@ -52,7 +52,6 @@ struct uns_task {
   bool hopeful;            /* its wait counts in runtime->pending: somebody elsewhere may end it */
   int interrupt_error;     /* pin of the error to raise */
   uint8_t interrupt;       /* uns_interrupt: what the wait it is woken from must raise */
-  uint32_t mark;           /* loop/deadlock.c: seen in the search with this number */
   uint32_t wait;           /* number of the present or last wait */
   uns_future *future;      /* on co's stack */
   uns_runtime *runtime;
@@ -62,6 +61,7 @@ struct uns_task {
   void (*leave)(uns_task *task,
                 uns_runtime *runtime); /* called once, when it is woken: its wait is more than `waiter`; or NULL */
   void *wait_in;                       /* for `leave` */
+  const uns_behind *behind;            /* the futures that it waits for, where they are several; or NULL */
   struct uns_mutex *wanted;            /* the mutex it waits for, or NULL: for deadlocks */
   uns_link mutexes;                    /* those it holds: loop/gate.h */
   uns_timer timer;                     /* a deadline of the present wait */
@@ -108,6 +108,13 @@ uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L);
 
 /* Its wait is over: it leaves what it waited in. loop/task.c's, and uns_task_wake's. */
 void uns_task_leave_wait(uns_runtime *runtime, uns_task *task);
+
+/* The wait that the task begins may be ended by another state. */
+static inline void uns_task_hope(uns_runtime *runtime, uns_task *task) {
+  if (task->hopeful) return;
+  task->hopeful = true;
+  uns_runtime_ask(runtime);
+}
 
 /* Makes a parked task ready; it leaves whatever it waited in. Harmless on one that is ready already. */
 void uns_task_wake(uns_runtime *runtime, uns_task *task);
@@ -207,7 +214,10 @@ void uns_task_push_future(lua_State *L, uns_task *task);
 /* Enters the tasks that run now, the one that resumed the other, in runtime->tasks. */
 void uns_task_list_running(uns_runtime *runtime);
 
-/* Pushes "file:line: in function ..." of where the parked task waits, or nil. */
+/* "file:line" of where the task waits or runs; false: nowhere in Lua. Its own thread, or while its state stands still. */
+enum { UNS_WHERE_BYTES = LUA_IDSIZE + 16 };
+bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]);
+/* Pushes it, or nil. */
 void uns_task_push_where(lua_State *L, uns_task *task);
 
 /* ---- what every wait goes through ---- */

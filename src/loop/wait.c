@@ -48,9 +48,10 @@ void uns_task_wake(uns_runtime *runtime, uns_task *task) {
   if (uns_timer_armed(&task->timer)) uns_timer_disarm(runtime, &task->timer);
   if (task->hopeful) {
     task->hopeful = false;
-    runtime->pending--;
+    uns_runtime_answered(runtime);
   }
   task->awaited = NULL;
+  task->behind = NULL;
   task->wanted = NULL;
   task->waits_for = NULL;
   task->wait++;
@@ -195,11 +196,7 @@ static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *futur
   uns_future_add_waiter(future, &task->waiter);
   task->awaited = future;
   task->waits_for = "future";
-  if (future->foreign ||
-      (future->cell != NULL && uns_cell_is_remote(future->cell))) { /* somebody elsewhere may settle it */
-    task->hopeful = true;
-    runtime->pending++;
-  }
+  if (uns_future_is_elsewhere(future)) uns_task_hope(runtime, task);
 }
 
 static void check_not_own(lua_State *L, const uns_task *task, const uns_future *future) {
