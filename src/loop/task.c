@@ -433,6 +433,8 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
   if (group != NULL) task->group = uns_group_ref(group);
   task->interrupt = UNS_INTERRUPT_NONE;
   if (runtime->recorder != NULL) record_call(runtime, task);
+  task->starter = L;
+  task->spawned.line = 0;
   count += SLOT_BODY;
   if (lua_gethook(L) != NULL || lua_gethook(co) != NULL) follow_hook(runtime, L, co);
   if (hold || runtime->nested_starts >= NESTED_STARTS_MAX) {
@@ -440,12 +442,14 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
     task->first_arguments = count;
     uns_task_ready(runtime, task);
     task->held = hold;
+    task->starter = NULL;
     if (hold) uns_list_remove(&task->ready_link);
     return future;
   }
   task->first_arguments = -1;
   runtime->nested_starts++;
   if (!run(runtime, L, task, count)) broken(runtime, L, task);
+  else task->starter = NULL;
   runtime->nested_starts--;
   if (runtime->caught != NULL) runtime->caught(runtime, L); /* an interrupt may have ended it: it is meant for us too */
   return future;
@@ -508,11 +512,13 @@ bool uns_tasks_run(uns_runtime *runtime) {
 
 /* ---- seen and stopped from outside ---- */
 
-bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]) {
+bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]) { return uns_where(task->co, where); }
+
+bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]) {
   lua_Debug frame;
   bool found = false;
-  for (int level = 0; lua_getstack(task->co, level, &frame); level++) {
-    lua_getinfo(task->co, "Sl", &frame);
+  for (int level = 0; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "Sl", &frame);
     if (frame.currentline <= 0) continue;
     bool ours = strncmp(frame.source, "@unsync/", 8) == 0; /* one of our modules, on behalf of who called it */
     if (ours && found) continue;

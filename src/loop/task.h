@@ -30,6 +30,8 @@ typedef struct uns_cancel_scope {
   int reason; /* pin of the reason given, or 0 */
 } uns_cancel_scope;
 
+enum { UNS_WHERE_BYTES = LUA_IDSIZE + 16 };
+
 struct uns_task {
   uns_link ready_link; /* in runtime->ready */
   uns_link live_link;  /* in runtime->tasks, or ->idle */
@@ -72,6 +74,11 @@ struct uns_task {
     uint64_t called_ns, started_ns;    /* 0: it has not started */
     bool known;                        /* it has come to rest before */
   } record;
+  lua_State *starter;                  /* while its start is under way: who started it; or NULL */
+  struct {
+    int line; /* 0: not known */
+    char source[LUA_IDSIZE];
+  } spawned; /* where it was started, once it has waited */
   uint64_t id, parent_id;              /* 0: none */
   uns_task *resumer;                   /* while it runs: the task below it on the C stack, or NULL */
   struct uns_group *group;             /* loop/group.h; one reference, or NULL: it stands in no scope */
@@ -215,7 +222,8 @@ void uns_task_push_future(lua_State *L, uns_task *task);
 void uns_task_list_running(uns_runtime *runtime);
 
 /* "file:line" of where the task waits or runs; false: nowhere in Lua. Its own thread, or while its state stands still. */
-enum { UNS_WHERE_BYTES = LUA_IDSIZE + 16 };
+/* The same of any thread of Lua. */
+bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]);
 bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]);
 /* Pushes it, or nil. */
 void uns_task_push_where(lua_State *L, uns_task *task);

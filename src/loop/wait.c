@@ -14,9 +14,22 @@ const char uns_task_wait_mark = 0;
 
 /* ---- ready, parked, awake ---- */
 
+/* Where it was started: the first line of Lua below that is not ours. Taken now, for that stack will have moved on. */
+static void note_spawn_site(uns_task *task) {
+  lua_Debug frame;
+  for (int level = 1; lua_getstack(task->starter, level, &frame); level++) {
+    lua_getinfo(task->starter, "Sl", &frame);
+    if (frame.currentline <= 0 || strncmp(frame.source, "@unsync/", 8) == 0) continue;
+    memcpy(task->spawned.source, frame.short_src, sizeof task->spawned.source);
+    task->spawned.line = frame.currentline;
+    return;
+  }
+}
+
 void uns_task_list(uns_runtime *runtime, uns_task *task) {
   task->listed = true;
   task->since_ns = runtime->now_ns;
+  if (task->starter != NULL) note_spawn_site(task);
   if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
   uns_list_push_back(&runtime->tasks, &task->live_link);
   runtime->live_count++;
