@@ -390,6 +390,7 @@ static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_
   } else if (status == LUA_YIELD) {
     if (runtime->parking) runtime->parking = false;
     else foreign_yield(runtime, task, results);
+    task->starter = NULL; /* whose stack moves on */
   } else {
     return false;
   }
@@ -449,7 +450,6 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
   task->first_arguments = -1;
   runtime->nested_starts++;
   if (!run(runtime, L, task, count)) broken(runtime, L, task);
-  else task->starter = NULL;
   runtime->nested_starts--;
   if (runtime->caught != NULL) runtime->caught(runtime, L); /* an interrupt may have ended it: it is meant for us too */
   return future;
