@@ -87,17 +87,16 @@ for _, kind in ipairs({"thread", "cpu"}) do
     end)
 
     it("is raised in what a call has left waiting when its function has returned", function()
-      local ran = run([[
-        local unsync = require "unsync"
+      local text = message(kind, [[
         local p = unsync.promise()
-        print(unsync[...](function()
+        return unsync[kind](function()
           local unsync = require "unsync"
           unsync.io(function() p:await() end, {name = "left"})()
           return "done"
-        end, {fresh = true})():await())
-      ]], {kind})
-      assert.equal("done\n", ran.out)
-      assert.matches("io left at [^\n]* waits for promise", ran.err)
+        end, {fresh = true})():await()
+      ]])
+      assert.matches("^false\tdeadlock\n", text)
+      assert.matches("io left at [^\n]* waits for promise", text)
     end)
 
     it("is none while the function only computes, sleeps or stands in C", function()

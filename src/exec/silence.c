@@ -53,7 +53,7 @@ static bool rings_empty(uns_child *child) {
   bool empty = child->readable && !uns_ring_has_news(&child->wire.to_host);
   uv_mutex_unlock(&child->read_lock);
   uv_mutex_lock(&child->lock);
-  empty = empty && child->state == UNS_CHILD_LIVE && child->in_flight == 1 && !child->writing && child->unsent_count == 0 && child->cancelled == 0 &&
+  empty = empty && child->state == UNS_CHILD_LIVE && child->in_flight == 1 && !child->writing && child->unsent_count == 0 &&
           atomic_load(&child->jobs[child->order[0]]->cancel) == 0;
   uv_mutex_unlock(&child->lock);
   return empty;
