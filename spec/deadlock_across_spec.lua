@@ -132,30 +132,32 @@ for _, kind in ipairs({"thread", "cpu"}) do
   end)
 end
 
-describe("deadlock at a channel between states", function()
-  it("is raised where nobody is left to send", function()
-    assert.equal("false\tdeadlock\n", output([[
-      local channel = unsync.channel()
-      local f = unsync.thread(function() return channel:recv() end)()
-      local ok, err = pcall(f.await, f)
-      print(ok, err.code)
-    ]]))
-  end)
+for _, kind in ipairs({"thread", "cpu"}) do
+  describe("deadlock at a channel between the script and a " .. kind, function()
+    it("is raised where nobody is left to send", function()
+      assert.equal("false\tdeadlock\n", output([[
+        local channel = unsync.channel()
+        local f = unsync[...](function() return channel:recv() end)()
+        local ok, err = pcall(f.await, f)
+        print(ok, err.code)
+      ]], kind))
+    end)
 
-  it("is none where items are under way", function()
-    assert.equal("20100\tsent\n", output([[
-      local channel = unsync.channel()
-      local f = unsync.thread(function()
-        for i = 1, 200 do channel:send(i) end
-        channel:close()
-        return "sent"
-      end)()
-      local sum = 0
-      for value in channel do sum = sum + value end
-      print(sum, f:await())
-    ]]))
+    it("is none where items are under way", function()
+      assert.equal("20100\tsent\n", output([[
+        local channel = unsync.channel()
+        local f = unsync[...](function()
+          for i = 1, 200 do channel:send(i) end
+          channel:close()
+          return "sent"
+        end)()
+        local sum = 0
+        for value in channel do sum = sum + value end
+        print(sum, f:await())
+      ]], kind))
+    end)
   end)
-end)
+end
 
 describe("a worker process that dies", function()
   it("fails the futures of tasks in it that others wait for", function()

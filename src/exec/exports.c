@@ -350,14 +350,14 @@ static void on_settled(uns_mail *mail, void *receiver) {
 uns_cell *uns_exports_find(uns_child *child, uint64_t id) {
   uv_mutex_lock(&child->exports.lock);
   const uns_export *export = find_id(&child->exports, id);
-  uns_cell *cell = export != NULL ? uns_shared_ref(export->cell) : NULL;
+  uns_cell *cell = export != NULL && export->cell != NULL ? uns_shared_ref(export->cell) : NULL;
   uv_mutex_unlock(&child->exports.lock);
   return cell;
 }
 
 uint64_t uns_exports_made_there(uns_child *child, const uns_cell *cell) {
   uv_mutex_lock(&child->exports.lock);
-  const uns_export *export = find_cell(&child->exports, cell);
+  const uns_export *export = find_object(&child->exports, cell);
   uint64_t id = export != NULL && (export->id & child_made) != 0 ? export->id : 0;
   uv_mutex_unlock(&child->exports.lock);
   return id;

@@ -510,7 +510,7 @@ static int on_ask(uns_parent *parent, uint64_t round) {
   }
   uv_mutex_unlock(&parent->look_lock);
   uns_free(cells);
-  int status = send_message(parent, &message, &packet);
+  int status = uns_parent_send(parent, &message, &packet);
   uns_packet_deinit(&packet);
   return status == UNS_ENOMEM ? UNS_ENOMEM : UNS_OK;
 }
