@@ -404,7 +404,7 @@ describe("a process that dies", function()
       local item = c:recv()
       r:send({item, require("luv").os_getpid()})
       c:recv()
-      unsync.channel():recv()
+      r:recv() -- which nobody sends
     end)
     local task = dying(ch, ready)
     local first = ready:recv()
