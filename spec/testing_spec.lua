@@ -171,6 +171,13 @@ describe("testing.clock", function()
     assert.equal(3600, clock:now())
   end)
 
+  it("ends with the call of a worker that made it", function()
+    local stop = unsync.thread(function() require("unsync.testing").clock() end)
+    local sleep = unsync.thread(function() return require("unsync").sleep(0.001) end)
+    for _ = 1, 4 do stop():await() end
+    for _ = 1, 4 do sleep():await() end
+  end)
+
   it("is one at a time, and refuses what it does not know", function()
     local clock <close> = testing.clock()
     assert.has_error(testing.clock, "there is a test clock already, which has not been closed")

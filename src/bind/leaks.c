@@ -10,6 +10,8 @@
 
 #include "bind/bind.h"
 #include "bind/testing.h"
+#include "exec/executors.h"
+#include "exec/pool.h"
 #include "loop/failure.h"
 #include "loop/transfer.h"
 
@@ -70,6 +72,7 @@ static int core_unseen(lua_State *L) {
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
     const uns_future *future = lua_touserdata(L, 3);
     if (future->state != UNS_FUTURE_FAILED || !uns_future_unobserved(L, 3)) continue;
+    if (future->cell != NULL && atomic_load_explicit(&future->cell->looked_at, memory_order_relaxed)) continue;
     lua_pushvalue(L, 3);
     lua_rawseti(L, 1, ++count);
   }
@@ -123,19 +126,31 @@ static int core_reports(lua_State *L) {
 
 /* ---- descriptors ---- */
 
-/* Adds the descriptor `name` to the table on top, unless it is one of libcurl's. */
+/* Adds the descriptor `name` to the table on top. */
 static void add_descriptor(lua_State *L, const char *name) {
   static const char directory[] = "/proc/self/fd/";
   char path[64], target[512];
-  int fd = atoi(name);
   size_t size = strlen(name);
-  if (size > 12 || uns_http_has_socket(uns_upvalue_runtime(L), fd)) return;
+  if (size > 12) return;
   memcpy(path, directory, sizeof directory - 1);
   memcpy(path + sizeof directory - 1, name, size + 1);
   ssize_t length = readlink(path, target, sizeof target);
   if (length <= 0) return;
   lua_pushlstring(L, target, (size_t)length);
-  lua_rawseti(L, -2, fd);
+  lua_rawseti(L, -2, atoi(name));
+}
+
+/* rest(): closes the connections that this state's HTTP client keeps */
+static int core_rest(lua_State *L) {
+  uns_http_rest(uns_upvalue_runtime(L));
+  return 0;
+}
+
+/* threads() -> how many the pool has; 0: it has not been needed */
+static int core_threads(lua_State *L) {
+  const uns_executors *executors = uns_upvalue_runtime(L)->executors;
+  lua_pushinteger(L, executors->pool != NULL ? (lua_Integer)uns_pool_threads(executors->pool) : 0);
+  return 1;
 }
 
 /* descriptors() -> a table: number of an open descriptor -> what it is, as /proc has it */
@@ -152,13 +167,10 @@ static int core_descriptors(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg functions[] = {{"note_calls", core_note_calls},
-                                     {"site", core_site},
-                                     {"unseen", core_unseen},
-                                     {"keep_reports", core_keep_reports},
-                                     {"reports", core_reports},
-                                     {"descriptors", core_descriptors},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"note_calls", core_note_calls},     {"site", core_site},       {"unseen", core_unseen},
+    {"keep_reports", core_keep_reports}, {"reports", core_reports}, {"descriptors", core_descriptors},
+    {"threads", core_threads},           {"rest", core_rest},       {NULL, NULL}};
 
 int uns_open_leaks(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);

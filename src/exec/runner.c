@@ -18,6 +18,7 @@
 #include "loop/failure.h"
 #include "loop/group.h"
 #include "loop/task.h"
+#include "loop/test_clock.h"
 
 /* Turns the loop until the future at `index` has settled and all that belongs to the call has ended. Whoever asks the job to
    stop sets its flag and wakes the loop. */
@@ -224,6 +225,9 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
     lua_settop(L, 0);
   }
   uns_interrupt_listen(NULL);
+  if (__builtin_expect(runtime->test_clock != NULL || runtime->shuffle != 0 || runtime->inline_kinds != 0, 0)) {
+    uns_test_clock_end(runtime); /* one that the call has left must not be the next one's */
+  }
   end_scope(runtime);
   runtime->job = NULL;
   runtime->root_id = 0;

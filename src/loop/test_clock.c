@@ -37,6 +37,12 @@ void uns_test_clock_run(uns_runtime *runtime) {
   uns_runtime_stir(runtime); /* what is due next is due otherwise now */
 }
 
+void uns_test_clock_end(uns_runtime *runtime) {
+  uns_test_clock_run(runtime);
+  runtime->shuffle = 0;
+  runtime->inline_kinds = 0;
+}
+
 void uns_test_clock_advance(uns_runtime *runtime, lua_State *L, uint64_t duration_ns) {
   uns_test_clock *clock = runtime->test_clock;
   uns_task *task = uns_gate_wait(runtime, L, &clock->movers, "the test clock");

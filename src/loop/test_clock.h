@@ -27,6 +27,8 @@ typedef struct uns_test_clock {
 int uns_test_clock_stop(uns_runtime *runtime, bool autojump);
 /* It runs on. Movers are woken. */
 void uns_test_clock_run(uns_runtime *runtime);
+/* The same, and what else a test has set here is as it was: for a state that goes on to the next call. */
+void uns_test_clock_end(uns_runtime *runtime);
 /* The running task waits until `duration_ns` have passed on the stopped clock, deadline by deadline: uns_task_park. May raise. */
 void uns_test_clock_advance(uns_runtime *runtime, lua_State *L, uint64_t duration_ns);
 

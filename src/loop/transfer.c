@@ -603,8 +603,8 @@ int uns_transfer_start(uns_transfer *transfer, uns_runtime *runtime, uint64_t de
   return UNS_OK;
 }
 
-bool uns_http_has_socket(const uns_runtime *runtime, int fd) {
-  return runtime->http != NULL && socket_of(runtime->http, fd) != NULL;
+void uns_http_rest(uns_runtime *runtime) {
+  if (runtime->http != NULL && runtime->http->active_count == 0) close_multi(runtime->http);
 }
 
 void uns_http_run_waiting(uns_runtime *runtime) {

@@ -60,8 +60,8 @@ void uns_transfer_release(uns_transfer *transfer);
 /* The first one under way for which `matches` is true, or NULL. */
 uns_transfer *uns_transfer_find(uns_runtime *runtime, bool (*matches)(const uns_transfer *, const void *),
                                 const void *what);
-/* True if `fd` is a socket of libcurl's, kept for the next requests or in use. */
-bool uns_http_has_socket(const uns_runtime *runtime, int fd);
+/* Closes the connections that are kept for the next requests, if none is under way. */
+void uns_http_rest(uns_runtime *runtime);
 /* After a release from outside `ended`: lets those that wait have the place. */
 void uns_http_run_waiting(uns_runtime *runtime);
 

@@ -8,10 +8,13 @@ local leaks = {}
 
 --- Rounds of the loop that what is ready may take to come to its end, and seconds for what has been cancelled.
 local ROUNDS, GRACE = 100, 1
+--- How often, and after how many seconds each, handles are looked at before they count as left open.
+local HANDLE_ROUNDS, HANDLE_PAUSE = 10, 0.02
 
 -- ---- libuv's handles: luv says what they are, not who made them ----
 
-local handle_sites = setmetatable({}, { __mode = "k" })
+local handle_sites = setmetatable({}, { __mode = "k" })  -- where it was made
+local handle_makers = setmetatable({}, { __mode = "kv" }) -- by which task; none: by a callback
 local watched -- the module's table whose constructors note where they are called
 local makers = {
   "new_timer", "new_tcp", "new_pipe", "new_udp", "new_tty", "new_async", "new_poll", "new_socket_poll", "new_signal",
@@ -29,7 +32,10 @@ local function caller_site()
 end
 
 local function noted(handle, ...)
-  if type(handle) == "userdata" then handle_sites[handle] = caller_site() end
+  if type(handle) == "userdata" then
+    handle_sites[handle] = caller_site()
+    handle_makers[handle] = unsync.current()
+  end
   return handle, ...
 end
 
@@ -74,6 +80,18 @@ local function active_handles()
   return handles
 end
 
+--- The descriptors of luv's handles, which are looked at as handles.
+local function handle_descriptors()
+  local uv, numbers = luv(), {}
+  if uv then
+    uv.walk(function(handle)
+      local ok, fd = pcall(uv.fileno, handle)
+      if ok and fd then numbers[fd] = true end
+    end)
+  end
+  return numbers
+end
+
 -- ---- descriptors ----
 
 --- The numbers of sockets of AF_UNIX without a name: those between us and our worker processes are such.
@@ -115,8 +133,9 @@ local function new_descriptors(before)
     if before[fd] ~= target then any = true end
   end
   if not any then return new end
+  local of_handles = handle_descriptors()
   for fd, target in pairs(only_scripts(now)) do
-    if before[fd] ~= target then new[fd] = target end
+    if before[fd] ~= target and not of_handles[fd] then new[fd] = target end
   end
   return new
 end
@@ -216,22 +235,55 @@ local function add_tasks(list, before, outer)
   end
 end
 
-local function add_handles(list, before)
-  local uv = package.loaded.luv
+--- Whether the handle is by a task of the test. What callbacks make, and what was there before, is the file's.
+local function by_test(handle, before)
+  local maker = handle_makers[handle]
+  if maker then return not before.kept[maker] end
+  return handle_sites[handle] == nil
+end
+
+local function new_handles(before, outer)
+  local new = {}
   for handle in pairs(active_handles()) do
-    if not before.handles[handle] then
-      local site = handle_sites[handle]
-      local kind = uv.handle_get_type and uv.handle_get_type(handle) or tostring(handle)
-      list[#list + 1] = ("left open: luv %s%s"):format(kind, site and ", made at " .. site or "")
-      uv.close(handle)
-    end
+    if not before.handles[handle] and (not outer or by_test(handle, before)) then new[#new + 1] = handle end
   end
+  return new
+end
+
+local function add_handles(list, before, outer)
+  local uv, new = package.loaded.luv, new_handles(before, outer)
+  for _ = 1, HANDLE_ROUNDS do -- a process that was told to end does so in its time
+    if #new == 0 then return end
+    unsync.sleep(HANDLE_PAUSE)
+    new = new_handles(before, outer)
+  end
+  for _, handle in ipairs(new) do
+    local site = handle_sites[handle]
+    local kind = uv.handle_get_type and uv.handle_get_type(handle) or tostring(handle)
+    list[#list + 1] = ("left open: luv %s%s"):format(kind, site and ", made at " .. site or "")
+    uv.close(handle)
+  end
+end
+
+--- Files that were left to the collector are closed by it, and kept connections let go: here, and in idle threads.
+local function collect()
+  collectgarbage()
+  collectgarbage()
+  found.rest()
+  local calls = {}
+  for n = 1, found.threads() do
+    calls[n] = unsync.thread(function()
+      collectgarbage()
+      collectgarbage()
+      require("unsync.core.leaks").rest()
+    end)()
+  end
+  for _, call in ipairs(calls) do pcall(call.await, call, GRACE) end
 end
 
 local function add_descriptors(list, before, outer)
   if not next(new_descriptors(before.descriptors)) then return end
-  collectgarbage()
-  collectgarbage()
+  collect()
   unsync.yield()
   local new = new_descriptors(before.descriptors)
   local numbers = {}
@@ -267,7 +319,7 @@ function leaks.find(before, outer)
     left[1] = "left open: a test clock (`local clock <close> = testing.clock()`)"
   end
   add_tasks(left, before, outer)
-  add_handles(left, before)
+  add_handles(left, before, outer)
   add_descriptors(left, before, outer)
   add_failures(failures)
   return left, failures
