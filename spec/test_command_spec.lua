@@ -131,6 +131,10 @@ describe("unsync test", function()
   it("does not take its own threads, processes and connections for the test's", function()
     local ran = run([[
       local unsync = require("unsync")
+      local http_server = require("spec.support.http_server")
+      local server
+      setup(function() server = http_server.start() end)
+      teardown(function() server.close() end)
       it("uses them all", function()
         local calls = {}
         for n = 1, 6 do
@@ -141,6 +145,10 @@ describe("unsync test", function()
         assert.is_true(os.execute("true"))
         local slow = unsync.thread(function() require("unsync").sleep(100) end)()
         slow:cancel()
+        assert.equal(200, unsync.http.get(server.url .. "/"):await().status)
+        local function get(url) return require("unsync.http").get(url):await().status end
+        assert.equal(200, (unsync.thread(get)(server.url .. "/"):await()))
+        assert.equal("", (unsync.thread(function() return io.tmpfile():read("a") end)():await()))
       end)
       it("leaves the server of its file alone", function() end)
     ]])
