@@ -56,6 +56,7 @@ PROGRAM_SOURCE := $(wildcard src/main.c)
 LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
 C_TESTS := $(sort $(wildcard spec/c/*_test.c))
 SPEC_PLUGINS := $(sort $(wildcard spec/support/plugins/*.c))
+SPEC_PROGRAMS := $(sort $(wildcard spec/support/*.c))
 EXAMPLE_PLUGINS := $(sort $(wildcard examples/native/*.c))
 EMBED_EXAMPLES := $(if $(wildcard $(API_SOURCE)),$(sort $(wildcard examples/embed/*.c)))
 
@@ -105,7 +106,8 @@ $1/objects := $$(patsubst src/%.c,$1/obj/%.o,$$(LIBRARY_SOURCES)) $1/obj/gen/lua
 $1/program := $$(if $$(PROGRAM_SOURCE),$1/unsync)
 $1/plugins := $$(patsubst examples/native/%.c,$1/plugins/%.so,$$(EXAMPLE_PLUGINS))
 $1/spec-plugins := $$(patsubst spec/support/plugins/%.c,$1/spec/plugins/%.so,$$(SPEC_PLUGINS))
-$1/tests := $$(patsubst spec/c/%.c,$1/spec/%,$$(C_TESTS))
+$1/spec-programs := $$(patsubst spec/support/%.c,$1/spec/support/%,$$(SPEC_PROGRAMS))
+$1/tests := $$(patsubst spec/c/%.c,$1/spec/%,$$(C_TESTS)) $$($1/spec-programs)
 
 $$(call remember,$1/flags,$$(CC) $$(LANGUAGE) $$(WARNINGS) $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) $$(LDLIBS) $2)
 $$(call remember,$1/objects.list,$$($1/objects))
@@ -143,12 +145,17 @@ $1/spec/plugins/%.so: spec/support/plugins/%.c $1/flags | packages
 	@mkdir -p $$(@D)
 	$$(Q)$$(COMPILE_PLUGIN) $2 -shared $$(LDFLAGS) -o $$@ $$< $$(PLUGIN_LIBS_$$*)
 
+$1/spec/support/%: spec/support/%.c $1/flags | packages
+	$$(call say,CC,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(LANGUAGE) $$(WARNINGS) -MMD -MP $$(CPPFLAGS) $$(CFLAGS) $$(LDFLAGS) -o $$@ $$< -lutil
+
 $1/spec/%: spec/c/%.c $1/libunsync.a | packages-test
 	$$(call say,TEST,$$@)
 	@mkdir -p $$(@D)
 	$$(Q)$$(COMPILE) $2 $$(CMOCKA_CFLAGS) $$(LDFLAGS) -o $$@ $$< $1/libunsync.a $$(TEST_LIBS_$$*) $$(CMOCKA_LIBS) $$(PROGRAM_LIBS)
 
--include $$(wildcard $1/obj/*.d $1/obj/*/*.d $1/plugins/*.d $1/spec/*.d $1/spec/plugins/*.d)
+-include $$(wildcard $1/obj/*.d $1/obj/*/*.d $1/plugins/*.d $1/spec/*.d $1/spec/plugins/*.d $1/spec/support/*.d)
 endef
 
 SANITIZE := -O1 -fno-omit-frame-pointer
@@ -297,7 +304,7 @@ fuzz: build/fuzz/$(FUZZ) | packages-check ## FUZZ=codec|frame|plugin SECONDS=60:
 seeds: build/fuzz/seeds $(build/plugins) ## write the inputs that fuzzing begins with into spec/corpus
 	@build/fuzz/seeds spec/corpus $(firstword $(build/plugins))
 
-C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
+C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(SPEC_PROGRAMS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
 C_HEADERS := $(wildcard include/*.h src/*/*.h spec/c/*.h spec/support/plugins/*.h)
 LINT_WARNINGS := $(WARNINGS) -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Wimplicit-fallthrough -Werror
 LINT = $(LANGUAGE) $(LINT_WARNINGS) -pthread $(INCLUDES) $(CMOCKA_CFLAGS) $(CPPFLAGS)

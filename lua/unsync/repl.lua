@@ -72,6 +72,7 @@ function Repl:show(values)
     texts[i] = self:text_of(values[i])
     lines = lines or texts[i]:find("\n", 1, true)
   end
+  self.host.fresh()
   self:say(table.concat(texts, lines and "\n" or "\t"))
   if self.interactive then
     for i = 1, values.n do self:announce(values[i]) end
@@ -80,22 +81,23 @@ end
 
 -- ---- running ----
 
---- Runs `body` as the task that Ctrl-C cancels; true if it ended well.
+--- Runs `body` as the task that Ctrl-C cancels; true if it ended well. It is given a function to say what line runs.
 function Repl:guard(body)
-  local traceback
-  local line
+  local traceback, line
+  local function on_error(err)
+    if line then self.session:keep_failed(line) end
+    traceback = self.host.traceback(err)
+    return err
+  end
   self.host.begin()
-  local task = unsync.spawn(function(...)
-    return xpcall(body, function(err)
-      if line then self.session:keep_failed(line) end
-      traceback = self.host.traceback(err)
-      return err
-    end, function(running) line = running end)
+  local task = unsync.spawn(function()
+    self.running = unsync.current()
+    self.host.foreground(self.running) -- from its first instruction on: it may never come to wait
+    return xpcall(body, on_error, function(running) line = running end)
   end)
-  self.running = task
-  self.host.foreground(task)
   local outcome = table.pack(pcall(task.await, task))
   self.host.foreground(nil)
+  self.running = nil
   if self.host.terminated() then error(outcome[2], 0) end
   self.running = nil
   local err = outcome[2]
@@ -106,7 +108,7 @@ function Repl:guard(body)
   if self.host.was_interrupted() then
     self.failed = true
     io.stdout:flush()
-    io.stderr:write(show.paint(self.color, "bad", "interrupted"), "\n")
+    io.stderr:write(self.interactive and "\n" or "", show.paint(self.color, "bad", "interrupted"), "\n")
   else
     self:tell(err, traceback)
   end

@@ -31,6 +31,7 @@ uns_lines_end uns_lines_read(const uns_turner *turner, const char *prompt, const
 /*
  * Sets in the table on top:
  *   remember(entries)   appends to what the arrow keys bring back
+ *   fresh()             what was printed is on the screen, and the cursor at the beginning of a line
  *   complete(fn)        fn(text before the cursor) -> the part to complete, what it is at least, candidates
  */
 void uns_lines_set(lua_State *L);

@@ -46,6 +46,7 @@ static void arm(lua_State *L) {
 
 static void on_signal(int number) {
   if (++taken.count > (taken.patient ? PATIENCE : 1) || taken.run == NULL) {
+    if (taken.stop != NULL) taken.stop();
     signal(number, SIG_DFL);
     raise(number);
     return;

@@ -22,7 +22,7 @@ void uns_signals_look(uns_run *run);
  *   count      how many have come since
  *   patient    while it is so, a second one does not end the program: somebody will look
  *   insist     what runs on `L` is interrupted again, as soon as it goes on: it has caught the first
- *   on_stop    called in the handler of SIGTSTP, before the process stops; NULL: nothing
+ *   on_stop    called in a signal handler, before the process stops or is killed; NULL: nothing
  */
 void uns_signals_forgive(void);
 int uns_signals_count(void);
