@@ -20,6 +20,9 @@ enum {
   UNS_ARENA_CLASSES = UNS_ARENA_SMALL / UNS_ARENA_STEP + 1
 };
 
+/* Who keeps something at uns_arena.own. */
+enum { UNS_ARENA_OWN_CODEC, UNS_ARENA_OWN_RUNTIME, UNS_ARENA_OWN_COUNT };
+
 typedef struct uns_arena {
   void *free[UNS_ARENA_CLASSES]; /* lists of free blocks, linked through their first word */
   char *next, *end;              /* of the chunk that new blocks are cut from */
@@ -27,6 +30,7 @@ typedef struct uns_arena {
   size_t chunk_bytes;            /* of the next one */
   size_t chunks_bytes;           /* of all */
   size_t live_bytes;             /* in use now, as asked for: what a limit would count */
+  void *own[UNS_ARENA_OWN_COUNT]; /* what rooms above keep for the state: found from any of its Lua threads, without a look-up */
 } uns_arena;
 
 /* NULL without memory. */

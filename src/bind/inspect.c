@@ -1,26 +1,5 @@
 /* inspect: the running task, and a list of all live ones and of the calls under way. */
 #include "bind/bind.h"
-#include "bind/inspect.h"
-
-static const char calls_key = 0; /* registry: future of a call under way -> id of the task that made it, 0: none */
-
-void uns_inspect_call(uns_runtime *runtime, lua_State *L, int index) {
-  index = lua_absindex(L, index);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &calls_key);
-  lua_pushvalue(L, index);
-  lua_pushinteger(L, runtime->current != NULL ? (lua_Integer)runtime->current->id : 0);
-  lua_rawset(L, -3);
-  lua_pop(L, 1);
-}
-
-void uns_inspect_call_ended(lua_State *L, int index) {
-  index = lua_absindex(L, index);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &calls_key);
-  lua_pushvalue(L, index);
-  lua_pushnil(L);
-  lua_rawset(L, -3);
-  lua_pop(L, 1);
-}
 
 /* current() -> Future of the running task; nil in a callback, and on a main thread that is no task */
 static int core_current(lua_State *L) {
@@ -74,12 +53,15 @@ static void push_task(lua_State *L, uns_task *task, uint64_t now_ns) {
   lua_setfield(L, -2, "future");
 }
 
-static void push_call(lua_State *L, int future_index, int parent_index, uint64_t now_ns) {
-  const uns_future *future = lua_touserdata(L, future_index);
+/* A call under way is pinned by its job. The pin and what it pins lie on top: pushes a record, or nothing and returns false. */
+static bool push_call(lua_State *L, uint64_t now_ns) {
+  int future_index = lua_gettop(L);
+  const uns_future *future = uns_future_test(L, future_index);
+  if (future == NULL || future->job == NULL || future->job->pin != lua_tointeger(L, -2)) return false;
   bool started = future->job != NULL &&
                  atomic_load_explicit(&future->job->state, memory_order_relaxed) == UNS_JOB_STARTED;
   lua_createtable(L, 0, 8);
-  lua_pushvalue(L, parent_index);
+  lua_pushinteger(L, (lua_Integer)future->job->parent_id);
   lua_setfield(L, -2, "parent");
   set_text(L, "kind", uns_future_kind_name(future));
   set_text(L, "name", future->name);
@@ -88,6 +70,7 @@ static void push_call(lua_State *L, int future_index, int parent_index, uint64_t
   set_age(L, future->since_ns, now_ns);
   lua_pushvalue(L, future_index);
   lua_setfield(L, -2, "future");
+  return true;
 }
 
 /* tasks() -> the records of all live tasks, then those of the calls under way, both in no particular order */
@@ -102,10 +85,9 @@ static int core_tasks(lua_State *L) {
     push_task(L, uns_container_of(link, uns_task, live_link), now_ns);
     lua_rawseti(L, 1, ++count);
   }
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &calls_key);
+  uns_runtime_push_pins(runtime, L);
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-    push_call(L, 3, 4, now_ns);
-    lua_rawseti(L, 1, ++count);
+    if (push_call(L, now_ns)) lua_rawseti(L, 1, ++count);
   }
   lua_settop(L, 1);
   return 1;
@@ -114,7 +96,5 @@ static int core_tasks(lua_State *L) {
 static const luaL_Reg functions[] = {{"current", core_current}, {"tasks", core_tasks}, {NULL, NULL}};
 
 void uns_bind_inspect(lua_State *L, uns_runtime *runtime) {
-  lua_newtable(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &calls_key);
   uns_bind_functions(L, runtime, functions);
 }

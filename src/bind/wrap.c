@@ -12,7 +12,6 @@
 
 #include "bind/bind.h"
 #include "bind/inline.h"
-#include "bind/inspect.h"
 #include "bind/progress.h"
 #include "bind/variable.h"
 #include "bind/wrap.h"
@@ -275,7 +274,6 @@ static void on_completion(uns_mail *mail, void *receiver) {
   if (lua_checkstack(L, LUA_MINSTACK)) {
     uns_runtime_push_pin(runtime, L, job->pin);
     ((uns_future *)lua_touserdata(L, top + 1))->job = NULL;
-    uns_inspect_call_ended(L, top + 1);
     lua_pushcfunction(L, settle);
     lua_pushvalue(L, top + 1);
     lua_pushlightuserdata(L, job);
@@ -345,7 +343,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   }
   set_deadline(L, runtime, job);
   uns_future *future = uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
-  uns_inspect_call(runtime, L, -1);
+  job->parent_id = runtime->current != NULL ? runtime->current->id : 0;
   lua_pushvalue(L, -1);
   job->pin = uns_runtime_pin(runtime, L);
   if (function->native != NULL) uns_progress_attach(job);

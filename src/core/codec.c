@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/arena.h"
 #include "base/base.h"
 #include "core/codec_state.h"
 #include "core/error.h"
@@ -11,7 +12,15 @@
 
 static const char codec_key; /* its address names the codec in the registry */
 
+/* The arena of a state that is ours; NULL in other programs' states. */
+static uns_arena *arena_of(lua_State *L) {
+  void *arena;
+  return lua_getallocf(L, &arena) == uns_arena_allocate ? arena : NULL;
+}
+
 uns_codec *uns_codec_of(lua_State *L) {
+  const uns_arena *arena = arena_of(L);
+  if (arena != NULL) return arena->own[UNS_ARENA_OWN_CODEC];
   lua_rawgetp(L, LUA_REGISTRYINDEX, &codec_key);
   uns_codec *codec = lua_touserdata(L, -1);
   lua_pop(L, 1);
@@ -82,6 +91,8 @@ void uns_codec_open(lua_State *L) {
 
   lua_settop(L, top + 1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &codec_key); /* last: half of one is never found */
+  uns_arena *arena = arena_of(L);
+  if (arena != NULL) arena->own[UNS_ARENA_OWN_CODEC] = codec;
 }
 
 void uns_codec_set_mailbox(lua_State *L, uns_mailbox *mailbox) {

@@ -84,6 +84,7 @@ typedef struct uns_job {
   const char *stopped_by; /* static: which rung ended it ("sigterm"), or NULL */
   int reason;        /* home's: pin of why it was cancelled, or 0 */
   int pin;           /* home's: the future in its registry */
+  uint64_t parent_id; /* home's: the task that made the call, 0: none */
   void *context;     /* home's too */
   bool held;         /* it was cancelled while it was held: it never counted as running */
   void *worker;      /* dispatch's: who has it */

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/arena.h"
 #include "core/error.h"
 #include "core/packet.h"
 #include "core/search_path.h"
@@ -17,7 +18,7 @@
 #include "loop/test_clock.h"
 
 /* Registry keys, by address. */
-static const char runtime_key = 0, pins_key = 0, names_key = 0;
+static const char runtime_key = 0, names_key = 0;
 
 static void on_mail(uv_poll_t *poll, int status, int events) {
   (void)status;
@@ -42,8 +43,10 @@ static int open_registry(lua_State *L) {
   uns_runtime *runtime = lua_touserdata(L, 1);
   lua_pushlightuserdata(L, runtime);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &runtime_key);
+  void *arena;
+  if (lua_getallocf(L, &arena) == uns_arena_allocate) ((uns_arena *)arena)->own[UNS_ARENA_OWN_RUNTIME] = runtime;
   lua_createtable(L, 16, 0);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &pins_key);
+  runtime->pins_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &names_key);
   uns_error_open(L);
@@ -176,11 +179,16 @@ void uns_runtime_free(uns_runtime *runtime) {
   runtime->mailbox = NULL;
   uns_shared_unref(runtime->search_path);
   uns_timer_queue_deinit(&runtime->timers);
+  uns_free(runtime->free_pins);
+  runtime->free_pins = NULL;
+  runtime->pin_capacity = runtime->free_pin_count = 0;
   uns_test_clock_free(runtime);
   give_back(runtime);
 }
 
 uns_runtime *uns_runtime_of(lua_State *L) {
+  void *arena;
+  if (lua_getallocf(L, &arena) == uns_arena_allocate) return ((const uns_arena *)arena)->own[UNS_ARENA_OWN_RUNTIME];
   lua_rawgetp(L, LUA_REGISTRYINDEX, &runtime_key);
   uns_runtime *runtime = lua_touserdata(L, -1);
   lua_pop(L, 1);
@@ -188,7 +196,7 @@ uns_runtime *uns_runtime_of(lua_State *L) {
 }
 
 const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *name) {
-  (void)runtime;
+  if (runtime->interned != NULL && strcmp(runtime->interned, name) == 0) return runtime->interned;
   luaL_checkstack(L, 3, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &names_key);
   const char *kept;
@@ -203,30 +211,51 @@ const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *n
     kept = lua_tostring(L, -1); /* a long name is another object each time: the one that is held counts */
   }
   lua_pop(L, 2);
+  runtime->interned = kept;
   return kept;
 }
 
+/* As many pins may be free as there ever were: to free one cannot fail. */
+static bool more_pins(uns_runtime *runtime) {
+  size_t capacity = runtime->pin_capacity == 0 ? 64 : 2 * runtime->pin_capacity;
+  if (capacity > INT_MAX) return false;
+  int *free_pins = uns_realloc(runtime->free_pins, capacity * sizeof *free_pins);
+  if (free_pins == NULL) return false;
+  runtime->free_pins = free_pins;
+  runtime->pin_capacity = capacity;
+  return true;
+}
+
 int uns_runtime_pin(uns_runtime *runtime, lua_State *L) {
-  (void)runtime;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &pins_key);
-  lua_insert(L, -2);
-  int pin = luaL_ref(L, -2);
-  lua_pop(L, 1);
+  bool fresh = runtime->free_pin_count == 0;
+  if (fresh && (size_t)runtime->last_pin == runtime->pin_capacity && !more_pins(runtime))
+    return luaL_error(L, "not enough memory");
+  int pin = fresh ? runtime->last_pin + 1 : runtime->free_pins[runtime->free_pin_count - 1];
+  lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->pins_ref);
+  lua_pushvalue(L, -2);
+  lua_rawseti(L, -2, pin);
+  lua_pop(L, 2);
+  if (fresh) runtime->last_pin = pin; /* only now: rawseti may have raised */
+  else runtime->free_pin_count--;
   return pin;
 }
 
+void uns_runtime_push_pins(uns_runtime *runtime, lua_State *L) { lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->pins_ref); }
+
 void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin) {
-  (void)runtime;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &pins_key);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->pins_ref);
   lua_rawgeti(L, -1, pin);
-  lua_remove(L, -2);
+  lua_replace(L, -2);
 }
 
 void uns_runtime_unpin(uns_runtime *runtime, int pin) {
+  if (runtime->free_pin_count == runtime->pin_capacity) return; /* the runtime has been freed; the state is about to be */
   lua_State *L = runtime->L;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &pins_key);
-  luaL_unref(L, -1, pin);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->pins_ref);
+  lua_pushnil(L);
+  lua_rawseti(L, -2, pin);
   lua_pop(L, 1);
+  runtime->free_pins[runtime->free_pin_count++] = pin;
 }
 
 static bool deliver_mail(uns_runtime *runtime) {

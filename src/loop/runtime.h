@@ -129,6 +129,11 @@ struct uns_runtime {
   uint64_t now_ns;     /* uns_now_ns when this turn began */
   uint64_t turn_ns;    /* the same on uns_clock_ns */
   uint64_t polled_ns;  /* likewise, of the last turn that looked at libuv */
+  const char *interned; /* the last name that was */
+  int pins_ref;         /* the table of what is pinned, in the registry */
+  int last_pin;         /* those up to here are in use, or among the free ones */
+  int *free_pins;
+  size_t free_pin_count, pin_capacity;
   int future_class_ref; /* the metatable of futures, in the registry */
   const void *channel_class; /* the metatable of channels, to tell them fast */
   struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; borrowed; else NULL */
@@ -237,6 +242,8 @@ int uns_runtime_pin(uns_runtime *runtime, lua_State *L);
 /* Pushes what `pin` anchors. */
 void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin);
 void uns_runtime_unpin(uns_runtime *runtime, int pin);
+/* Pushes the table of all that is pinned, by pin. For looking only. */
+void uns_runtime_push_pins(uns_runtime *runtime, lua_State *L);
 
 /* loop/task.c: forgets all tasks, live and idle, when the runtime ends. */
 void uns_tasks_deinit(uns_runtime *runtime);
