@@ -23,6 +23,7 @@
 #include "loop/group.h"
 
 enum { UPVALUE_RUNTIME = 1, UPVALUE_BODY, UPVALUE_DECLARATION };
+enum { NOT_DECODED = INT_MIN }; /* instead of the number of a job's results */
 #define DECLARATION_TYPE "unsync.Declaration"
 
 typedef struct {
@@ -221,18 +222,20 @@ static void say_where(lua_State *L, const uns_future *future) {
   lua_replace(L, -2);
 }
 
-/* settle(future, job, timed_out) */
+/* settle(future, job, timed_out, count, ...): count is NOT_DECODED, or what uns_codec_decode returned, and then what it pushed */
 static int settle(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
   uns_job *job = lua_touserdata(L, 2);
   bool timed_out = lua_toboolean(L, 3);
-  lua_settop(L, 1);
+  int count = (int)lua_tointeger(L, 4);
+  lua_rotate(L, 2, -3);
+  lua_pop(L, 3);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   const uns_future *future = lua_touserdata(L, 1);
   uns_progress_keep(runtime, L, 1, job);
   bool cancelled = job->outcome == UNS_OUTCOME_CANCELLED ||
                    (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0);
-  int count = job->outcome == UNS_OUTCOME_ERROR ? 0 : uns_codec_decode(L, &job->result);
+  if (count == NOT_DECODED) count = job->outcome == UNS_OUTCOME_ERROR ? 0 : uns_codec_decode(L, &job->result);
   if (count < 0) { /* why it cannot be read lies on top */
     lua_pushnil(L);
     uns_future_fail(runtime, L, 1, UNS_FUTURE_FAILED);
@@ -258,6 +261,47 @@ static int settle(lua_State *L) {
  * The completion is home: settles the future. Nothing is raised, for whoever delivers it may hold locks: where there is
  * no memory for what came, that is the failure.
  */
+/* Nobody waits for it, or one task: to tell them allocates nothing. */
+static bool told_quietly(const uns_future *future) {
+  const uns_waiter *first = uns_waiter_first(&future->waiters);
+  if (future->cell != NULL) return false;
+  return first == NULL || (uns_task_is_waiter(first) && first->link.next == &future->waiters);
+}
+
+/* The case that matters, in which nothing can fail: up to one result. Else decoded values may be left on the stack. */
+static bool settle_quickly(uns_runtime *runtime, lua_State *L, int index, const uns_job *job, int *count) {
+  uns_future *future = lua_touserdata(L, index);
+  *count = NOT_DECODED;
+  if (job->outcome != UNS_OUTCOME_DONE || job->function->native != NULL || uns_future_settled(future) ||
+      !told_quietly(future))
+    return false;
+  *count = uns_codec_decode(L, &job->result);
+  if (*count != 0 && *count != 1) return false;
+  uns_future_resolve_pending(runtime, L, index, future, *count);
+  return true;
+}
+
+/* A job for a call of this state: one that has come home, or new. NULL without memory. */
+static uns_job *take_job(uns_runtime *runtime, uns_function *function) {
+  uns_link *link = uns_list_pop_front(&runtime->idle_jobs);
+  if (link == NULL) return uns_job_new(runtime->mailbox, function);
+  runtime->idle_job_count--;
+  uns_job *job = uns_container_of(link, uns_job, link);
+  uns_job_again(job, function);
+  return job;
+}
+
+static void keep_job(uns_runtime *runtime, uns_job *job) {
+  enum { IDLE_JOBS_MAX = 1024 };
+  if (runtime->idle_job_count >= IDLE_JOBS_MAX) {
+    uns_job_free(job);
+    return;
+  }
+  uns_job_empty(job);
+  uns_list_push_front(&runtime->idle_jobs, &job->link);
+  runtime->idle_job_count++;
+}
+
 static void on_completion(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, mail);
   uns_runtime *runtime = receiver;
@@ -274,17 +318,25 @@ static void on_completion(uns_mail *mail, void *receiver) {
   if (lua_checkstack(L, LUA_MINSTACK)) {
     uns_runtime_push_pin(runtime, L, job->pin);
     ((uns_future *)lua_touserdata(L, top + 1))->job = NULL;
-    lua_pushcfunction(L, settle);
-    lua_pushvalue(L, top + 1);
-    lua_pushlightuserdata(L, job);
-    lua_pushboolean(L, timed_out);
-    if (lua_pcall(L, 3, 0, 0) != LUA_OK) uns_future_fail_without_memory(runtime, L, top + 1);
+    int count;
+    bool settled = settle_quickly(runtime, L, top + 1, job, &count);
+    if (!settled && !lua_checkstack(L, LUA_MINSTACK)) {
+      uns_future_fail_without_memory(runtime, L, top + 1);
+    } else if (!settled) {
+      lua_pushcfunction(L, settle);
+      lua_pushvalue(L, top + 1);
+      lua_pushlightuserdata(L, job);
+      lua_pushboolean(L, timed_out);
+      lua_pushinteger(L, count);
+      lua_rotate(L, top + 2, 5); /* under what has been decoded */
+      if (lua_pcall(L, lua_gettop(L) - top - 2, 0, 0) != LUA_OK) uns_future_fail_without_memory(runtime, L, top + 1);
+    }
     uns_runtime_unpin(runtime, job->pin);
     if (job->reason != 0) uns_runtime_unpin(runtime, job->reason);
     lua_settop(L, top);
   }
   submit_next(runtime, job);
-  uns_job_free(job);
+  keep_job(runtime, job);
 }
 
 /* Where workers look for modules: as the caller does. A reference; NULL where `package` is no longer what it was. */
@@ -334,7 +386,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
     lua_insert(L, 1);
     count++;
   }
-  uns_job *job = uns_job_new(runtime->mailbox, function);
+  uns_job *job = take_job(runtime, function);
   if (job == NULL) return luaL_error(L, "not enough memory");
   job->mail.deliver = on_completion;
   if (encode_call(L, runtime, job, count) != UNS_OK) {

@@ -36,16 +36,33 @@ uns_function *uns_function_new(uns_kind kind, const char *name, const char *nati
 
 static atomic_uint_fast64_t last_id;
 
-uns_job *uns_job_new(uns_mailbox *home, uns_function *function) {
-  uns_job *job = uns_calloc(1, sizeof *job);
-  if (job == NULL) return NULL;
+void uns_job_again(uns_job *job, uns_function *function) {
   uns_list_init(&job->link);
   job->id = atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1;
   job->function = uns_shared_ref(function);
-  job->home = uns_mailbox_ref(home);
   job->submitted_ns = uns_clock_ns();
   job->exit_code = -1;
+}
+
+uns_job *uns_job_new(uns_mailbox *home, uns_function *function) {
+  uns_job *job = uns_calloc(1, sizeof *job);
+  if (job == NULL) return NULL;
+  job->home = uns_mailbox_ref(home);
+  uns_job_again(job, function);
   return job;
+}
+
+void uns_job_empty(uns_job *job) {
+  uns_packet_empty(&job->call);
+  uns_packet_empty(&job->result);
+  uns_shared_unref(job->search_path);
+  uns_shared_unref(job->function);
+  uns_packet call = job->call, result = job->result;
+  uns_mailbox *home = job->home;
+  memset(job, 0, sizeof *job);
+  job->call = call;
+  job->result = result;
+  job->home = home;
 }
 
 void uns_job_free(uns_job *job) {

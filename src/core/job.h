@@ -103,6 +103,10 @@ typedef struct uns_job {
 /* A zeroed job with its reference to `home` and `function`; NULL without memory. Any thread. */
 uns_job *uns_job_new(uns_mailbox *home, uns_function *function);
 void uns_job_free(uns_job *job);
+/* For a job that is home: lets go of all it holds but memory for the next call from there, and zeroes it. */
+void uns_job_empty(uns_job *job);
+/* Makes an emptied one new. */
+void uns_job_again(uns_job *job, uns_function *function);
 /* Fills in an UNS_OUTCOME_ERROR. */
 void uns_job_fail(uns_job *job, const char *code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* A job in the place of one that is abandoned: goes home as it would have, cancelled. NULL without memory. */

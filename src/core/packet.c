@@ -23,6 +23,12 @@ void uns_packet_deinit(uns_packet *packet) {
   uns_packet_init(packet);
 }
 
+void uns_packet_empty(uns_packet *packet) {
+  enum { KEPT_BYTES = 1024, KEPT_REFS = 16 };
+  if (packet->capacity_bytes > KEPT_BYTES || packet->ref_capacity > KEPT_REFS) uns_packet_deinit(packet);
+  else uns_packet_clear(packet);
+}
+
 void uns_packet_move(uns_packet *to, uns_packet *from) {
   uns_packet_deinit(to);
   *to = *from;

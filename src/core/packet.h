@@ -29,6 +29,8 @@ void uns_packet_init(uns_packet *packet);
 void uns_packet_deinit(uns_packet *packet);
 /* Keeps the memory, gives back the references. */
 void uns_packet_clear(uns_packet *packet);
+/* Gives back the references, and keeps as much memory as most packets need. */
+void uns_packet_empty(uns_packet *packet);
 /* Moves all of `from` into `to` (which is deinit'ed first); `from` is empty afterwards. */
 void uns_packet_move(uns_packet *to, uns_packet *from);
 /* Deep copy of bytes, references counted. 0, or UNS_ENOMEM with `to` empty. */

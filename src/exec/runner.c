@@ -180,7 +180,7 @@ static int run_lua(lua_State *L) {
     fail_with_top(L, job);
     return 0;
   }
-  uns_packet_deinit(&job->call); /* lets go of lent strings before the work begins */
+  uns_packet_empty(&job->call); /* lets go of lent strings before the work begins */
   runtime->root_id = runtime->last_task_id + 1;
   uns_task_start(runtime, L, count - 1, uns_runtime_intern(runtime, L, job->function->name));
   lua_settop(L, top + 1);

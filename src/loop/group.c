@@ -23,10 +23,11 @@ static bool each_member(const uns_behind *behind, bool (*visit)(void *, const un
 }
 
 uns_group *uns_group_new(uns_runtime *runtime) {
-  uns_group *group = uns_calloc(1, sizeof *group);
+  uns_group *group = runtime->idle_group;
+  runtime->idle_group = NULL;
+  if (group == NULL) group = uns_malloc(sizeof *group);
   if (group == NULL) return NULL;
-  group->behind.each = each_member;
-  group->references = 1;
+  *group = (uns_group){.references = 1, .behind.each = each_member};
   group->runtime = runtime;
   uns_list_init(&group->members);
   uns_list_init(&group->failed);
@@ -47,7 +48,9 @@ void uns_group_unref(uns_group *group) {
     uns_list_remove(&group->callback.link);
     free_all(&group->members);
     free_all(&group->failed);
-    uns_free(group);
+    uns_runtime *runtime = group->runtime;
+    if (runtime->closing || runtime->idle_group != NULL) uns_free(group);
+    else runtime->idle_group = group;
     group = outer;
   }
 }

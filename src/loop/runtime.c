@@ -10,6 +10,7 @@
 
 #include "base/arena.h"
 #include "core/error.h"
+#include "core/job.h"
 #include "core/packet.h"
 #include "core/search_path.h"
 #include "loop/chain.h"
@@ -96,6 +97,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->callbacks);
   uns_list_init(&runtime->sources);
   uns_list_init(&runtime->closers);
+  uns_list_init(&runtime->idle_jobs);
   uns_list_init(&runtime->failures);
   uns_list_init(&runtime->holding);
   uns_list_init(&runtime->held_closer.link);
@@ -179,6 +181,10 @@ void uns_runtime_free(uns_runtime *runtime) {
   runtime->mailbox = NULL;
   uns_shared_unref(runtime->search_path);
   uns_timer_queue_deinit(&runtime->timers);
+  for (uns_link *link; (link = uns_list_pop_front(&runtime->idle_jobs)) != NULL;)
+    uns_job_free(uns_container_of(link, uns_job, link));
+  uns_free(runtime->idle_group);
+  runtime->idle_group = NULL;
   uns_free(runtime->free_pins);
   runtime->free_pins = NULL;
   runtime->pin_capacity = runtime->free_pin_count = 0;

@@ -160,6 +160,9 @@ struct uns_runtime {
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
   void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
+  uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/wrap.c's, by job->link */
+  size_t idle_job_count;
+  struct uns_group *idle_group; /* the last one that ended, for the next: loop/group.c's; NULL: none */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
   struct uns_job *job; /* the call that this worker runs now, or NULL */

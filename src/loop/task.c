@@ -200,6 +200,8 @@ static void account(uns_runtime *runtime, lua_State *L, int coroutines) {
   if (size_kib < 0 || lua_gc(L, LUA_GCISRUNNING) > 0) lua_gc(L, LUA_GCSTEP, size_kib);
 }
 
+bool uns_task_is_waiter(const uns_waiter *waiter) { return waiter->wake == on_settled; }
+
 static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_task *task = uns_calloc(1, sizeof *task);
   if (task == NULL) return NULL;
