@@ -95,6 +95,4 @@ static int core_tasks(lua_State *L) {
 
 static const luaL_Reg functions[] = {{"current", core_current}, {"tasks", core_tasks}, {NULL, NULL}};
 
-void uns_bind_inspect(lua_State *L, uns_runtime *runtime) {
-  uns_bind_functions(L, runtime, functions);
-}
+void uns_bind_inspect(lua_State *L, uns_runtime *runtime) { uns_bind_functions(L, runtime, functions); }

@@ -7,7 +7,6 @@
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
-#include <lualib.h>
 #include <string.h>
 
 #include "bind/bind.h"
@@ -21,6 +20,7 @@
 #include "exec/executors.h"
 #include "loop/cancel.h"
 #include "loop/group.h"
+#include "loop/package_path.h"
 
 enum { UPVALUE_RUNTIME = 1, UPVALUE_BODY, UPVALUE_DECLARATION };
 enum { NOT_DECODED = INT_MIN }; /* instead of the number of a job's results */
@@ -339,25 +339,6 @@ static void on_completion(uns_mail *mail, void *receiver) {
   keep_job(runtime, job);
 }
 
-/* Where workers look for modules: as the caller does. A reference; NULL where `package` is no longer what it was. */
-static uns_search_path *search_path(uns_runtime *runtime, lua_State *L) {
-  int top = lua_gettop(L);
-  if (lua_getglobal(L, LUA_LOADLIBNAME) == LUA_TTABLE && lua_getfield(L, -1, "path") == LUA_TSTRING &&
-      lua_getfield(L, -2, "cpath") == LUA_TSTRING) {
-    size_t path_bytes, cpath_bytes;
-    const char *path = lua_tolstring(L, -2, &path_bytes), *cpath = lua_tolstring(L, -1, &cpath_bytes);
-    if (!uns_search_path_is(runtime->search_path, path, path_bytes, cpath, cpath_bytes)) {
-      uns_shared_unref(runtime->search_path);
-      runtime->search_path = uns_search_path_new(path, path_bytes, cpath, cpath_bytes);
-    }
-  } else {
-    uns_shared_unref(runtime->search_path);
-    runtime->search_path = NULL;
-  }
-  lua_settop(L, top);
-  return runtime->search_path != NULL ? uns_shared_ref(runtime->search_path) : NULL;
-}
-
 /*
  * Encodes the call that lies on the stack, with the context variables that can cross. An error is that of the call alone:
  * it is pushed.
@@ -386,6 +367,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
     lua_insert(L, 1);
     count++;
   }
+  uns_search_path *path = function->native == NULL ? uns_package_path(runtime, L) : NULL;
   uns_job *job = take_job(runtime, function);
   if (job == NULL) return luaL_error(L, "not enough memory");
   job->mail.deliver = on_completion;
@@ -399,7 +381,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   lua_pushvalue(L, -1);
   job->pin = uns_runtime_pin(runtime, L);
   if (function->native != NULL) uns_progress_attach(job);
-  else job->search_path = search_path(runtime, L);
+  else if (path != NULL) job->search_path = uns_shared_ref(path);
   future->job = job;
   future->since_ns = runtime->test_clock == NULL ? job->submitted_ns : uns_now_ns(runtime);
   uns_runtime_ask(runtime);

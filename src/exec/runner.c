@@ -6,7 +6,6 @@
  * Whose thread this is, and what comes next: pool.c, child.c.
  */
 #include <lauxlib.h>
-#include <lualib.h>
 #include <string.h>
 
 #include "core/codec.h"
@@ -17,6 +16,7 @@
 #include "exec/interrupt.h"
 #include "loop/failure.h"
 #include "loop/group.h"
+#include "loop/package_path.h"
 #include "loop/task.h"
 #include "loop/test_clock.h"
 
@@ -30,25 +30,6 @@ static void drive(uns_runtime *runtime, int index) {
     if (uns_future_settled(future) && future->state != UNS_FUTURE_DONE && !scope->cancelled) uns_group_cancel(scope);
     if (!uns_runtime_turn(runtime, true) && !uns_task_raise_deadlock(runtime)) break;
   }
-}
-
-/* Sets the caller's package.path and cpath, where they are not what this state has already. */
-static void set_search_path(lua_State *L, const uns_search_path *wanted) {
-  if (wanted == NULL) return;
-  int top = lua_gettop(L);
-  if (lua_getglobal(L, LUA_LOADLIBNAME) == LUA_TTABLE) {
-    size_t path_bytes = 0, cpath_bytes = 0;
-    bool strings = lua_getfield(L, top + 1, "path") == LUA_TSTRING && lua_getfield(L, top + 1, "cpath") == LUA_TSTRING;
-    const char *path = strings ? lua_tolstring(L, -2, &path_bytes) : NULL;
-    const char *cpath = strings ? lua_tolstring(L, -1, &cpath_bytes) : NULL;
-    if (!strings || !uns_search_path_is(wanted, path, path_bytes, cpath, cpath_bytes)) {
-      lua_pushlstring(L, wanted->text, wanted->path_bytes);
-      lua_setfield(L, top + 1, "path");
-      lua_pushlstring(L, wanted->text + wanted->path_bytes + 1, wanted->cpath_bytes);
-      lua_setfield(L, top + 1, "cpath");
-    }
-  }
-  lua_settop(L, top);
 }
 
 static int require_all(lua_State *L);
@@ -170,7 +151,7 @@ static int run_lua(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
   runtime->root = uns_group_new(runtime);
   if (runtime->root == NULL) return luaL_error(L, "not enough memory");
-  set_search_path(L, job->search_path);
+  if (job->search_path != NULL) uns_package_path_set(runtime, L, job->search_path);
   bool loaded = load_modules(runtime, job);
   if (stopped(runtime, job) || !loaded) return 0;
   int top = lua_gettop(L);

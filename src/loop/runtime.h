@@ -179,6 +179,10 @@ struct uns_runtime {
   bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   bool closing;
   bool in_state; /* this struct lies in a userdata: nobody is there to free it after lua_close */
+  struct { /* loop/package_path.c's: registry references, and the addresses of the strings that were there last */
+    int table, keys[2], seen_refs[2];
+    const void *seen[2];
+  } package_path;
   struct uns_search_path *search_path; /* of the last call sent away: likely that of the next; one reference, or NULL */
   uns_spin spin;       /* before sleeping, where news is expected */
 };
