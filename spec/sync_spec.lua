@@ -206,8 +206,8 @@ describe("a mutex", function()
     assert.equal("first", first:await())
     local err = failure(second.await, second)
     assert.equal("deadlock", err.code)
-    assert.matches("second .*waits for a mutex\n\theld by first .*waits for a mutex\n\theld by itself: a cycle",
-      err.message)
+    assert.matches("io second at %S+ waits for a mutex that io first at %S+ holds\n" ..
+      "\tio first at %S+ waits for a mutex that io second at %S+ holds: a cycle$", err.message)
   end)
 end)
 
