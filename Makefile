@@ -54,6 +54,7 @@ API_SOURCE := src/host/api.c
 LIBRARY_SOURCES := $(sort $(filter-out $(MODULE_SOURCE),$(wildcard $(foreach room,base core loop exec bind host,src/$(room)/*.c))))
 PROGRAM_SOURCE := $(wildcard src/main.c)
 LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
+REFERENCE_DOCS := docs/lua.md $(filter-out docs/lua.md,$(sort $(wildcard docs/*.md)))
 C_TESTS := $(sort $(wildcard spec/c/*_test.c))
 SPEC_PLUGINS := $(sort $(wildcard spec/support/plugins/*.c))
 SPEC_PROGRAMS := $(sort $(wildcard spec/support/*.c))
@@ -209,12 +210,24 @@ build/tools/embed: src/tools/embed.c build/flags | packages
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LUA_STATIC) -ldl -lm
 
+build/tools/lua: src/tools/lua.c build/flags | packages
+	$(call say,CC,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LUA_STATIC) -ldl -lm
+
+# What .doc shows at the prompt is what the documentation says.
+REFERENCE := build/gen/lua/unsync/reference.lua
+$(REFERENCE): build/tools/lua src/tools/reference.lua $(REFERENCE_DOCS)
+	$(call say,LUA,$@)
+	@mkdir -p $(@D)
+	$(Q)build/tools/lua src/tools/reference.lua $@ $(REFERENCE_DOCS)
+
 $(call remember,build/gen/lua_modules.list,$(LUA_SOURCES))
 
-build/gen/lua_modules.c: build/tools/embed build/gen/lua_modules.list $(LUA_SOURCES)
+build/gen/lua_modules.c: build/tools/embed build/gen/lua_modules.list $(LUA_SOURCES) $(REFERENCE)
 	$(call say,EMBED,$@)
 	@mkdir -p $(@D)
-	$(Q)build/tools/embed lua $@ $(LUA_SOURCES)
+	$(Q)build/tools/embed $@ lua $(LUA_SOURCES) build/gen/lua $(REFERENCE)
 
 # --- the module for stock Lua, the library for other programs ------------------------------------------------------------
 
@@ -325,7 +338,7 @@ build/lint/tidy/%: %.c .clang-tidy build/lint/clang/%.o
 -include $(wildcard build/lint/*/*/*.d build/lint/*/*/*/*.d build/lint/*/*/*/*/*.d)
 
 lint: $(patsubst %.c,build/lint/gcc/%.o,$(C_FILES)) $(patsubst %.c,build/lint/tidy/%,$(C_FILES)) | packages-check ## warnings of gcc, clang, clang-tidy and luacheck, as errors
-	@luacheck --quiet --no-color $(wildcard lua spec examples bench .ci)
+	@luacheck --quiet --no-color $(wildcard lua spec examples bench .ci src/tools)
 	@echo "lint: nothing to say"
 
 format: | packages-check ## lay out the C sources by .clang-format

@@ -115,7 +115,7 @@ describe("the modules of lua/", function()
   end
 
   it("require nothing of the project's that is not there", function()
-    local known = {["unsync.core"] = true}
+    local known = {["unsync.core"] = true, ["unsync.reference"] = true} -- in C; made of docs/ when it is built
     for _, path in ipairs(files) do known[module_name(path)] = true end
     local wrong = {}
     for _, path in ipairs(files) do

@@ -231,6 +231,33 @@ describe("a command", function()
     assert.matches("^7\n%d+%.%d+ s, %d+%.%d+ s of them computing here, [+-]%d+ KiB\n$", output({".time 7"}))
   end)
 
+  it(".doc shows what the documentation says, of functions and methods", function()
+    local text = output({".doc unsync.scope", ".doc f:cancel", ".doc sleep", ".doc http.get", ".doc ch:try_recv()"})
+    for _, part in ipairs({"unsync.scope([opts,] fn)\n  ", "\nfuture:cancel([reason])\n  asks the work to stop",
+      "\nunsync.sleep(seconds)\n  ", "\nhttp.get(url [, opts])\n  a future of the answer\n", "ch:try_recv()\n  "}) do
+      assert.matches(part, text, 1, true)
+    end
+    for line in text:gmatch("[^\n]+") do assert.is_true(#line <= 80, line) end
+    local _, err = session({".doc nosuch", ".doc", ".doc chann"})
+    assert.matches("nothing is known of 'nosuch'\n", err)
+    assert.matches("nothing is known of 'chann'; there is unsync.channel", err, 1, true)
+  end)
+
+  it(".doc knows every function of unsync, and every method of a future", function()
+    local reference, missing = require("unsync.reference"), {}
+    local unsync = require("unsync")
+    for name, value in pairs(unsync) do
+      if type(value) == "function" and not reference["unsync." .. name] then missing[#missing + 1] = name end
+    end
+    local _ = unsync.promise().and_then
+    for name in pairs(unsync.Future) do
+      if not (reference["future:" .. name] or reference["promise:" .. name]) then
+        missing[#missing + 1] = ":" .. name
+      end
+    end
+    assert.same({}, missing)
+  end)
+
   it(".load runs a file whose locals stay", function()
     local path = script.file("loaded.lua", "#!shebang\nlocal from_file = 5\nglobal = from_file\n")
     assert.equal("10\n", output({".load " .. path, "from_file + global"}))

@@ -1,9 +1,10 @@
 /*
  * embed: compiles Lua modules while the program is built, and writes them as one C file.
  *
- *   embed ROOT OUTPUT.c ROOT/unsync/init.lua ROOT/unsync/x.lua ...
+ *   embed OUTPUT.c ROOT ROOT/unsync/init.lua ROOT/unsync/x.lua ... [ROOT ROOT/...]
  *
- *   - A module is named by its path below ROOT: unsync/init.lua is "unsync", unsync/x.lua "unsync.x".
+ *   - A word that does not end in .lua is the root of those that follow.
+ *   - A module is named by its path below its root: unsync/init.lua is "unsync", unsync/x.lua "unsync.x".
  *   - Line information stays in, and the chunk is named "@unsync/x.lua", so that a traceback reads as ever.
  *   - OUTPUT is put in place whole or not at all; a syntax error ends the build with Lua's own message.
  * What reads the result: host/modules.c, by host/embedded.h.
@@ -37,6 +38,11 @@ static int write_bytes(lua_State *L, const void *data, size_t size_bytes, void *
     out->size_bytes++;
   }
   return 0;
+}
+
+static int is_module(const char *path) {
+  size_t length = strlen(path);
+  return length > 4 && strcmp(path + length - 4, ".lua") == 0;
 }
 
 /* "unsync/http/client.lua" becomes "unsync.http.client", "unsync/init.lua" becomes "unsync". Owned by the caller. */
@@ -94,15 +100,15 @@ static size_t compile(FILE *out, const char *path, const char *below, int index)
 
 int main(int argc, char **argv) {
   program = argv[0];
-  if (argc < 3) die("usage", "embed ROOT OUTPUT.c FILE...");
-  const char *root = argv[1], *output = argv[2];
+  if (argc < 3) die("usage", "embed OUTPUT.c ROOT FILE...");
+  const char *output = argv[1], *root = argv[2];
   char **files = argv + 3;
   int count = argc - 3;
-  size_t root_length = strlen(root);
 
   char *part = malloc(strlen(output) + sizeof ".part");
   size_t *sizes = calloc((size_t)count + 1, sizeof *sizes);
-  if (part == NULL || sizes == NULL) die(output, "not enough memory");
+  char **names = calloc((size_t)count + 1, sizeof *names);
+  if (part == NULL || sizes == NULL || names == NULL) die(output, "not enough memory");
   strcpy(part, output);
   strcat(part, ".part");
   FILE *out = fopen(part, "wb");
@@ -110,14 +116,20 @@ int main(int argc, char **argv) {
 
   fprintf(out, "/* Made by src/tools/embed.c from lua/. */\n#include \"host/embedded.h\"\n\n");
   for (int i = 0; i < count; i++) {
+    if (!is_module(files[i])) {
+      root = files[i];
+      continue;
+    }
+    size_t root_length = strlen(root);
     if (strncmp(files[i], root, root_length) != 0 || files[i][root_length] != '/') die(files[i], "not below the root");
+    names[i] = module_name(files[i] + root_length + 1);
     sizes[i] = compile(out, files[i], files[i] + root_length + 1, i);
   }
   fprintf(out, "const uns_embedded uns_embedded_modules[] = {\n");
   for (int i = 0; i < count; i++) {
-    char *name = module_name(files[i] + root_length + 1);
-    fprintf(out, "  {\"%s\", module_%d, %zu},\n", name, i, sizes[i]);
-    free(name);
+    if (names[i] == NULL) continue;
+    fprintf(out, "  {\"%s\", module_%d, %zu},\n", names[i], i, sizes[i]);
+    free(names[i]);
   }
   fprintf(out, "  {NULL, NULL, 0}\n};\n");
 
@@ -125,5 +137,6 @@ int main(int argc, char **argv) {
   if (rename(part, output) != 0) die(output, strerror(errno));
   free(part);
   free(sizes);
+  free(names);
   return EXIT_SUCCESS;
 }

@@ -113,22 +113,53 @@ local function load_file(repl, path)
   repl:run(text:gsub("^#[^\n]*", ""), { chunk = "@" .. path })
 end
 
-local function doc(repl, name)
-  if name == "" then error("a name expected: .doc unsync.scope", 0) end
-  local fine, reference = pcall(require, "unsync.reference")
-  if not fine then error("there is no reference in this build; see docs/lua.md", 0) end
-  local method = name:match("^[^:.]*([:.].*)$")
-  local entry = reference[name] or reference["unsync." .. name] or method and reference["unsync.Future" .. method]
-  if entry then
-    repl:say(entry.signature)
-    return repl:say((entry.text:gsub("\n*$", "")))
+--- `text` in lines of at most `width` columns, each with two blanks before it.
+local function wrapped(text, width)
+  local lines = {}
+  for paragraph in text:gmatch("[^\n]+") do
+    local line = " "
+    for word in paragraph:gmatch("%S+") do
+      if #line + 1 + #word > width and line:find("%S") then
+        lines[#lines + 1] = line
+        line = " "
+      end
+      line = line .. " " .. word
+    end
+    lines[#lines + 1] = line
   end
+  return table.concat(lines, "\n")
+end
+
+--- The names that `name` may stand for: in full, without "unsync.", or a method of whatever: "f:cancel".
+local function documented(reference, name)
+  for _, full in ipairs({ name, "unsync." .. name }) do
+    if reference[full] then return { full } end
+  end
+  local method, found = name:match(":([%w_]+)$") or name:match("^[%w_]+$"), {}
+  for known in pairs(reference) do
+    if method and known:match(":([%w_]+)$") == method then found[#found + 1] = known end
+  end
+  table.sort(found)
+  return found
+end
+
+local function doc(repl, name)
+  name = name:gsub("%s*%(.*$", "")
+  if name == "" then error("a name expected: .doc unsync.scope", 0) end
+  local reference = require("unsync.reference")
+  local found = documented(reference, name)
+  for _, full in ipairs(found) do
+    local entry = reference[full]
+    repl:say(show.paint(repl.color, "good", entry.signature))
+    if entry.text ~= "" then repl:say(wrapped(entry.text, math.min(repl.host.width(), 100) - 1)) end
+  end
+  if #found > 0 then return end
   local near = {}
   for known in pairs(reference) do
     if known:lower():find(name:lower(), 1, true) then near[#near + 1] = known end
   end
   table.sort(near)
-  local hint = #near > 0 and "; there is " .. table.concat(near, ", ", 1, math.min(#near, 8)) or ""
+  local hint = #near > 0 and "; there is " .. table.concat(near, ", ", 1, math.min(#near, 12)) or ""
   error(("nothing is known of '%s'%s"):format(name, hint), 0)
 end
 
