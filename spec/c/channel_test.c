@@ -85,7 +85,8 @@ static void senders_wait_in_line_and_move_up(void **state) {
   assert_int_equal(send(f, 2), UNS_CHANNEL_DONE);
   assert_int_equal(send(f, 99), UNS_CHANNEL_WAIT);
   assert_false(uns_shared_channel_has_room(f->channel));
-  uns_channel_wait *third = in_line(f, NULL, true, 3), *fourth = in_line(f, NULL, true, 4), *fifth = in_line(f, NULL, true, 5);
+  uns_channel_wait *third = in_line(f, NULL, true, 3), *fourth = in_line(f, NULL, true, 4),
+                   *fifth = in_line(f, NULL, true, 5);
   assert_int_equal(uns_shared_channel_waiting(f->channel, f->mailbox), 3);
   assert_int_equal(receive(f), 1);
   assert_int_equal(uns_channel_wait_end(third), UNS_WAIT_GIVEN);
@@ -272,7 +273,8 @@ static void *send_all(void *argument) {
 
 static void note(worker *w, const uns_channel_item *item, int64_t *last) {
   int sender = (int)(item->as.integer / EACH);
-  if (w->seen[item->as.integer]++ != 0 || item->as.integer <= last[sender]) abort(); /* no thread for cmocka's asserts */
+  if (w->seen[item->as.integer]++ != 0 || item->as.integer <= last[sender])
+    abort(); /* no thread for cmocka's asserts */
   last[sender] = item->as.integer;
   w->taken++;
 }

@@ -4,13 +4,15 @@
 #include "core/error.h"
 #include "loop/channel.h"
 
-static uns_channel *check_channel(lua_State *L, uns_runtime *runtime) {
-  uns_channel *channel = uns_channel_test(runtime, L, 1);
+static inline uns_channel *check_channel(lua_State *L) {
+  uns_channel *channel = uns_channel_test(L, 1);
   if (channel == NULL) luaL_typeerror(L, 1, UNS_CHANNEL_TYPE);
   return channel;
 }
 
-static int raise_closed(lua_State *L) { return uns_error_raise(L, "closed", "closed: nobody can send on this channel any more"); }
+static int raise_closed(lua_State *L) {
+  return uns_error_raise(L, "closed", "closed: nobody can send on this channel any more");
+}
 
 /* ---- send ---- */
 
@@ -29,13 +31,13 @@ static int after_send(lua_State *L, int status, lua_KContext context) {
 
 /* send(item): waits while it is full; raises `closed` */
 static int channel_send(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_channel(L, runtime);
+  uns_channel *channel = check_channel(L);
+  uns_runtime *runtime = channel->runtime;
   if (lua_gettop(L) != 2) {
     luaL_checkany(L, 2);
     lua_settop(L, 2);
   }
-  switch (uns_channel_send(runtime, L, 1, 2)) {
+  switch (uns_channel_send(runtime, L, channel, 1, 2)) {
     case UNS_CHANNEL_DONE:
       if (!uns_task_turn_is_over(runtime, L)) return 0;
       runtime->current->waiter.told = UNS_TOLD_GIVEN;
@@ -52,7 +54,7 @@ static int channel_send(lua_State *L) {
 /* try_send(item) -> true, or false and "full" or "closed": never waits */
 static int channel_try_send(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_channel(L, runtime);
+  check_channel(L);
   luaL_checkany(L, 2);
   lua_settop(L, 2);
   uns_channel_result result = uns_channel_try_send(runtime, L, 1, 2);
@@ -108,8 +110,10 @@ static int after_turn(lua_State *L, int status, lua_KContext context) {
   return return_item(L, (int)context);
 }
 
-static int receive(lua_State *L, uns_runtime *runtime, int mode) {
-  switch (uns_channel_receive(runtime, L, 1)) {
+static int receive(lua_State *L, int mode) {
+  uns_channel *channel = check_channel(L);
+  uns_runtime *runtime = channel->runtime;
+  switch (uns_channel_receive(runtime, L, channel, 1)) {
     case UNS_CHANNEL_DONE:
       if (uns_task_turn_is_over(runtime, L)) return uns_task_park(runtime, L, mode, after_turn);
       return return_item(L, mode);
@@ -122,33 +126,22 @@ static int receive(lua_State *L, uns_runtime *runtime, int mode) {
   return uns_task_park(runtime, L, mode, after_receive);
 }
 
+/* What else may lie on the stack is in nobody's way. */
+
 /* recv() -> item, or nil and "closed" */
-static int channel_recv(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_channel(L, runtime);
-  lua_settop(L, 1);
-  return receive(L, runtime, AS_RECV);
-}
+static int channel_recv(lua_State *L) { return receive(L, AS_RECV); }
 
 /* for item in channel: ends at nil, or when it is closed and empty */
-static int channel_call(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_channel(L, runtime);
-  lua_settop(L, 1);
-  return receive(L, runtime, AS_ITERATOR);
-}
+static int channel_call(lua_State *L) { return receive(L, AS_ITERATOR); }
 
 static int next_item(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_channel(L, runtime);
   luaL_checkinteger(L, 2);
-  lua_settop(L, 2);
-  return receive(L, runtime, AS_ITEMS);
+  return receive(L, AS_ITEMS);
 }
 
 /* for i, item in channel:items(): nil is an item */
 static int channel_items(lua_State *L) {
-  check_channel(L, uns_upvalue_runtime(L));
+  check_channel(L);
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_pushcclosure(L, next_item, 1);
   lua_pushvalue(L, 1);
@@ -159,7 +152,7 @@ static int channel_items(lua_State *L) {
 /* try_recv() -> true and the item, or false and "empty" or "closed": never waits */
 static int channel_try_recv(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_channel(L, runtime);
+  check_channel(L);
   lua_settop(L, 1);
   uns_channel_result result = uns_channel_try_receive(runtime, L, 1);
   lua_pushboolean(L, result == UNS_CHANNEL_DONE);
@@ -173,14 +166,15 @@ static int channel_try_recv(lua_State *L) {
 /* close(): no more items; what is in it can still be received */
 static int channel_close(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  uns_channel_close(runtime, check_channel(L, runtime));
+  uns_channel_close(runtime, check_channel(L));
   return 0;
 }
 
 static int channel_tostring(lua_State *L) {
   uns_channel_state state;
-  uns_channel_look(check_channel(L, uns_upvalue_runtime(L)), &state);
-  lua_pushfstring(L, "channel: %d of %d items%s", (int)state.count, (int)state.capacity, state.closed ? ", closed" : "");
+  uns_channel_look(check_channel(L), &state);
+  lua_pushfstring(L, "channel: %d of %d items%s", (int)state.count, (int)state.capacity,
+                  state.closed ? ", closed" : "");
   return 1;
 }
 
@@ -216,8 +210,12 @@ static int cross_fill(lua_State *L, int object, int count) {
 
 static const uns_codec_class cross = {UNS_CHANNEL_TYPE, cross_encode, cross_create, cross_fill};
 
-static const luaL_Reg methods[] = {{"send", channel_send},         {"try_send", channel_try_send}, {"recv", channel_recv},
-                                   {"try_recv", channel_try_recv}, {"items", channel_items},       {"close", channel_close},
+static const luaL_Reg methods[] = {{"send", channel_send},
+                                   {"try_send", channel_try_send},
+                                   {"recv", channel_recv},
+                                   {"try_recv", channel_try_recv},
+                                   {"items", channel_items},
+                                   {"close", channel_close},
                                    {NULL, NULL}};
 static const luaL_Reg metamethods[] = {
     {"__call", channel_call}, {"__close", channel_close}, {"__tostring", channel_tostring}, {NULL, NULL}};
@@ -225,7 +223,7 @@ static const luaL_Reg functions[] = {{"channel", core_channel}, {NULL, NULL}};
 
 void uns_bind_channel(lua_State *L, uns_runtime *runtime) {
   uns_bind_functions(L, runtime, functions);
-  uns_channel_open(L, runtime);
+  uns_channel_open(L);
   uns_codec_register(L, -1, &cross);
   uns_bind_functions(L, runtime, metamethods);
   lua_newtable(L);

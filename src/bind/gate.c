@@ -42,7 +42,6 @@ static int after_acquire(lua_State *L, int status, lua_KContext context) {
   return 1;
 }
 
-
 /* acquire() -> the semaphore: one permit, which its __close gives back */
 static int semaphore_acquire(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
@@ -121,7 +120,8 @@ static int mutex_unlock(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_mutex *mutex = check_mutex(L);
   if (mutex->owner == NULL) return luaL_error(L, "this mutex is not locked");
-  if (mutex->owner != runtime->current) return luaL_error(L, "this mutex was locked by another task, which alone may unlock it");
+  if (mutex->owner != runtime->current)
+    return luaL_error(L, "this mutex was locked by another task, which alone may unlock it");
   uns_mutex_unlock(runtime, mutex);
   return 0;
 }

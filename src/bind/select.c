@@ -28,8 +28,8 @@ typedef struct {
 struct selection {
   uns_behind behind;
   uns_task *task;
-  size_t count;  /* of those that stand in line */
-  size_t chosen; /* from 1; 0: none yet */
+  size_t count;         /* of those that stand in line */
+  size_t chosen;        /* from 1; 0: none yet */
   uint64_t deadline_ns; /* 0: none */
   uns_choice *choice;   /* owned, once a channel that it waits at is shared; else NULL */
   one_case cases[];
@@ -41,9 +41,9 @@ enum { SLOT_LIST = 1, SLOT_SOURCES, SLOT_VALUES, SLOT_KINDS, SLOT_SELECTION };
 /* ---- reading the list ---- */
 
 /* A case is on top; it is popped, and what it is lies in the three tables at `place`. */
-static void read_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
+static void read_case(lua_State *L, lua_Integer place) {
   case_kind kind = CASE_FUTURE;
-  if (uns_channel_test(runtime, L, -1) != NULL) {
+  if (uns_channel_test(L, -1) != NULL) {
     kind = CASE_RECEIVE;
   } else if (lua_istable(L, -1)) {
     kind = CASE_SEND;
@@ -51,11 +51,13 @@ static void read_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
     lua_rawseti(L, SLOT_VALUES, place);
     lua_getfield(L, -1, "send");
     lua_remove(L, -2);
-    if (uns_channel_test(runtime, L, -1) == NULL) {
-      luaL_error(L, "bad argument #1 to 'select' (item %d: 'send' is a %s, not a channel)", (int)place, luaL_typename(L, -1));
+    if (uns_channel_test(L, -1) == NULL) {
+      luaL_error(L, "bad argument #1 to 'select' (item %d: 'send' is a %s, not a channel)", (int)place,
+                 luaL_typename(L, -1));
     }
   } else if (uns_future_test(L, -1) == NULL) {
-    luaL_error(L, "bad argument #1 to 'select' (item %d is a %s, not a channel, a future or {send = channel, value = v})",
+    luaL_error(L,
+               "bad argument #1 to 'select' (item %d is a %s, not a channel, a future or {send = channel, value = v})",
                (int)place, luaL_typename(L, -1));
   }
   lua_rawseti(L, SLOT_SOURCES, place);
@@ -64,7 +66,7 @@ static void read_case(lua_State *L, uns_runtime *runtime, lua_Integer place) {
 }
 
 /* All of it before anything happens. Returns how many cases there are. */
-static lua_Integer read_list(lua_State *L, uns_runtime *runtime) {
+static lua_Integer read_list(lua_State *L) {
   luaL_checktype(L, SLOT_LIST, LUA_TTABLE);
   lua_settop(L, SLOT_LIST);
   lua_Integer count = luaL_len(L, SLOT_LIST);
@@ -72,7 +74,7 @@ static lua_Integer read_list(lua_State *L, uns_runtime *runtime) {
   for (int i = 0; i < 3; i++) lua_createtable(L, room, 0);
   for (lua_Integer place = 1; place <= count; place++) {
     lua_geti(L, SLOT_LIST, place);
-    read_case(L, runtime, place);
+    read_case(L, place);
   }
   return count;
 }
@@ -268,7 +270,8 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
   selection *all = lua_newuserdatauv(L, sizeof *all + (size_t)count * sizeof *all->cases, 0);
   *all = (selection){.behind.each = each_future, .task = task, .deadline_ns = deadline_ns};
   luaL_checkstack(L, 8, NULL);
-  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK) luaL_error(L, "not enough memory");
+  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK)
+    luaL_error(L, "not enough memory");
   lua_pushlightuserdata(L, runtime);
   lua_pushcclosure(L, line_up_for_all, 1);
   for (int slot = SLOT_LIST; slot <= SLOT_SELECTION; slot++) lua_pushvalue(L, slot);
@@ -314,7 +317,7 @@ static int select_now(lua_State *L, uint64_t deadline_ns, bool is_over) {
     int results = try_case(L, runtime, place);
     if (results == 0) continue;
     if (!uns_task_turn_is_over(runtime, L)) return results;
-    bool received = results == 2 && uns_channel_test(runtime, L, SLOT_SELECTION + 1) != NULL;
+    bool received = results == 2 && uns_channel_test(L, SLOT_SELECTION + 1) != NULL;
     return uns_task_park(runtime, L, received, after_turn);
   }
   if (is_over) {
@@ -328,11 +331,12 @@ static int select_now(lua_State *L, uint64_t deadline_ns, bool is_over) {
 /* select{channel, future, {send = channel, value = v}, timeout = s} -> the source, its values; or nil, "timeout" */
 static int core_select(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  lua_Integer count = read_list(L, runtime);
+  lua_Integer count = read_list(L);
   lua_getfield(L, SLOT_LIST, "timeout");
   if (!lua_isnil(L, -1)) {
     int type = lua_type(L, -1);
-    if (type != LUA_TNUMBER) return luaL_error(L, "bad argument #1 to 'select' ('timeout' is a %s, not a number)", lua_typename(L, type));
+    if (type != LUA_TNUMBER)
+      return luaL_error(L, "bad argument #1 to 'select' ('timeout' is a %s, not a number)", lua_typename(L, type));
     lua_Number seconds = lua_tonumber(L, -1);
     if (!(seconds >= 0)) return luaL_error(L, "bad argument #1 to 'select' ('timeout' must be 0 or more seconds)");
   } else if (count == 0) {

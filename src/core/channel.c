@@ -373,8 +373,8 @@ size_t uns_shared_channel_waiting(uns_shared_channel *channel, const uns_mailbox
 
 /* ---- waits ---- */
 
-uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice, bool sends,
-                                       void (*deliver)(uns_mail *mail, void *receiver)) {
+uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice,
+                                       bool sends, void (*deliver)(uns_mail *mail, void *receiver)) {
   uns_channel_wait *wait = uns_malloc(sizeof *wait);
   if (wait == NULL) return NULL;
   wait->mail.next = NULL;

@@ -87,8 +87,8 @@ bool uns_choice_take(uns_choice *choice);
 
 /* In line at a channel. Made, begun and ended by one thread, its owner's. */
 struct uns_channel_wait {
-  uns_mail mail; /* first. Its `deliver` is the owner's, and ends with uns_channel_wait_unref */
-  uns_link link; /* in a line, or among what was put back; guarded by the channel's lock */
+  uns_mail mail;               /* first. Its `deliver` is the owner's, and ends with uns_channel_wait_unref */
+  uns_link link;               /* in a line, or among what was put back; guarded by the channel's lock */
   uns_shared_channel *channel; /* one reference; NULL once put back */
   uns_mailbox *mailbox;        /* borrowed until it has ended */
   uns_choice *choice;          /* one reference, or NULL */
@@ -167,8 +167,8 @@ void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *sta
 size_t uns_shared_channel_waiting(uns_shared_channel *channel, const uns_mailbox *mailbox);
 
 /* A wait at `channel` (a reference is taken); NULL without memory. `choice` may be NULL (a reference is taken). */
-uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice, bool sends,
-                                       void (*deliver)(uns_mail *mail, void *receiver));
+uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice,
+                                       bool sends, void (*deliver)(uns_mail *mail, void *receiver));
 /*
  * Puts it in line, a sender with its item. WAIT: the mail will come, unless it is ended before. DONE, CLOSED: it was told
  * so on the spot, and no mail will come (that is never said of a choice, which gets mail in any case).

@@ -15,12 +15,12 @@ typedef struct child_wait {
   uns_link link; /* in service.waits, or service.given */
   uns_child *child;
   uns_channel_wait *wait; /* one reference, the owner's */
-  uint64_t number; /* the child's */
+  uint64_t number;        /* the child's */
 } child_wait;
 
 /* Waits of which one is to be served. It lasts until the child leaves it: more of them may be on their way. */
 typedef struct child_group {
-  uns_link link; /* in service.groups */
+  uns_link link;      /* in service.groups */
   uns_choice *choice; /* one reference */
   uint64_t number;
   bool told; /* one of them was */
@@ -284,7 +284,8 @@ static void receive(uns_child *child, uns_shared_channel *channel, const struct 
   wait->owner = NULL;
   mine->number = words->sequence;
   uns_channel_result result = uns_channel_wait_begin(wait);
-  uns_wait_told told = uns_channel_wait_end(wait); /* it may have been told in the meantime; then mail comes, for nobody */
+  uns_wait_told told = uns_channel_wait_end(
+      wait); /* it may have been told in the meantime; then mail comes, for nobody */
   if (told == UNS_WAIT_GIVEN) result = UNS_CHANNEL_DONE;
   else if (told == UNS_WAIT_CLOSED) result = UNS_CHANNEL_CLOSED;
   uns_message message = {.words = {.kind = UNS_FRAME_ANSWER, .id = words->request, .state = result}};

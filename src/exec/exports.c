@@ -16,8 +16,8 @@ static const uint64_t child_made = (uint64_t)1 << 63;
 
 struct uns_export {
   uns_cell_watcher watcher;
-  uns_child *child; /* borrowed; not to be touched once `dead` */
-  uns_cell *cell;   /* one reference; or NULL, and then: */
+  uns_child *child;            /* borrowed; not to be touched once `dead` */
+  uns_cell *cell;              /* one reference; or NULL, and then: */
   uns_shared_channel *channel; /* one reference */
   uint64_t id;
   uint64_t held;       /* references that the child holds or that are on their way there */
@@ -392,7 +392,8 @@ bool uns_exports_give_back(uns_child *child, const struct uns_message_words *wor
   uns_export *export;
   uv_mutex_lock(&exports->lock);
   export = find_id(exports, words->id);
-  bool fine = (export != NULL || known_export(child, words->id, false, &export) == UNS_OK) && words->count <= export->held;
+  bool fine = (export != NULL || known_export(child, words->id, false, &export) == UNS_OK) &&
+              words->count <= export->held;
   bool stale = false, again = false;
   if (fine) {
     export->held -= words->count;

@@ -503,7 +503,8 @@ static int on_ask(uns_parent *parent, uint64_t round) {
     uns_runtime *main = parent->running != NULL ? parent->running->runtime : NULL;
     uv_mutex_unlock(&parent->lock);
     uint32_t count = find_cells(parent, cells);
-    if (!stopping && uns_quiet_describe(parent->parties, main, cells, count, &packet) == UNS_OK) message.words.first = 1;
+    if (!stopping && uns_quiet_describe(parent->parties, main, cells, count, &packet) == UNS_OK)
+      message.words.first = 1;
     else message.words.count = !stopping;
     uns_parties_thaw(parent->parties);
     for (uint32_t i = 0; i < count; i++) uns_shared_unref(cells[i].cell);

@@ -164,7 +164,8 @@ static void acknowledge(uns_parent_channels *channels, uint64_t number) {
   uns_parent_send(channels->parent, &message, NULL);
 }
 
-static uns_channel_result ask_to_receive(uns_channel_remote *remote, uns_shared_channel *channel, uns_channel_item *item) {
+static uns_channel_result ask_to_receive(uns_channel_remote *remote, uns_shared_channel *channel,
+                                         uns_channel_item *item) {
   uns_message answer = {.words = {.state = UNS_CHANNEL_CLOSED}};
   uns_channel_result result = ask(channel, UNS_QUESTION_RECEIVE, NULL, &answer);
   if (result == UNS_CHANNEL_DONE) {
@@ -250,7 +251,8 @@ static void give_back(uns_channel_remote *remote, uns_channel_wait *wait) {
 static bool withdraw(uns_channel_remote *remote, uint64_t group) {
   uns_message message = {.words = {.kind = UNS_FRAME_CHANNEL_LEAVE, .count = group}};
   uns_message answer;
-  if (uns_parent_ask(of(remote)->parent, &message, NULL, &answer) != UNS_OK) return true; /* nobody is there to tell it */
+  if (uns_parent_ask(of(remote)->parent, &message, NULL, &answer) != UNS_OK)
+    return true; /* nobody is there to tell it */
   uns_message_deinit(&answer);
   return answer.words.first != 0;
 }

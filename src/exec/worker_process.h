@@ -45,9 +45,9 @@ typedef struct uns_service {
   uns_link waits;         /* its waits at channels, oldest first, that have not been told anything */
   uns_link groups;        /* of waits of which one is to be served */
   uns_link given;         /* items that it was given and has not said to have, in the order it was given them */
-  bool dead;              /* what it said last is read */
   uint64_t sent, received; /* frames */
   int received_fd;        /* that came over it; -1: none */
+  bool dead;              /* what it said last is read */
   uns_function *function; /* of the last of them; one reference */
 } uns_service;
 

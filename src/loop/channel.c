@@ -10,17 +10,17 @@ enum {
   VALUE_HELD = UNS_CHANNEL_VALUE_HELD
 };
 
+const char uns_channel_mark = 0;
 static const char nil_item = 0; /* stands in the ring for nil, so that every place of it is taken once and for all */
 
-void uns_channel_open(lua_State *L, uns_runtime *runtime) {
+void uns_channel_open(lua_State *L) {
   uns_shared_open(L);
   luaL_newmetatable(L, UNS_CHANNEL_TYPE);
-  runtime->channel_class = lua_topointer(L, -1); /* the registry holds it */
 }
 
-uns_channel *uns_channel_push_new(lua_State *L, size_t capacity) {
+uns_channel *uns_channel_push_new(uns_runtime *runtime, lua_State *L, size_t capacity) {
   uns_channel *channel = lua_newuserdatauv(L, sizeof *channel, VALUE_HELD);
-  *channel = (uns_channel){.capacity = capacity};
+  *channel = (uns_channel){.mark = &uns_channel_mark, .runtime = runtime, .capacity = capacity};
   uns_list_init(&channel->receivers);
   uns_list_init(&channel->senders);
   lua_newtable(L);
@@ -30,16 +30,7 @@ uns_channel *uns_channel_push_new(lua_State *L, size_t capacity) {
 }
 
 void uns_channel_push(lua_State *L, uns_runtime *runtime, size_t capacity) {
-  (void)runtime;
-  uns_channel_push_new(L, capacity);
-}
-
-uns_channel *uns_channel_test(uns_runtime *runtime, lua_State *L, int index) {
-  uns_channel *channel = lua_touserdata(L, index);
-  if (channel == NULL || !lua_getmetatable(L, index)) return NULL;
-  bool same = lua_topointer(L, -1) == runtime->channel_class;
-  lua_pop(L, 1);
-  return same ? channel : NULL;
+  uns_channel_push_new(runtime, L, capacity);
 }
 
 /* ---- the ring; the channel's table lies at `table` ---- */
@@ -64,7 +55,7 @@ static void grow(uns_channel *channel, lua_State *L, int table) {
 }
 
 static void set(lua_State *L, int table, lua_Integer at) {
-  if (lua_isnil(L, -1)) {
+  if (lua_type(L, -1) == LUA_TNIL) {
     lua_pop(L, 1);
     lua_pushlightuserdata(L, (void *)&nil_item);
   }
@@ -77,12 +68,13 @@ static void put_last(uns_channel *channel, lua_State *L, int table) {
   channel->count++;
 }
 
-/* What lies at `at`; the table is on top, and the item above it then. */
-static void push_at(lua_State *L, int table, lua_Integer at) {
-  lua_rawgeti(L, table, at);
-  if (lua_touserdata(L, -1) != &nil_item) return;
+/* Pushes what lies at `at`. Returns its type. */
+static int push_at(lua_State *L, int table, lua_Integer at) {
+  int type = lua_rawgeti(L, table, at);
+  if (type != LUA_TLIGHTUSERDATA || lua_touserdata(L, -1) != &nil_item) return type;
   lua_pop(L, 1);
   lua_pushnil(L);
+  return LUA_TNIL;
 }
 
 void uns_channel_push_item(lua_State *L, int channel, size_t number) {
@@ -91,11 +83,13 @@ void uns_channel_push_item(lua_State *L, int channel, size_t number) {
   lua_remove(L, -2);
 }
 
-static void push_first(uns_channel *channel, lua_State *L, int table) {
+/* Above the table, which is on top. */
+static void push_first(uns_channel *channel, lua_State *L) {
   lua_Integer at = place(channel, 0);
-  push_at(L, table, at);
-  lua_pushboolean(L, false);
-  lua_rawseti(L, table, at);
+  if (push_at(L, -1, at) >= LUA_TSTRING) { /* nothing is kept alive by having been here */
+    lua_pushboolean(L, false);
+    lua_rawseti(L, -3, at);
+  }
   channel->first = (channel->first + 1) & (channel->size - 1);
   channel->count--;
 }
@@ -170,8 +164,7 @@ static uns_channel_result receive_otherwise(lua_State *L, uns_channel *mine, boo
   return mine->mode == UNS_CHANNEL_IS_SHUT ? UNS_CHANNEL_CLOSED : refuse(L);
 }
 
-uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, int channel, int value) {
-  uns_channel *mine = lua_touserdata(L, channel);
+uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, uns_channel *mine, int channel, int value) {
   if (mine->mode != UNS_CHANNEL_IS_OPEN) return send_otherwise(L, mine, value, false);
   uns_waiter *receiver = first_in(&mine->receivers);
   if (receiver != NULL) {
@@ -182,22 +175,22 @@ uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, int chan
   }
   if (mine->count >= mine->capacity) return UNS_CHANNEL_WAIT;
   lua_getiuservalue(L, channel, VALUE_TABLE);
-  int table = lua_gettop(L);
-  grow(mine, L, table);
+  if (mine->count == mine->size) grow(mine, L, lua_gettop(L));
   lua_pushvalue(L, value);
-  put_last(mine, L, table);
-  lua_pop(L, 1);
+  put_last(mine, L, -2);
   return UNS_CHANNEL_DONE;
 }
 
 uns_channel_result uns_channel_try_send(uns_runtime *runtime, lua_State *L, int channel, int value) {
   uns_channel *mine = lua_touserdata(L, channel);
   if (mine->mode != UNS_CHANNEL_IS_OPEN) return send_otherwise(L, mine, value, true);
-  return uns_channel_send(runtime, L, channel, value);
+  int top = lua_gettop(L);
+  uns_channel_result result = uns_channel_send(runtime, L, mine, channel, value);
+  lua_settop(L, top);
+  return result;
 }
 
-uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, int channel) {
-  uns_channel *mine = lua_touserdata(L, channel);
+uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, uns_channel *mine, int channel) {
   if (mine->count == 0) { /* from hand to hand */
     uns_waiter *sender = first_in(&mine->senders);
     if (sender == NULL) {
@@ -208,24 +201,25 @@ uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, int c
     return UNS_CHANNEL_DONE;
   }
   lua_getiuservalue(L, channel, VALUE_TABLE);
-  int table = lua_gettop(L);
-  push_first(mine, L, table);
+  push_first(mine, L);
   if (mine->count < mine->capacity && !uns_list_empty(&mine->senders)) {
     uns_waiter *sender = first_in(&mine->senders);
     if (sender != NULL) { /* the first in line moves up into the ring */
       push_held(mine, L, channel, sender);
-      put_last(mine, L, table);
+      put_last(mine, L, -3);
       uns_waiter_tell(sender, runtime, UNS_TOLD_GIVEN);
     }
   }
-  lua_replace(L, table);
   return UNS_CHANNEL_DONE;
 }
 
 uns_channel_result uns_channel_try_receive(uns_runtime *runtime, lua_State *L, int channel) {
   uns_channel *mine = lua_touserdata(L, channel);
   if (mine->mode == UNS_CHANNEL_IS_SHARED) return uns_shared_receive(L, mine, true);
-  return uns_channel_receive(runtime, L, channel);
+  int top = lua_gettop(L);
+  uns_channel_result result = uns_channel_receive(runtime, L, mine, channel);
+  if (lua_gettop(L) > top + 1) lua_replace(L, top + 1);
+  return result;
 }
 
 void uns_channel_close(uns_runtime *runtime, uns_channel *channel) {
@@ -290,7 +284,8 @@ void uns_channel_return(uns_runtime *runtime, lua_State *L, int channel, uns_wai
 }
 
 void uns_channel_withdraw(lua_State *L, int channel, const uns_waiter *waiter) {
-  push_held(lua_touserdata(L, channel), L, channel, waiter); /* nothing where the channel is shared: it is in the wait there */
+  push_held(lua_touserdata(L, channel), L, channel,
+            waiter); /* nothing where the channel is shared: it is in the wait there */
   lua_pop(L, 1);
 }
 

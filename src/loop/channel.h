@@ -28,31 +28,40 @@ typedef enum {
   UNS_CHANNEL_IS_CROSSING /* it is becoming that just now: likewise */
 } uns_channel_mode;
 
+extern const char uns_channel_mark;
+
 typedef struct uns_channel {
+  const char *mark;            /* &uns_channel_mark */
+  uns_runtime *runtime;        /* of its state */
   uns_link receivers, senders; /* uns_waiter.link */
   size_t capacity;
-  size_t count;       /* items in the ring; more than `capacity` where one was put back */
-  size_t first, size; /* of the ring: `first` counts from 0, `size` is 0 or a power of two */
-  const uns_waiter *held; /* whose the second user value is, or NULL */
-  uint8_t mode;           /* uns_channel_mode */
+  size_t count;               /* items in the ring; more than `capacity` where one was put back */
+  size_t first, size;         /* of the ring: `first` counts from 0, `size` is 0 or a power of two */
+  const uns_waiter *held;     /* whose the second user value is, or NULL */
+  uint8_t mode;               /* uns_channel_mode */
   uns_shared_channel *shared; /* one reference, its handle's (channel_shared.c); or NULL */
 } uns_channel;
 
 /* Once per state: leaves the metatable on the stack, still without methods (bind/channel.c). */
-void uns_channel_open(lua_State *L, uns_runtime *runtime);
+void uns_channel_open(lua_State *L);
 /* Pushes a new channel. Raises without memory. */
 void uns_channel_push(lua_State *L, uns_runtime *runtime, size_t capacity);
 /* The channel at `index`, or NULL if it is something else. Fast. */
-uns_channel *uns_channel_test(uns_runtime *runtime, lua_State *L, int index);
+static inline uns_channel *uns_channel_test(lua_State *L, int index) {
+  uns_channel *channel = lua_touserdata(L, index);
+  return channel != NULL && lua_rawlen(L, index) == sizeof *channel && channel->mark == &uns_channel_mark ? channel
+                                                                                                          : NULL;
+}
 
 /*
- * The channel is at `channel`, an absolute index. These never wait for room or an item; they raise without memory, and
- * `unsendable` for an item that cannot go where the channel is, and have done nothing then. In a worker process the first
- * two may return UNS_CHANNEL_WAIT without having asked its host: only `try` does that, and it takes a while.
+ * The channel, `mine`, is at `channel`, an absolute index. These never wait for room or an item; they raise without memory, and
+ * `unsendable` for an item that cannot go where the channel is, and have done nothing then. What is received is pushed.
+ *
+ * The first two are the quick ones: they may leave something on the stack, below an item; and in a worker process they may
+ * return UNS_CHANNEL_WAIT without having asked its host: only `try` does that, and it takes a while.
  */
-uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, int channel, int value);
-/* DONE: the item is pushed. */
-uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, int channel);
+uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, uns_channel *mine, int channel, int value);
+uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, uns_channel *mine, int channel);
 uns_channel_result uns_channel_try_send(uns_runtime *runtime, lua_State *L, int channel, int value);
 uns_channel_result uns_channel_try_receive(uns_runtime *runtime, lua_State *L, int channel);
 /* Those who wait are told UNS_TOLD_CLOSED. What is in it can still be received. */

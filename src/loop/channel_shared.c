@@ -70,7 +70,6 @@ static void tie(lua_State *L, int index, uns_shared_channel *shared) {
 }
 
 void uns_channel_push_shared(uns_runtime *runtime, lua_State *L, uns_shared_channel *shared) {
-  (void)runtime;
   luaL_checkstack(L, 8, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &by_shared_key);
   if (lua_rawgetp(L, -1, shared) == LUA_TUSERDATA) {
@@ -78,7 +77,7 @@ void uns_channel_push_shared(uns_runtime *runtime, lua_State *L, uns_shared_chan
     return;
   }
   lua_pop(L, 2);
-  uns_channel *channel = uns_channel_push_new(L, 0);
+  uns_channel *channel = uns_channel_push_new(runtime, L, 0);
   tie(L, lua_gettop(L), shared);
   channel->shared = shared;
   channel->mode = UNS_CHANNEL_IS_SHARED;
@@ -252,13 +251,15 @@ static uns_choice *choice_of(const uns_waiter *waiter, bool *failed) {
   return *waiter->choice;
 }
 
-static uns_channel_wait *new_wait(uns_runtime *runtime, uns_shared_channel *shared, const uns_waiter *waiter, bool sends) {
+static uns_channel_wait *new_wait(uns_runtime *runtime, uns_shared_channel *shared, const uns_waiter *waiter,
+                                  bool sends) {
   bool failed;
   uns_choice *choice = choice_of(waiter, &failed);
   return failed ? NULL : uns_channel_wait_new(shared, runtime->mailbox, choice, sends, on_told);
 }
 
-void uns_shared_wait(uns_runtime *runtime, lua_State *L, const uns_channel *mine, uns_waiter *waiter, bool sends, int value) {
+void uns_shared_wait(uns_runtime *runtime, lua_State *L, const uns_channel *mine, uns_waiter *waiter, bool sends,
+                     int value) {
   uns_channel_item item = {.kind = UNS_SENT_NIL};
   if (sends) to_item(L, value, &item);
   uns_channel_wait *wait = new_wait(runtime, mine->shared, waiter, sends);
@@ -278,7 +279,7 @@ typedef struct {
   uns_runtime *runtime;
   uns_channel *channel;
   uns_shared_channel *shared; /* one reference */
-  size_t count; /* what the channel had, which shows nothing while it crosses */
+  size_t count;               /* what the channel had, which shows nothing while it crosses */
   uns_link receivers, senders;
   uint8_t mode;
   uns_channel_wait **waits; /* one for each that is in line; `owner` is the waiter. Owned */
@@ -388,7 +389,8 @@ uns_shared_channel *uns_channel_share(uns_runtime *runtime, lua_State *L, int in
   index = lua_absindex(L, index);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   crossing c = {.runtime = runtime, .channel = channel, .mode = channel->mode, .count = channel->count};
-  c.shared = remote != NULL ? remote->make(remote, channel->capacity, closed) : uns_shared_channel_new(channel->capacity);
+  c.shared = remote != NULL ? remote->make(remote, channel->capacity, closed)
+                            : uns_shared_channel_new(channel->capacity);
   if (c.shared == NULL) {
     luaL_error(L, "not enough memory");
     return NULL;

@@ -13,7 +13,8 @@ void uns_shared_open(lua_State *L);
 /* `now`: asks the host where it must. */
 uns_channel_result uns_shared_send(lua_State *L, uns_channel *mine, int value, bool now);
 uns_channel_result uns_shared_receive(lua_State *L, uns_channel *mine, bool now);
-void uns_shared_wait(uns_runtime *runtime, lua_State *L, const uns_channel *mine, uns_waiter *waiter, bool sends, int value);
+void uns_shared_wait(uns_runtime *runtime, lua_State *L, const uns_channel *mine, uns_waiter *waiter, bool sends,
+                     int value);
 void uns_shared_leave(uns_waiter *waiter);
 void uns_shared_take(lua_State *L, uns_waiter *waiter);
 void uns_shared_return(uns_waiter *waiter);
@@ -23,6 +24,6 @@ void uns_shared_put_back(lua_State *L, const uns_channel *mine);
 void uns_channel_push_item(lua_State *L, int channel, size_t number);
 void uns_channel_push_offer(lua_State *L, int channel, const uns_waiter *waiter);
 /* Pushes a new channel that has nothing in it. */
-uns_channel *uns_channel_push_new(lua_State *L, size_t capacity);
+uns_channel *uns_channel_push_new(uns_runtime *runtime, lua_State *L, size_t capacity);
 
 #endif

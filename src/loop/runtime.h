@@ -135,7 +135,6 @@ struct uns_runtime {
   int *free_pins;
   size_t free_pin_count, pin_capacity;
   int future_class_ref; /* the metatable of futures, in the registry */
-  const void *channel_class; /* the metatable of channels, to tell them fast */
   struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; borrowed; else NULL */
   int unaccounted;     /* coroutines that the collector has yet to be told of: loop/task.c */
   uint64_t last_task_id;
