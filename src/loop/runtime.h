@@ -98,6 +98,7 @@ struct uns_runtime {
   uv_loop_t loop;
   uns_mailbox *mailbox; /* one reference */
   struct uns_executors *executors; /* shared by the states of a host; borrowed */
+  struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; borrowed; else NULL */
   uns_party party;                 /* among them: loop/party.h */
 
   /* tasks */
@@ -135,7 +136,6 @@ struct uns_runtime {
   int *free_pins;
   size_t free_pin_count, pin_capacity;
   int future_class_ref; /* the metatable of futures, in the registry */
-  struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; borrowed; else NULL */
   int unaccounted;     /* coroutines that the collector has yet to be told of: loop/task.c */
   uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
