@@ -89,6 +89,20 @@ describe("unsync test", function()
     has(ran, "left running: io task, started at " .. ran.paths[1] .. ":14")
   end)
 
+  it("looks at what a test leaves that was cancelled itself", function()
+    local ran = run([[
+      local unsync = require("unsync")
+      it("is cancelled", function()
+        unsync.spawn(unsync.sleep, 1000)
+        unsync.current():cancel()
+      end)
+      it("runs", function() unsync.sleep(0) end)
+    ]])
+    assert.equal(1, ran.code)
+    has(ran, "1 success / 1 failure / 0 errors")
+    has(ran, "left running: io task, started at " .. ran.paths[1] .. ":3")
+  end)
+
   it("fails a test for failures that nobody looked at, and no other", function()
     local ran = run([[
       local unsync = require("unsync")

@@ -74,6 +74,7 @@ clock_meta.__gc = Clock.close
 
 -- ---- the order of ready tasks ----
 
+---@class unsync.Shuffle
 local Shuffle = {}
 local shuffle_meta = { __index = Shuffle, __name = "unsync.Shuffle" }
 
@@ -97,6 +98,7 @@ shuffle_meta.__close = Shuffle.close
 
 -- ---- calls of thread and cpu functions ----
 
+---@class unsync.Inline
 local Inline = {}
 local inline_meta = { __index = Inline, __name = "unsync.Inline" }
 
@@ -170,7 +172,6 @@ function Gate:is_open()
 end
 
 ---@class unsync.Sequencer
-
 local Sequencer = { __name = "unsync.Sequencer" }
 
 --- A row of steps, numbered from 0, each for one task to take: `seq(n)` waits until all steps before n have been

@@ -138,7 +138,8 @@ local function run_test(busted, execute, element, test)
   control.inline("thread", false)
   control.inline("cpu", false)
   local failed = test.status ~= nil and test.status ~= "success" and test.status ~= "pending"
-  test.problems = check(before, runner.file_before, failed or test.timed_out or test.exited)
+  -- Shielded: a test may have had itself cancelled.
+  test.problems = unsync.shield(check, before, runner.file_before, failed or test.timed_out or test.exited)
   if not ok then table.insert(test.problems, 1, tostring(err)) end
   if failed then return end
   if test.timed_out then table.insert(test.problems, 1, test.timed_out) end
