@@ -212,7 +212,7 @@ describe("unsync test", function()
     has(ran, "io sleeper, started at " .. ran.paths[1] .. ":2, waiting for sleep")
   end)
 
-  it("ends a test that computes without end, and one that sets up so", function()
+  it("ends a test that computes without end, and one that sets up so #plain", function()
     local ran = run([[
       it("computes", function() while true do end end)
       it("is not held up", function() end)
