@@ -213,6 +213,7 @@ static bool can_await(lua_State *L, child *c) {
 static int await(lua_State *L, child *c, lua_KFunction k) {
   c->task = c->runtime->current;
   c->task->waits_for = "process";
+  if (!c->polling) uns_task_hope(c->runtime, c->task); /* libuv does not know that there is something under way */
   return uns_task_park(c->runtime, L, 0, k);
 }
 
