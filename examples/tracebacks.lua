@@ -7,7 +7,7 @@ stack traceback:
 	examples/tracebacks.lua:19: in upvalue 'parse'
 	examples/tracebacks.lua:24: in function <examples/tracebacks.lua:22>
 	[C]: in ?
-awaited in:
+awaited in report:
 stack traceback:
 	[C]: in method 'await'
 	examples/tracebacks.lua:29: in function <examples/tracebacks.lua:28>

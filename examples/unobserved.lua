@@ -3,12 +3,10 @@
 the script ends well
 ]]
 --[[ Errors, exit code 1:
-unsync: a failure that nobody looked at, of thread save: examples/unobserved.lua:16: no room for the results
+unsync: a failure that nobody looked at, of thread save: examples/unobserved.lua:14: no room for the results
 in thread save:
-stack traceback:
-	[C]: in function 'error'
-	examples/unobserved.lua:16: in function <examples/unobserved.lua:15>
-	[C]: in ?
+	examples/unobserved.lua:14: in function <examples/unobserved.lua:13>
+started at examples/unobserved.lua:17
 ]]
 local unsync = require("unsync")
 

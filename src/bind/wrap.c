@@ -384,6 +384,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   else if (path != NULL) job->search_path = uns_shared_ref(path);
   future->job = job;
   future->since_ns = runtime->test_clock == NULL ? job->submitted_ns : uns_now_ns(runtime);
+  future->site = uns_runtime_site(runtime, L);
   uns_runtime_ask(runtime);
   if (runtime->recorder != NULL) {
     job->record.recorder = runtime->recorder;

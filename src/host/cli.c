@@ -11,6 +11,7 @@
 
 #include "base/base.h"
 #include "exec/child.h"
+#include "host/explain.h"
 #include "host/program.h"
 #include "host/repl.h"
 #include "host/script.h"
@@ -46,6 +47,17 @@ typedef struct {
 /* Two pieces of text around what was wrong. */
 static int misuse(const char *before, const char *what, const char *after) {
   fprintf(stderr, "unsync: %s'%s'%s\n%s", before, what, after, usage_text);
+  return 1;
+}
+
+/* An option that does not exist, and the one that was probably meant. */
+static int unknown(const char *text) {
+  static const char *const known[] = {"--trace", "--stats", "--version", "--help", NULL};
+  char option[64];
+  snprintf(option, sizeof option, "%.*s", (int)strcspn(text, "="), text);
+  const char *meant = strncmp(option, "--", 2) == 0 ? uns_explain_meant(option, known) : NULL;
+  if (meant == NULL) return misuse("unrecognized option ", text, "");
+  fprintf(stderr, "unsync: unrecognized option '%s': did you mean `%s`?\n", text, meant);
   return 1;
 }
 
@@ -104,7 +116,7 @@ static int read_options(int argc, char **argv, options *read) {
       read->steps[read->step_count++] = (uns_step){.kind = kind, .text = value};
       if (kind == UNS_STEP_CODE) read->has_code = true;
     } else {
-      return misuse("unrecognized option ", text, "");
+      return unknown(text);
     }
   }
   read->script_index = i;

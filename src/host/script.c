@@ -87,32 +87,14 @@ static void set_arg(lua_State *L, const uns_script *script) {
 
 /* ---- the end ---- */
 
-static int error_text(lua_State *L) {
-  if (lua_istable(L, 1) || lua_isuserdata(L, 1)) {
-    if (!luaL_getmetafield(L, 1, "__tostring")) {
-      lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
-      return 1;
-    }
-  }
-  luaL_tolstring(L, 1, NULL);
-  return 1;
-}
-
-/* Tells the failure of the future at `index` as lua.c would, with the traceback of where it failed. */
+/* Tells the failure of the future at `index`, with the traceback of where it failed. */
 static void report(uns_runtime *runtime, int index) {
   lua_State *L = runtime->L;
-  lua_pushcfunction(L, error_text);
   uns_future_push_error(runtime, L, index);
-  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
-    lua_pop(L, 1);
-    lua_pushliteral(L, "(an error object whose tostring failed)");
-  }
   uns_future_push_traceback(runtime, L, index);
-  const char *text = lua_tostring(L, -2), *traceback = lua_tostring(L, -1);
-  lua_pushfstring(L, "%s%s%s", text != NULL ? text : "(error)", traceback != NULL ? "\n" : "",
-                  traceback != NULL ? traceback : "");
-  uns_runtime_report(runtime, lua_tostring(L, -1));
-  lua_pop(L, 3);
+  lua_pushnil(L);
+  lua_pushnil(L);
+  uns_failure_tell(runtime, L);
 }
 
 static int start_root(lua_State *L) {

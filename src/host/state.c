@@ -10,6 +10,7 @@
 #include "bind/stdlib.h"
 #include "core/codec.h"
 #include "core/error.h"
+#include "host/explain.h"
 #include "host/modules.h"
 
 static int panic(lua_State *L) {
@@ -21,6 +22,7 @@ static int open_rooms(lua_State *L) {
   uns_runtime *runtime = lua_touserdata(L, 1);
   uns_bind_coroutine(L, runtime);
   uns_bind_stdlib(L, runtime);
+  runtime->explain = uns_explain;
   runtime->cancel_job = uns_executors_cancel;
   runtime->inherit_hook = uns_stdlib_inherit_hook;
   uns_modules_open(L, runtime);

@@ -154,42 +154,81 @@ void uns_failure_open(lua_State *L, uns_runtime *runtime) {
 
 /* ---- telling ---- */
 
-/* One line: the error as text, whatever it is. Runs protected, for __tostring may raise. */
-static int error_text(lua_State *L) {
-  luaL_tolstring(L, 1, NULL);
+/* text_of(error): one line, as lua.c would tell it. Runs protected, for __tostring may raise. */
+static int text_of(lua_State *L) {
+  if ((lua_istable(L, 1) || lua_isuserdata(L, 1)) && !luaL_getmetafield(L, 1, "__tostring")) {
+    lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
+  } else {
+    luaL_tolstring(L, 1, NULL);
+  }
   return 1;
 }
 
-/* Pushes "io name: the error", and its traceback on the lines that follow. */
-static void push_account(lua_State *L, int index) {
-  static const char *const kinds[] = {"io", "thread", "cpu", "promise"};
-  luaL_checkstack(L, 8, NULL);
-  index = lua_absindex(L, index);
-  const uns_failure *failure = lua_touserdata(L, index);
-  lua_pushcfunction(L, error_text);
-  lua_getiuservalue(L, index, UNS_FAILURE_ERROR);
+/* The error at `index` becomes a text. */
+static void replace_by_text(lua_State *L, int index) {
+  if (lua_type(L, index) == LUA_TSTRING) return;
+  lua_pushcfunction(L, text_of);
+  lua_pushvalue(L, index);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
     lua_pop(L, 1);
     lua_pushliteral(L, "(an error object whose tostring failed)");
   }
-  if (lua_getiuservalue(L, index, UNS_FAILURE_TRACEBACK) != LUA_TSTRING) {
-    lua_pop(L, 1);
-    lua_pushliteral(L, "");
-  }
-  const char *traceback = lua_tostring(L, -1);
-  lua_pushfstring(L, "%s%s%s: %s%s%s", kinds[failure->kind], failure->name != NULL ? " " : "",
-                  failure->name != NULL ? failure->name : "", lua_tostring(L, -2), *traceback != '\0' ? "\n" : "",
-                  traceback);
-  lua_replace(L, -3);
+  lua_replace(L, index);
+}
+
+/* "thread save", or "io". Leaves it on the stack. */
+static const char *push_origin(lua_State *L, const uns_failure *failure) {
+  static const char *const kinds[] = {"io", "thread", "cpu", "promise"};
+  const char *name = failure->name;
+  return lua_pushfstring(L, "%s%s%s", kinds[failure->kind], name != NULL ? " " : "", name != NULL ? name : "");
+}
+
+/* Pushes "io name: the error", and its traceback on the lines that follow. */
+static void push_account(lua_State *L, int index) {
+  luaL_checkstack(L, 8, NULL);
+  index = lua_absindex(L, index);
+  int top = lua_gettop(L);
+  const char *origin = push_origin(L, lua_touserdata(L, index));
+  lua_getiuservalue(L, index, UNS_FAILURE_ERROR);
+  replace_by_text(L, top + 2);
+  bool located = lua_getiuservalue(L, index, UNS_FAILURE_TRACEBACK) == LUA_TSTRING;
+  lua_pushfstring(L, "%s: %s%s%s", origin, lua_tostring(L, top + 2), located ? "\n" : "",
+                  located ? lua_tostring(L, top + 3) : "");
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
+}
+
+/* What lies on top for uns_failure_tell becomes one plain text. */
+static void explain_plainly(lua_State *L) {
+  int error = lua_gettop(L) - 3;
+  const char *traceback = lua_tostring(L, error + 1), *origin = lua_tostring(L, error + 2);
+  const char *site = lua_tostring(L, error + 3);
+  lua_pushfstring(L, "%s%s%s", origin != NULL ? origin : "", origin != NULL ? ": " : "", lua_tostring(L, error));
+  if (traceback != NULL) lua_pushfstring(L, "\n%s", traceback);
+  if (site != NULL) lua_pushfstring(L, "\nstarted at %s", site);
+  lua_concat(L, lua_gettop(L) - error - 3);
+  lua_replace(L, error);
+  lua_settop(L, error);
+}
+
+void uns_failure_tell(uns_runtime *runtime, lua_State *L) {
+  luaL_checkstack(L, 8, NULL);
+  replace_by_text(L, lua_gettop(L) - 3);
+  if (runtime->explain == NULL || !runtime->explain(runtime, L)) explain_plainly(L);
+  uns_runtime_report(runtime, lua_tostring(L, -1));
   lua_pop(L, 1);
 }
 
 void uns_failure_report(lua_State *L, int index) {
   const uns_failure *failure = lua_touserdata(L, index);
-  push_account(L, index);
-  lua_pushfstring(L, "a failure that nobody looked at, of %s", lua_tostring(L, -1));
-  uns_runtime_report(failure->runtime, lua_tostring(L, -1));
-  lua_pop(L, 2);
+  luaL_checkstack(L, 8, NULL);
+  index = lua_absindex(L, index);
+  lua_getiuservalue(L, index, UNS_FAILURE_ERROR);
+  lua_getiuservalue(L, index, UNS_FAILURE_TRACEBACK);
+  lua_pushfstring(L, "a failure that nobody looked at, of %s", push_origin(L, failure));
+  lua_remove(L, -2);
+  lua_pushstring(L, failure->site);
+  uns_failure_tell(failure->runtime, L);
 }
 
 int uns_failure_report_all(uns_runtime *runtime) {
@@ -249,8 +288,10 @@ bool uns_failure_take_all(uns_runtime *runtime, lua_State *L) {
  * Pops the traceback of an error that an await raised, and the one of where that was, on top: leaves both as one. Of a
  * long chain the ends are kept: a text that grew with each await would cost the square of their number.
  */
-static void join_tracebacks(lua_State *L) {
-  static const char between[] = "\nawaited in:\n", left_out[] = "\n\t...\n";
+static void join_tracebacks(uns_runtime *runtime, lua_State *L) {
+  static const char left_out[] = "\n\t...\n";
+  const uns_future *future = runtime->current != NULL ? runtime->current->future : NULL;
+  const char *name = future != NULL ? future->name : NULL;
   size_t size, rest_size;
   const char *text = lua_tolstring(L, -2, &size), *rest = lua_tolstring(L, -1, &rest_size);
   luaL_Buffer joined;
@@ -265,7 +306,12 @@ static void join_tracebacks(lua_State *L) {
     luaL_addstring(&joined, left_out);
     luaL_addlstring(&joined, tail, (size_t)(text + size - tail));
   }
-  luaL_addstring(&joined, between);
+  luaL_addstring(&joined, "\nawaited in");
+  if (name != NULL) {
+    luaL_addchar(&joined, ' ');
+    luaL_addstring(&joined, name);
+  }
+  luaL_addstring(&joined, ":\n");
   luaL_addlstring(&joined, rest, rest_size);
   luaL_pushresult(&joined);
   lua_replace(L, -3);
@@ -316,7 +362,7 @@ void uns_failure_push_traceback(uns_runtime *runtime, lua_State *L) {
     if (!joined) lua_pop(L, 1);
   }
   luaL_traceback(L, L, NULL, 1);
-  if (joined) join_tracebacks(L);
+  if (joined) join_tracebacks(runtime, L);
 }
 
 /* Pushes a failure of the error at `error` with the traceback on top, which is popped. */
@@ -388,7 +434,7 @@ void uns_failure_with_others(uns_runtime *runtime, lua_State *L) {
   const lua_State *taken_on = failure->taken_on;
   if (runtime->current != NULL && (!located || taken_on != L)) { /* where these were waited for comes first */
     luaL_traceback(L, L, NULL, 0);
-    if (located) join_tracebacks(L);
+    if (located) join_tracebacks(runtime, L);
     taken_on = L;
   } else if (!located) {
     lua_pushliteral(L, "");
@@ -403,6 +449,7 @@ void uns_failure_with_others(uns_runtime *runtime, lua_State *L) {
   if (count > OTHERS_TOLD) lua_pushfstring(L, "\nand %I more", (LUAI_UACINT)(count - OTHERS_TOLD));
   lua_concat(L, lua_gettop(L) - first + 1);
   uns_failure *with = uns_failure_push(runtime, L, failure->kind, failure->name);
+  with->site = failure->site;
   with->taken_on = taken_on;
   lua_replace(L, self);
   lua_settop(L, self);

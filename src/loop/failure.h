@@ -22,6 +22,7 @@ typedef struct uns_failure {
   int pin;        /* what keeps it until the end, when its future is gone, or 0 */
   uns_runtime *runtime;
   const char *name;          /* of what failed, interned; or NULL */
+  const char *site;          /* "file:line" of where it was started, interned; or NULL */
   const lua_State *taken_on; /* the Lua thread down to whose base the traceback reaches; NULL: not down to here */
   uint8_t kind;              /* uns_kind */
 } uns_failure;
@@ -66,7 +67,12 @@ void uns_failure_with_others(uns_runtime *runtime, lua_State *L);
  * Those that other states may still look at are left to them.
  */
 bool uns_failure_take_all(uns_runtime *runtime, lua_State *L);
-/* Tells of the failure at `index`. Any error object is told somehow. */
+/*
+ * Tells of an error that nobody handles. The error, its traceback (a string or nil), what it is of and where that was started
+ * (strings or nil) lie on top, and are popped. Any error object is told somehow.
+ */
+void uns_failure_tell(uns_runtime *runtime, lua_State *L);
+/* Tells of the failure at `index`, which nobody looked at. */
 void uns_failure_report(lua_State *L, int index);
 /* At the end of a host: reports them, the oldest first; returns how many there were in all. */
 int uns_failure_report_all(uns_runtime *runtime);

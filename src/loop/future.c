@@ -299,7 +299,7 @@ bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_s
   }
   index = lua_absindex(L, index);
   luaL_checkstack(L, 6, NULL);
-  uns_failure_push(runtime, L, future->kind, future->name);
+  uns_failure_push(runtime, L, future->kind, future->name)->site = future->site;
   if (future->cell != NULL) share_failure(L, index);
   if (state == UNS_FUTURE_FAILED && !future->expected) uns_failure_list(runtime, L);
   lua_setiuservalue(L, index, 1);

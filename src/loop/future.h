@@ -62,6 +62,7 @@ struct uns_future {
   uns_task *task;    /* kind io, while it lives */
   uns_job *job;      /* kind thread and cpu, while it is under way */
   const char *name;  /* of the function, interned for the life of the state; NULL: none */
+  const char *site;  /* "file:line" of the call that it is of, interned; NULL: not known */
   uns_cell *cell;    /* borrowed from the future's companion; NULL: never left its state */
   uint64_t since_ns; /* when it was first waited for or sent away; 0: not yet */
   const uns_behind *behind; /* what it is made of, while it is pending; or NULL */

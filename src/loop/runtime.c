@@ -221,6 +221,37 @@ const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *n
   return kept;
 }
 
+/* intern_site(runtime) */
+static int intern_site(lua_State *L) {
+  uns_runtime *runtime = lua_touserdata(L, 1);
+  struct uns_last_site *site = &runtime->last_site;
+  lua_pushfstring(L, "%s:%d", site->source, site->line);
+  site->text = uns_runtime_intern(runtime, L, lua_tostring(L, -1));
+  return 0;
+}
+
+const char *uns_runtime_site(uns_runtime *runtime, lua_State *L) {
+  enum { LEVELS = 16 };
+  struct uns_last_site *last = &runtime->last_site;
+  lua_Debug frame;
+  for (int level = 1; level < LEVELS && lua_getstack(L, level, &frame) != 0; level++) { /* 0 is the C function that asks */
+    lua_getinfo(L, "Sl", &frame);
+    if (frame.currentline <= 0) continue;
+    if (frame.currentline == last->line && last->text != NULL && strcmp(frame.short_src, last->source) == 0)
+      return last->text;
+    if (strncmp(frame.source, "@unsync/", 8) == 0) continue;
+    if (!lua_checkstack(runtime->L, 3)) return NULL;
+    last->line = frame.currentline;
+    last->text = NULL;
+    memcpy(last->source, frame.short_src, sizeof last->source);
+    lua_pushcfunction(runtime->L, intern_site);
+    lua_pushlightuserdata(runtime->L, runtime);
+    if (lua_pcall(runtime->L, 1, 0, 0) != LUA_OK) lua_pop(runtime->L, 1);
+    return last->text;
+  }
+  return NULL;
+}
+
 /* As many pins may be free as there ever were: to free one cannot fail. */
 static bool more_pins(uns_runtime *runtime) {
   size_t capacity = runtime->pin_capacity == 0 ? 64 : 2 * runtime->pin_capacity;

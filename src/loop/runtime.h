@@ -146,9 +146,16 @@ struct uns_runtime {
   size_t kept_failures; /* of these, those whose futures are gone */
   uns_link holding;       /* functions whose limit holds calls back (bind/wrap.c) */
   uns_closer held_closer; /* for these calls */
-  bool telling; /* loop/future.c: the cell of a settled future is being told; others stand in line: */
-  size_t told, untold;
+  struct uns_last_site {
+    const char *text;
+    int line;
+    char source[LUA_IDSIZE];
+  } last_site; /* what uns_runtime_site found last */
+  size_t told, untold; /* loop/future.c: settled futures whose cells are told, one after the other, while `telling` */
   struct uns_group *root; /* the scope of the call that this worker runs, borrowed; NULL: none */
+  /* Puts a text that reads better in the place of an error, its traceback, what it is of and where that was started, as
+     uns_failure_tell has them, on top of L. False: it cannot, and they lie there as they were. NULL: nobody can. */
+  bool (*explain)(uns_runtime *runtime, lua_State *L);
   void (*report)(uns_runtime *runtime, const char *text); /* told of errors nobody handles; NULL: stderr */
   bool (*busy)(uns_runtime *runtime); /* more hope, asked when the loop is quiet: luv's handles; may be NULL */
   bool (*before_sleep)(uns_runtime *runtime); /* runs nested loops; true: do not sleep; may be NULL */
@@ -172,6 +179,7 @@ struct uns_runtime {
   unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
   unsigned stride;     /* tasks that a turn resumes between two looks at the clock: loop/task.c */
   volatile sig_atomic_t end_turn; /* no further round in this turn: somebody up the C stack, or a signal, has news */
+  bool telling;
   bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
   bool job_told;       /* its tasks have been cancelled */
   bool is_worker;      /* not the main state: process-wide things are not its own */
@@ -239,6 +247,9 @@ static inline void uns_runtime_answered(uns_runtime *runtime) {
 
 /* Runs `callback` in the next turn, once, however often this is called before. */
 void uns_runtime_call_soon(uns_runtime *runtime, uns_callback *callback);
+
+/* "file:line" of what runs on `L`, our own code left out, for as long as the state lives. NULL: there is none, or no memory. */
+const char *uns_runtime_site(uns_runtime *runtime, lua_State *L);
 
 /* A copy of `name` that lives as long as the state: names of functions are few. Raises without memory. */
 const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *name);

@@ -103,6 +103,18 @@ static int keep_traceback(lua_State *L) {
   return 1;
 }
 
+/* A failure says where the call was made. */
+static void keep_site(uns_runtime *runtime, lua_State *co, uns_task *task) {
+  if (task->spawned.line != 0) {
+    luaL_checkstack(co, 6, NULL);
+    lua_pushfstring(co, "%s:%d", task->spawned.source, task->spawned.line);
+    task->future->site = uns_runtime_intern(runtime, co, lua_tostring(co, -1));
+    lua_pop(co, 1);
+  } else if (task->starter != NULL) {
+    task->future->site = uns_runtime_site(runtime, task->starter);
+  }
+}
+
 /* Settles the future with the outcome of the body, from SLOT_BODY up. */
 static void settle_body(lua_State *co, int status, uns_task *task) {
   uns_runtime *runtime = task->runtime;
@@ -138,6 +150,7 @@ static void settle_body(lua_State *co, int status, uns_task *task) {
     lua_replace(co, -3);
     cancelled = false;
   }
+  keep_site(runtime, co, task);
   uns_future_fail(runtime, co, SLOT_FUTURE, cancelled ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
 }
 
