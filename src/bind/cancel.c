@@ -22,9 +22,15 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
   uns_cancel_scope *scope = lua_touserdata(L, 1);
   uns_cancel_scope_leave(runtime, scope);
-  if (runtime->caught != NULL) runtime->caught(runtime, L);
-  if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 2;
-  if (scope->timed_out && uns_error_is(L, -1, "cancelled")) uns_cancel_push_timeout(L, NULL, "await");
+  bool fine = status == LUA_OK || status == LUA_YIELD;
+  bool timed_out = !fine && scope->timed_out && uns_error_is(L, -1, "cancelled");
+  /* What was kept out comes now; an error only passes, and a deadline's stops to be a cancellation. */
+  if (fine) uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime));
+  if (fine) return lua_gettop(L) - 2;
+  if (timed_out) {
+    uns_cancel_push_timeout(L, NULL, "await");
+    uns_cancel_caught(runtime, L, false);
+  }
   return lua_error(L);
 }
 

@@ -1,6 +1,7 @@
 #include "bind/coroutine.h"
 
 #include "bind/stdlib.h"
+#include "loop/cancel.h"
 
 enum { FAILED = -1, WAITS = -2 };
 
@@ -83,11 +84,11 @@ static inline int enter(lua_State *L, uns_runtime *runtime, lua_State *co, int c
   return FAILED;
 }
 
-static int finish_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int results) {
+static int finish_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int results, bool in_clean_up) {
   bool fine = results >= 0;
   if (!fine) {
     if (runtime->barriers > 0 && lua_status(co) > LUA_YIELD) uns_stdlib_leave_dead(L, runtime, co);
-    if (runtime->caught != NULL) runtime->caught(runtime, L);
+    uns_cancel_caught(runtime, L, in_clean_up);
   }
   int count = fine ? results : 1;
   lua_pushboolean(L, fine);
@@ -98,28 +99,29 @@ static int finish_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int 
 static int after_resume_wait(lua_State *L, int status, lua_KContext context);
 
 /* What `resume` does after the first, or any other, transfer. */
-static int go_on_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int results) {
+static int go_on_resume(lua_State *L, uns_runtime *runtime, lua_State *co, int results, bool in_clean_up) {
   while (results == WAITS) {
-    if (!waits_in_place(runtime, L)) return uns_task_pass_on(runtime, L, 0, after_resume_wait);
+    if (!waits_in_place(runtime, L)) return uns_task_pass_on(runtime, L, in_clean_up, after_resume_wait);
     uns_task_pass_on(runtime, L, 0, stay);
     results = transfer_again(L, runtime, co);
   }
-  return finish_resume(L, runtime, co, results);
+  return finish_resume(L, runtime, co, results, in_clean_up);
 }
 
 static int after_resume_wait(lua_State *L, int status, lua_KContext context) {
-  (void)status, (void)context;
+  (void)status;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = lua_tothread(L, 1);
-  return go_on_resume(L, runtime, co, transfer_again(L, runtime, co));
+  return go_on_resume(L, runtime, co, transfer_again(L, runtime, co), context != 0);
 }
 
 /* resume(co, ...) -> true, ... | false, error */
 static int coroutine_resume(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_State *co = check_coroutine(L);
+  bool in_clean_up = uns_cancel_in_clean_up(runtime);
   int results = enter(L, runtime, co, lua_gettop(L) - 1);
-  if (results < 0) return go_on_resume(L, runtime, co, results);
+  if (results < 0) return go_on_resume(L, runtime, co, results, in_clean_up);
   lua_pushboolean(L, 1);
   lua_insert(L, -(results + 1));
   return results + 1;

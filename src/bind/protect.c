@@ -3,15 +3,20 @@
  * that was swallowed comes again.
  */
 #include "bind/stdlib.h"
+#include "loop/cancel.h"
 
-/* `skipped` slots lie under the results. */
-static int finish(lua_State *L, int status, lua_KContext skipped) {
-  if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - (int)skipped;
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (runtime->caught != NULL) runtime->caught(runtime, L);
+enum { IN_CLEAN_UP = 4 }; /* in a call's context, beside how many slots lie under its results */
+
+static int finish(lua_State *L, int status, lua_KContext context) {
+  if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - (int)(context & ~IN_CLEAN_UP);
+  uns_cancel_caught(uns_upvalue_runtime(L), L, (context & IN_CLEAN_UP) != 0);
   lua_pushboolean(L, 0);
   lua_insert(L, -2);
   return 2;
+}
+
+static lua_KContext context_of(lua_State *L, int skipped) {
+  return skipped | (uns_cancel_in_clean_up(uns_upvalue_runtime(L)) ? IN_CLEAN_UP : 0);
 }
 
 /* pcall(fn, ...) -> true, ... | false, error */
@@ -19,7 +24,8 @@ static int protect_pcall(lua_State *L) {
   luaL_checkany(L, 1);
   lua_pushboolean(L, 1);
   lua_insert(L, 1);
-  return finish(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish), 0);
+  lua_KContext context = context_of(L, 0);
+  return finish(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, context, finish), context);
 }
 
 /* xpcall(fn, handler, ...) -> true, ... | false, what the handler made of the error */
@@ -29,7 +35,8 @@ static int protect_xpcall(lua_State *L) {
   lua_pushboolean(L, 1);
   lua_pushvalue(L, 1);
   lua_rotate(L, 3, 2); /* fn, handler, true, fn, ... */
-  return finish(L, lua_pcallk(L, count, LUA_MULTRET, 2, 2, finish), 2);
+  lua_KContext context = context_of(L, 2);
+  return finish(L, lua_pcallk(L, count, LUA_MULTRET, 2, context, finish), context);
 }
 
 static const luaL_Reg functions[] = {{"pcall", protect_pcall}, {"xpcall", protect_xpcall}, {NULL, NULL}};

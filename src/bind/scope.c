@@ -196,7 +196,7 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
 static int after_block(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
   uns_group *group = ((scope *)lua_touserdata(L, SLOT_SCOPE))->group;
-  if (runtime->caught != NULL) runtime->caught(runtime, L);
+  uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime));
   if (status != LUA_OK && status != LUA_YIELD) {
     const uns_cancel_scope *reaching = uns_cancel_reaching(runtime->current);
     bool consequence = uns_error_is(L, -1, "cancelled") && reaching != NULL;

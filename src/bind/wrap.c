@@ -190,6 +190,7 @@ static bool end_deadline(uns_runtime *runtime, uns_job *job) {
 /* Pushes "hook" and the like: what the error on top says of how the call was stopped. */
 static const char *stopped_by(lua_State *L, const uns_job *job) {
   if (job->stopped_by != NULL) return job->stopped_by;
+  if (job->outcome == UNS_OUTCOME_ERROR) return "queue"; /* whoever was to run it saw that before it began */
   const char *rung = NULL;
   if (job->outcome != UNS_OUTCOME_ERROR && lua_istable(L, -1) && lua_getfield(L, -1, "stopped_by") == LUA_TSTRING) {
     rung = lua_tostring(L, -1); /* the error table keeps it alive until it is replaced */

@@ -55,6 +55,7 @@ static void on_instruction(lua_State *L, lua_Debug *frame) {
   const uns_cancel_scope *scope = uns_cancel_reaching(task);
   if (scope == NULL && !forced) return; /* shielded: armed again when the shield ends */
   luaL_checkstack(L, 8, NULL);
+  uns_cancel_unwind(runtime, task);
   uns_cancel_push_scope_error(runtime, L, task, scope != NULL ? scope : &task->base, "hook");
   lua_error(L);
 }

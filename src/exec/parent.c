@@ -393,7 +393,7 @@ static void on_cancel(uns_parent *parent, uint64_t sequence) {
   uv_mutex_lock(&parent->lock);
   if (parent->running != NULL && parent->running_sequence == sequence) {
     atomic_store(&parent->running->cancel, 1);
-    pthread_kill(parent->runner, UNS_INTERRUPT_SIGNAL);
+    if (parent->running->function->native == NULL) pthread_kill(parent->runner, UNS_INTERRUPT_SIGNAL); /* as in pool.c */
   }
   uv_mutex_unlock(&parent->lock);
 }

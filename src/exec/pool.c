@@ -438,7 +438,8 @@ static pool_thread *interrupt(uns_pool *pool, uint64_t id, int rung) {
     bool runs = job != NULL && job->id == id && !thread->worker.lost;
     if (runs) {
       atomic_store(&job->cancel, rung);
-      pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL); /* it holds a job, so it lives */
+      /* It holds a job, so it lives. A native task looks at the flag: a signal would only break off its system calls. */
+      if (job->function->native == NULL) pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL);
     }
     uv_mutex_unlock(&pool->dispatch.lock);
     if (runs) return thread;

@@ -141,6 +141,8 @@ static bool stopped(uns_runtime *runtime, uns_job *job) {
   if (atomic_load_explicit(&job->cancel, memory_order_relaxed) == 0) return false;
   uns_packet_deinit(&job->result); /* what `require` made of it */
   uns_error_push(runtime->L, "cancelled", "%s was cancelled", job->function->name);
+  lua_pushliteral(runtime->L, "queue");
+  lua_setfield(runtime->L, -2, "stopped_by");
   fail_with_top(runtime->L, job);
   if (job->outcome == UNS_OUTCOME_FAILED) job->outcome = UNS_OUTCOME_CANCELLED;
   return true;

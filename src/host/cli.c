@@ -19,6 +19,8 @@
 #include "host/state.h"
 #include "unsync.h"
 
+enum { GRACE_MAX_S = 86400 };
+
 static const char usage_text[] =
     "usage: unsync [options] [script [args]]\n"
     "       unsync test [options] [files]   run specs; `unsync test --help`\n"
@@ -158,6 +160,20 @@ static char *directory_of(const char *path) {
   return directory;
 }
 
+/* UNSYNC_GRACE, in seconds: what calls that name none have between being asked to stop and being made to. */
+static bool read_grace(uns_executors *executors) {
+  const char *text = getenv("UNSYNC_GRACE");
+  if (text == NULL) return true;
+  char *end;
+  double seconds = strtod(text, &end);
+  if (end == text || *end != '\0' || !(seconds >= 0 && seconds <= GRACE_MAX_S)) {
+    fprintf(stderr, "unsync: UNSYNC_GRACE: a number of seconds from 0 to %d expected, got '%s'\n", GRACE_MAX_S, text);
+    return false;
+  }
+  executors->grace_ns = (uint64_t)(seconds * 1e9);
+  return true;
+}
+
 static int no_start(const char *what) {
   fprintf(stderr, "unsync: cannot start: %s: %s\n", what, strerror(errno));
   return 1;
@@ -170,6 +186,10 @@ static int run(const uns_script *script, const char *script_path, const uns_seei
   if (code != 0) {
     uns_executors_free(executors);
     return code;
+  }
+  if (!read_grace(executors)) {
+    uns_executors_free(executors);
+    return 1;
   }
   executors->new_state = uns_state_new;
   executors->free_state = uns_state_free;

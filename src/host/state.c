@@ -45,6 +45,7 @@ static uns_runtime *make_runtime(lua_State *L, uns_executors *executors, bool in
   if (lua_pcall(L, 0, 0, 0) != LUA_OK) return NULL;
   uns_runtime *runtime = uns_runtime_new(L, executors, in_state);
   if (runtime == NULL) return NULL;
+  runtime->grace_ns = executors->grace_ns;
   uns_codec_set_mailbox(L, runtime->mailbox);
   uns_party_join(&executors->parties, runtime, executors->main_runtime == NULL);
   lua_pushcfunction(L, open_rooms);

@@ -49,6 +49,7 @@ void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *t
 
 int uns_cancel_raise(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
+  uns_cancel_unwind(runtime, task);
   const uns_cancel_scope *scope = uns_cancel_reaching(task);
   uns_cancel_push_scope_error(runtime, L, task, scope != NULL ? scope : &task->base, "await");
   lua_error(L);
@@ -60,6 +61,49 @@ void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped
   else uns_error_push(L, "timeout", "timeout: the block did not end in time");
   lua_pushstring(L, stopped_by);
   lua_setfield(L, -2, "stopped_by");
+}
+
+/* ---- those that go on ---- */
+
+void uns_cancel_unwind(uns_runtime *runtime, uns_task *task) {
+  if (task->unwinding) return;
+  task->unwinding = true;
+  runtime->unwinding++;
+}
+
+void uns_cancel_unwound(uns_runtime *runtime, uns_task *task) {
+  if (!task->unwinding) return;
+  task->unwinding = false;
+  runtime->unwinding--;
+}
+
+/* A task of the script's: cancelled, out of any shield, and still at it when so many grace periods were over. */
+static bool overdue(const uns_runtime *runtime, const uns_task *task, unsigned periods) {
+  return runtime->job == NULL && task->base.cancelled && uns_cancel_reaching(task) != NULL &&
+         uns_clock_ns() - task->cancelled_ns > periods * runtime->grace_ns;
+}
+
+static void on_overdue(lua_State *L, lua_Debug *frame) {
+  (void)frame;
+  uns_runtime *runtime = uns_runtime_of(L);
+  lua_sethook(L, NULL, 0, 0);
+  uns_task *task = runtime != NULL ? runtime->current : NULL;
+  if (task == NULL || !overdue(runtime, task, task->unwinding ? 2 : 1)) return;
+  luaL_checkstack(L, 8, NULL);
+  uns_cancel_unwind(runtime, task);
+  uns_cancel_push_scope_error(runtime, L, task, uns_cancel_reaching(task), "hook");
+  lua_error(L);
+}
+
+void uns_cancel_caught(uns_runtime *runtime, lua_State *L, bool in_clean_up) {
+  uns_task *task = runtime->current;
+  if (!in_clean_up) {
+    if (task != NULL) uns_cancel_unwound(runtime, task);
+    if (runtime->caught != NULL) runtime->caught(runtime, L);
+  }
+  if (task != NULL && overdue(runtime, task, in_clean_up ? 2 : 1)) {
+    lua_sethook(L, on_overdue, LUA_MASKLINE | LUA_MASKCOUNT, 1);
+  }
 }
 
 /* ---- scopes ---- */
@@ -124,6 +168,7 @@ void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope) {
 
 static void cancel_task(uns_runtime *runtime, uns_task *task) {
   if (task->base.cancelled) return;
+  task->cancelled_ns = uns_clock_ns();
   task->base.cancelled = true; /* every wait to come sees it; one that has not begun never does */
   reach(runtime, task);
   if (task->held) uns_task_release(runtime, task);

@@ -45,6 +45,23 @@ void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *t
 /* Raises `cancelled` in the running task, for the scope that reaches it. */
 __attribute__((noreturn)) int uns_cancel_raise(uns_runtime *runtime, lua_State *L);
 
+/*
+ * Clean-up is spared: once `cancelled` has been raised in a task, no interrupt comes until somebody has caught it who stood
+ * there before, and so goes on with the script. Whoever calls protected looks, before it does, whether it stands in clean-up.
+ */
+static inline bool uns_cancel_in_clean_up(const uns_runtime *runtime) {
+  return runtime->unwinding > 0 && runtime->current != NULL && runtime->current->unwinding;
+}
+/* `cancelled` is about to be raised in `task`. */
+void uns_cancel_unwind(uns_runtime *runtime, uns_task *task);
+/* The task has ended. */
+void uns_cancel_unwound(uns_runtime *runtime, uns_task *task);
+/*
+ * An error was caught on L, by a call that began in clean-up or not. What goes on though it was asked to stop is
+ * interrupted: a worker's call at once, a task when its grace period is over, clean-up when it outlasts a second one.
+ */
+void uns_cancel_caught(uns_runtime *runtime, lua_State *L, bool in_clean_up);
+
 /* Pushes the error `timeout` of a task or call named `name`, or of a block (NULL). */
 void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped_by);
 

@@ -170,7 +170,9 @@ struct uns_runtime {
   size_t idle_job_count;
   struct uns_group *idle_group; /* the last one that ended, for the next: loop/group.c's; NULL: none */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
-  void (*caught)(uns_runtime *runtime, lua_State *L); /* an error ended in pcall, xpcall or resume: an interrupt arms again; may be NULL */
+  void (*caught)(uns_runtime *runtime, lua_State *L); /* uns_cancel_caught: an interrupt arms again; may be NULL */
+  uint64_t grace_ns;   /* a cancelled task that goes on for longer is interrupted */
+  size_t unwinding;    /* tasks in which `cancelled` was raised, and has not been caught yet */
   struct uns_job *job; /* the call that this worker runs now, or NULL */
   void *owner;         /* whoever made the runtime: the host's main, a worker */
   struct uns_recorder *recorder; /* core/recorder.h: told of what tasks do; NULL: nobody wants to know. Borrowed */

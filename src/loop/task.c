@@ -262,6 +262,7 @@ static inline void reset_base(uns_runtime *runtime, uns_task *task) {
   if (base->reason != 0) uns_runtime_unpin(runtime, base->reason);
   base->reason = 0;
   base->cancelled = base->timed_out = false;
+  if (task->unwinding) uns_cancel_unwound(runtime, task);
   task->scope = base;
 }
 
@@ -466,7 +467,7 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
   runtime->nested_starts++;
   if (!run(runtime, L, task, count)) broken(runtime, L, task);
   runtime->nested_starts--;
-  if (runtime->caught != NULL) runtime->caught(runtime, L); /* an interrupt may have ended it: it is meant for us too */
+  uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime)); /* an interrupt may have ended it: it is meant for us too */
   return future;
 }
 

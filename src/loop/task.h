@@ -51,6 +51,7 @@ struct uns_task {
   uns_cancel_scope base;   /* the task itself */
   uns_cancel_scope *scope; /* the innermost */
   bool held;               /* queued behind its function's limit, in uns_function.held */
+  bool unwinding;          /* `cancelled` was raised in it and not caught since: what runs is clean-up (loop/cancel.h) */
   bool hopeful;            /* its wait counts in runtime->pending: somebody elsewhere may end it */
   int interrupt_error;     /* pin of the error to raise */
   uint8_t interrupt;       /* uns_interrupt: what the wait it is woken from must raise */
@@ -68,6 +69,7 @@ struct uns_task {
   uns_link mutexes;                    /* those it holds: loop/gate.h */
   uns_timer timer;                     /* a deadline of the present wait */
   uint64_t since_ns;                   /* start, once it has waited */
+  uint64_t cancelled_ns;               /* when base.cancelled was set */
   struct {                             /* for runtime->recorder, and unused without one */
     const char *name;                  /* interned, or NULL */
     const char *waited_for;            /* what it has come to rest in; static */
