@@ -4,7 +4,7 @@ local script = require("spec.support.script")
 
 local trace = {}
 
-local phases = {M = true, B = true, E = true, b = true, e = true, s = true, f = true, i = true}
+local phases = {M = true, B = true, E = true, b = true, e = true, n = true, s = true, f = true}
 
 --- The events of the file, which must be one whole document.
 function trace.read(path)
@@ -34,7 +34,7 @@ function trace.check(events, whole)
       assert(type(event.ts) == "number" and event.ts >= 0, at)
       if event.ph ~= "E" then assert(type(event.name) == "string" and type(event.cat) == "string", at) end
     end
-    if event.ph == "b" or event.ph == "e" then
+    if event.ph == "b" or event.ph == "e" or event.ph == "n" then
       assert(event.id ~= nil, at)
       track = key(event.cat, event.id)
     end

@@ -179,8 +179,16 @@ static void on_readable(uv_poll_t *poll, int status, int events) {
   luv->readable = true;
 }
 
+/* What `timer` is armed for; whoever looks at the loop from outside may know. */
+static void set_due(uns_luv *luv, uint64_t due_ms) {
+  luv->due_ms = due_ms;
+  if (luv->runtime != NULL) {
+    atomic_store_explicit(&luv->runtime->nested_due_ns, due_ms * 1000000, memory_order_relaxed);
+  }
+}
+
 static void on_timer(uv_timer_t *timer) {
-  ((uns_luv *)timer->data)->due_ms = 0;
+  set_due(timer->data, 0);
   uv_stop(timer->loop); /* timers come before the poll, which would then sleep although a pass is due */
 }
 
@@ -246,7 +254,7 @@ static int luv_loop_close(lua_State *L) {
   }
   close_outside(luv->outside);
   luv->outside = NULL;
-  luv->due_ms = 0;
+  set_due(luv, 0);
   luv->readable = false;
   settle_runs(luv, true, true);
   status = uv_loop_init(&luv->loop);
@@ -281,11 +289,11 @@ static due look(uns_luv *luv) {
       uv_update_time(outer); /* both loops have the same clock, each its own reading of it */
       if (uv_now(outer) >= due_ms) return DUE_WORK;
       uv_timer_start(&luv->outside->timer, on_timer, due_ms - uv_now(outer), 0);
-      luv->due_ms = due_ms;
+      set_due(luv, due_ms);
     }
   } else if (luv->due_ms != 0) {
     uv_timer_stop(&luv->outside->timer);
-    luv->due_ms = 0;
+    set_due(luv, 0);
   }
   /* A started watcher is in this queue until a pass hands it to the kernel. */
   return loop->watcher_queue[0] != (void *)&loop->watcher_queue ? DUE_REGISTER : DUE_NOTHING;
@@ -448,6 +456,7 @@ static uns_luv *luv_new(lua_State *L, uns_runtime *runtime) {
   runtime->luv = luv;
   runtime->busy = busy;
   runtime->before_sleep = before_sleep;
+  uns_runtime_has_company(runtime); /* its handles may become due while a task runs */
   return luv;
 }
 

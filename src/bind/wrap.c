@@ -387,6 +387,7 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
   future->since_ns = runtime->test_clock == NULL ? job->submitted_ns : uns_now_ns(runtime);
   future->site = uns_runtime_site(runtime, L);
   uns_runtime_ask(runtime);
+  uns_runtime_has_company(runtime);
   if (runtime->recorder != NULL) {
     job->record.recorder = runtime->recorder;
     uns_recorder_job_sent(job, runtime->track);

@@ -78,6 +78,8 @@ static void lent_free(uns_shared *object) {
   uns_mailbox_unref(owner);
 }
 
+bool uns_lent_is_mail(const uns_mail *mail) { return mail->deliver == lent_home; }
+
 static const uns_shared_class lent_class = {UNS_SHARED_LENT, "lent string", lent_free};
 
 uns_lent *uns_lender_lend(uns_lender *lender, lua_State *L, int index, uns_mailbox *mailbox) {

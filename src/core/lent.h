@@ -43,4 +43,7 @@ size_t uns_lender_count(uns_lender *lender);
  */
 uns_lent *uns_lender_lend(uns_lender *lender, lua_State *L, int index, uns_mailbox *mailbox);
 
+/* True for a string on its way home, which is news to nobody but its owner's memory. Any thread. */
+bool uns_lent_is_mail(const uns_mail *mail);
+
 #endif

@@ -10,7 +10,7 @@
 enum {
   BUFFER_BYTES = 65536,
   NAME_MAX_BYTES = 160,  /* of a name or category, before it is escaped, which makes it six times as long at most */
-  TEXT_MAX_BYTES = 4096, /* of a mark's text */
+  TEXT_MAX_BYTES = 4096, /* of a note's text */
   EVENT_MAX_BYTES = 2 * 6 * NAME_MAX_BYTES + 6 * TEXT_MAX_BYTES + 256
 };
 
@@ -335,11 +335,13 @@ void uns_trace_async_end(uns_trace *trace, uint64_t ns, const char *category, co
   async(trace, 'e', ns, category, name, id);
 }
 
-void uns_trace_mark(uns_trace *trace, uint32_t number, uint64_t ns, const char *name, const char *text) {
+void uns_trace_note(uns_trace *trace, const char *category, const char *name, uint64_t id, const char *text) {
   uv_mutex_lock(&trace->lock);
-  if (put_head_on(trace, 'i', number, ns) != NULL) {
-    put_name(trace, "stall", name);
-    PUT(trace, ",\"s\":\"t\",\"args\":{\"text\":");
+  if (trace->fd >= 0) {
+    put_head(trace, 'n', trace->pid, trace->pid, uns_clock_ns());
+    put_name(trace, category, name);
+    put_id(trace, id);
+    PUT(trace, ",\"args\":{\"text\":");
     put_text(trace, text, TEXT_MAX_BYTES);
     PUT(trace, "}");
     put_end(trace);

@@ -40,7 +40,7 @@ void uns_trace_arrow_end(uns_trace *trace, uint32_t track, uint64_t ns, uint64_t
 /* A span that belongs to no track; those of one category and number nest. */
 void uns_trace_async_begin(uns_trace *trace, uint64_t ns, const char *category, const char *name, uint64_t id);
 void uns_trace_async_end(uns_trace *trace, uint64_t ns, const char *category, const char *name, uint64_t id);
-/* A mark on a track, with a text that is shown when it is clicked on. */
-void uns_trace_mark(uns_trace *trace, uint32_t track, uint64_t ns, const char *name, const char *text);
+/* A moment in such a span, with a text that is shown when it is clicked on. */
+void uns_trace_note(uns_trace *trace, const char *category, const char *name, uint64_t id, const char *text);
 
 #endif

@@ -14,6 +14,7 @@
 #include "exec/process.h"
 #include "exec/registry.h"
 #include "exec/ring.h"
+#include "exec/watchdog.h"
 
 enum {
   UNREAD_MS = 2, /* an end that the script's loop has not read by then is read by the supervisor: the script is busy */
@@ -163,6 +164,7 @@ static uns_runtime *open_state(worker *w) {
   runtime->owner = w->parent;
   runtime->channel_remote = w->executors->channel_remote;
   runtime->lend = uns_parent_lend;
+  uns_watchdog_offer(runtime);
   return runtime;
 }
 
@@ -377,6 +379,7 @@ int uns_child_main(int argc, char **argv, uns_runtime *(*new_state)(uns_executor
   w.executors->new_state = new_state;
   w.executors->free_state = free_state;
   w.executors->is_child = true;
+  uns_watchdog_read_environment(w.executors); /* the host has said what is wrong with it */
   uns_interrupt_install();
   w.executors->program = copy_text(argv[0]); /* plugins lie beside it */
   int code = begin(&w);

@@ -10,6 +10,7 @@
 #include "exec/registry.h"
 #include "exec/silence.h"
 #include "exec/supervisor.h"
+#include "exec/watchdog.h"
 
 enum {
   THREAD_MAX = 1024 /* running at once; each that blocks costs a stack of which little is touched, and a Lua state */
@@ -44,10 +45,13 @@ bool uns_executors_free(uns_executors *executors) {
   uv_mutex_lock(&executors->lock);
   executors->closing = true; /* a call that still runs in a thread may ask for what is not there yet, or no more */
   uv_mutex_unlock(&executors->lock);
+  uns_watchdog_stop(executors->watchdog); /* first, for here we wait for others, which holds the script's loop */
   uns_process_pool_free(executors->processes);
   executors->processes = NULL;
   bool ended = uns_pool_free(executors->pool, executors->grace_ns);
   if (!ended) return false;
+  uns_watchdog_free(executors->watchdog);
+  executors->watchdog = NULL;
   atomic_store(&executors->parties.alive.owner, NULL);
   uns_supervisor_free(executors->supervisor);
   uns_silence_free(executors->silence);

@@ -31,6 +31,9 @@ typedef struct uns_executors {
   uns_runtime *main_runtime; /* of the script's own state */
   void *owner; /* whoever made them: new_state may want to know */
   struct uns_recorder *recorder; /* core/recorder.h; NULL: nobody wants to know. Borrowed; set before the first call */
+  struct uns_watchdog *watchdog; /* exec/watchdog.h; NULL until a loop has company */
+  uint64_t stall_ns;  /* a loop that is held for so long is reported; 0: none is */
+  bool stall_always;  /* though nothing may be due */
   bool closing;  /* nothing is made any more; guarded by `lock` */
   bool is_child; /* this process is a worker process */
   struct uns_channel_remote *channel_remote; /* in a worker process: the way to the host's channels; else NULL */

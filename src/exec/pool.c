@@ -1,7 +1,6 @@
 #include "exec/pool.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,7 +12,9 @@
 #include "core/error.h"
 #include "core/recorder.h"
 #include "exec/interrupt.h"
+#include "exec/kernel.h"
 #include "exec/supervisor.h"
+#include "exec/watchdog.h"
 #include "loop/task.h"
 
 static const uint64_t GROW_AFTER_NS = 2000000;         /* a job has waited that long: all threads block, or are busy */
@@ -92,6 +93,7 @@ static uns_runtime *open_state(pool_thread *thread) {
   runtime->is_worker = true;
   runtime->recorder = thread->pool->executors->recorder;
   runtime->track = thread->track;
+  uns_watchdog_offer(runtime);
   return runtime;
 }
 
@@ -303,26 +305,12 @@ static void grow_by_one(uns_pool *pool, bool beyond_target) {
 
 static void arm_check(uns_pool *pool);
 
-/* True if the kernel has the thread running or ready to run; false where it sleeps, in a system call or for a lock. */
-static bool on_cpu(pid_t thread_id) {
-  char path[64], text[256];
-  snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread_id);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return false;
-  ssize_t size = read(fd, text, sizeof text - 1);
-  close(fd);
-  if (size <= 0) return false;
-  text[size] = '\0';
-  const char *state = strrchr(text, ')'); /* behind the program's name */
-  return state != NULL && state[1] == ' ' && state[2] == 'R';
-}
-
 /* How many threads are blocked; SIZE_MAX if as many as should do run, so that one more would help nobody. */
 static size_t count_blocked(uns_pool *pool) {
   size_t running = 0, blocked = 0;
   uv_mutex_lock(&pool->lock);
   for (uns_link *link = pool->threads.next; link != &pool->threads && running < pool->dispatch.target; link = link->next) {
-    if (on_cpu(uns_container_of(link, pool_thread, link)->thread_id)) running++;
+    if (uns_kernel_on_cpu(uns_container_of(link, pool_thread, link)->thread_id)) running++;
     else blocked++;
   }
   uv_mutex_unlock(&pool->lock);

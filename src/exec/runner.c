@@ -221,6 +221,7 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
 void uns_runner_run(uns_runtime *runtime, uns_job *job) {
   job->started_ns = uns_clock_ns();
   atomic_store_explicit(&job->state, UNS_JOB_STARTED, memory_order_release);
+  uns_runtime_tell_awake(runtime);
   if (job->record.recorder == NULL) {
     run_job(runtime, job);
     return;

@@ -11,6 +11,7 @@
 
 #include "base/base.h"
 #include "exec/child.h"
+#include "exec/watchdog.h"
 #include "host/explain.h"
 #include "host/program.h"
 #include "host/repl.h"
@@ -34,7 +35,9 @@ static const char usage_text[] =
     "  -h        print this\n"
     "  --        stop reading options\n"
     "Without a script and code it is interactive; .help says more there.\n"
-    "The script is the root task: it may await anywhere, and the program ends when all that it started has ended.\n";
+    "The script is the root task: it may await anywhere, and the program ends when all that it started has ended.\n"
+    "UNSYNC_STALL=S in the environment: tell of a loop that is held for S seconds (default: for 0.2 s while something\n"
+    "else is due); 0: never.\n";
 
 typedef struct {
   uns_step *steps; /* owned; argc + 1 of them at most */
@@ -182,6 +185,11 @@ static int no_start(const char *what) {
 static int run(const uns_script *script, const char *script_path, const uns_seeing *seeing) {
   uns_executors *executors = uns_executors_new();
   if (executors == NULL) return no_start("memory");
+  if (!uns_watchdog_read_environment(executors)) {
+    fprintf(stderr, "unsync: UNSYNC_STALL is no number of seconds: '%s'\n", getenv("UNSYNC_STALL"));
+    uns_executors_free(executors);
+    return 1;
+  }
   int code = uns_seeing_begin(seeing, executors);
   if (code != 0) {
     uns_executors_free(executors);
@@ -204,6 +212,7 @@ static int run(const uns_script *script, const char *script_path, const uns_seei
   }
   executors->main_runtime = runtime;
   uns_seeing_watch(runtime);
+  uns_watchdog_offer(runtime);
   code = uns_script_run(runtime, script);
   if (!uns_executors_free(executors)) { /* a thread is stuck in foreign code: nothing it may touch is taken away */
     uns_seeing_end();

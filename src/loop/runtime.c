@@ -87,6 +87,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   }
   runtime->L = L;
   runtime->running = L;
+  atomic_init(&runtime->due_hint_ns, UINT64_MAX);
   runtime->stride = 1;
   uns_timer_queue_init(&runtime->timers);
   runtime->executors = executors;
@@ -437,6 +438,7 @@ static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
   uns_mailbox_awake(runtime->mailbox);
   sources_fall_asleep(runtime, false);
   if (runtime->lend != NULL) runtime->lend(runtime, false);
+  uns_runtime_tell_awake(runtime);
 }
 
 static bool something_ready(uns_runtime *runtime) {
@@ -477,16 +479,16 @@ void uns_runtime_awake(uns_runtime *runtime) {
 bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   uns_task *outer = runtime->current; /* a wait on the main thread turns the loop from inside */
   runtime->current = NULL;
-  runtime->turn_ns = uns_clock_ns();
-  runtime->now_ns = runtime->test_clock == NULL ? runtime->turn_ns : uns_now_ns(runtime);
+  atomic_store_explicit(&runtime->turn_ns, uns_clock_ns(), memory_order_relaxed);
+  runtime->now_ns = runtime->test_clock == NULL ? uns_runtime_turn_ns(runtime) : uns_now_ns(runtime);
   bool worked = take_news(runtime);
   uint64_t left_ns = uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);
   worked |= run_callbacks(runtime);
   bool alive = true;
   if (worked || !wait || !uns_list_empty(&runtime->ready)) { /* more may be ready by now */
-    if (uns_list_empty(&runtime->ready) || runtime->turn_ns - runtime->polled_ns >= UNS_POLL_NS) {
-      runtime->polled_ns = runtime->turn_ns;
+    if (uns_list_empty(&runtime->ready) || uns_runtime_turn_ns(runtime) - runtime->polled_ns >= UNS_POLL_NS) {
+      runtime->polled_ns = uns_runtime_turn_ns(runtime);
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
       turn_uv(runtime, UV_RUN_NOWAIT);
     }

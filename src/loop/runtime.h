@@ -128,7 +128,14 @@ struct uns_runtime {
   uint64_t shuffle;    /* loop/shuffle.c: state of the dice by which ready tasks are ordered; 0: as they came */
 
   uint64_t now_ns;     /* uns_now_ns when this turn began */
-  uint64_t turn_ns;    /* the same on uns_clock_ns */
+  _Atomic uint64_t turn_ns; /* the same on uns_clock_ns; the watchdog looks whether there are turns (relaxed) */
+  _Atomic uint64_t due_hint_ns; /* no timer is due before, as far as can be told from outside; likewise */
+  _Atomic uint64_t nested_due_ns; /* the nearest timer of luv's, 0: none known; for the watchdog (relaxed) */
+  uns_link *batch;     /* the tasks that this round has yet to resume; NULL: none are being resumed */
+  /* Something may become due while a task runs: called once. exec/watchdog.h; NULL: nobody wants to know. */
+  void (*company)(uns_runtime *runtime);
+  /* The loop was asleep and is awake: called if it is not NULL. Set by the watchdog's thread. */
+  void (*_Atomic awake)(uns_runtime *runtime);
   uint64_t polled_ns;  /* likewise, of the last turn that looked at libuv */
   const char *interned; /* the last name that was */
   int pins_ref;         /* the table of what is pinned, in the registry */
@@ -225,6 +232,22 @@ bool uns_runtime_hopeful(uns_runtime *runtime);
  */
 int uns_runtime_fall_asleep(uns_runtime *runtime);
 void uns_runtime_awake(uns_runtime *runtime);
+
+/* When this turn began, on uns_clock_ns; its own thread. */
+static inline uint64_t uns_runtime_turn_ns(const uns_runtime *runtime) {
+  return atomic_load_explicit(&runtime->turn_ns, memory_order_relaxed);
+}
+
+/* To whoever waits for the loop to do something again. */
+static inline void uns_runtime_tell_awake(uns_runtime *runtime) {
+  void (*told)(uns_runtime *) = atomic_load_explicit(&runtime->awake, memory_order_relaxed);
+  if (told != NULL) told(runtime);
+}
+
+/* A call or a second task was started, or a handle: see `company`. */
+static inline void uns_runtime_has_company(uns_runtime *runtime) {
+  if (runtime->company != NULL) runtime->company(runtime);
+}
 
 /*
  * There is something to do in the next turn. libuv runs timers before it sleeps, so one of its callbacks may find work

@@ -480,18 +480,16 @@ static inline bool go_on(uns_runtime *runtime, unsigned *ran, uint64_t *looked_n
   *looked_ns = now_ns;
   if (took_ns > ROUNDS_NS / 4) runtime->stride = 1;
   else if (runtime->stride < STRIDE_MAX) runtime->stride *= 2;
-  return now_ns - runtime->turn_ns < ROUNDS_NS;
+  return now_ns - uns_runtime_turn_ns(runtime) < ROUNDS_NS;
 }
 
 /* The tasks that are ready now, once each. */
-static inline unsigned run_round(uns_runtime *runtime) {
-  uns_link batch; /* what gets ready meanwhile waits for the next round: then all have had theirs */
-  uns_list_init(&batch);
-  uns_list_append(&batch, &runtime->ready);
-  if (__builtin_expect(runtime->shuffle != 0, 0)) uns_shuffle(runtime, &batch);
+static inline unsigned run_round(uns_runtime *runtime, uns_link *batch) {
+  uns_list_append(batch, &runtime->ready); /* what gets ready meanwhile waits for the next round: then all have had theirs */
+  if (__builtin_expect(runtime->shuffle != 0, 0)) uns_shuffle(runtime, batch);
   lua_State *L = runtime->L;
   unsigned ran = 0;
-  for (uns_link *link; (link = uns_list_pop_front(&batch)) != NULL; ran++) {
+  for (uns_link *link; (link = uns_list_pop_front(batch)) != NULL; ran++) {
     uns_task *task = uns_container_of(link, uns_task, ready_link);
     if (task->is_main) { /* its own wait notices, up the C stack */
       task->state = UNS_TASK_RUNNING;
@@ -519,9 +517,13 @@ bool uns_tasks_run(uns_runtime *runtime) {
   if (uns_list_empty(&runtime->ready)) return false;
   int nested = runtime->nested_starts;
   runtime->nested_starts = 0;
-  uint64_t looked_ns = runtime->turn_ns;
+  uint64_t looked_ns = uns_runtime_turn_ns(runtime);
   unsigned ran = 0;
-  do { ran += run_round(runtime); } while (!uns_list_empty(&runtime->ready) && go_on(runtime, &ran, &looked_ns));
+  uns_link batch, *outer = runtime->batch;
+  uns_list_init(&batch);
+  runtime->batch = &batch;
+  do { ran += run_round(runtime, &batch); } while (!uns_list_empty(&runtime->ready) && go_on(runtime, &ran, &looked_ns));
+  runtime->batch = outer;
   runtime->nested_starts = nested;
   return true;
 }

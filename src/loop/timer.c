@@ -164,6 +164,9 @@ int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns) 
   timer->deadline_ns = deadline_ns;
   timer->order = runtime->timer_order++;
   if (add(queue_of(runtime, timer), timer) != UNS_OK) return UNS_ENOMEM;
+  if (deadline_ns < atomic_load_explicit(&runtime->due_hint_ns, memory_order_relaxed) && !timer->on_test) {
+    atomic_store_explicit(&runtime->due_hint_ns, deadline_ns, memory_order_relaxed);
+  }
   uns_runtime_stir(runtime); /* it may be nearer than what libuv would sleep for */
   return UNS_OK;
 }
@@ -203,7 +206,9 @@ static uint64_t run(uns_runtime *runtime, uns_timer_queue *queue, uint64_t now_n
 }
 
 uint64_t uns_timers_run(uns_runtime *runtime, bool *fired) {
-  uint64_t left_ns = run(runtime, &runtime->timers, runtime->turn_ns, fired);
+  uint64_t turn_ns = uns_runtime_turn_ns(runtime), left_ns = run(runtime, &runtime->timers, turn_ns, fired);
+  uint64_t hint_ns = left_ns == UINT64_MAX ? UINT64_MAX : turn_ns + left_ns;
+  atomic_store_explicit(&runtime->due_hint_ns, hint_ns, memory_order_relaxed);
   uns_test_clock *clock = runtime->test_clock;
   if (clock == NULL) return left_ns;
   run(runtime, &clock->timers, uns_test_clock_now_ns(clock), fired);

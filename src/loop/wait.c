@@ -33,6 +33,7 @@ void uns_task_list(uns_runtime *runtime, uns_task *task) {
   if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
   uns_list_push_back(&runtime->tasks, &task->live_link);
   runtime->live_count++;
+  if (runtime->last_task_id > 1) uns_runtime_has_company(runtime);
 }
 
 void uns_task_list_running(uns_runtime *runtime) {
