@@ -8,6 +8,7 @@ local unsync = {
   thread = core.thread,
   cpu = core.cpu,
   spawn = core.spawn,
+  place = core.place,
   promise = core.promise,
   resolved = core.resolved,
   rejected = core.rejected,

@@ -11,11 +11,13 @@
 
 #include "bind/bind.h"
 #include "bind/inline.h"
+#include "bind/place.h"
 #include "bind/progress.h"
 #include "bind/variable.h"
 #include "bind/wrap.h"
 #include "core/codec.h"
 #include "core/error.h"
+#include "core/placement.h"
 #include "core/recorder.h"
 #include "exec/executors.h"
 #include "loop/cancel.h"
@@ -29,7 +31,10 @@ enum { NOT_DECODED = INT_MIN }; /* instead of the number of a job's results */
 typedef struct {
   uns_function *function; /* one reference, owned; NULL while half-built */
   const char *name;       /* interned */
-  uns_kind kind;
+  uns_kind kind;          /* how its calls run; `here` besides */
+  uns_kind declared_kind; /* what was asked for when it was declared */
+  bool named;             /* by opts.name, so that it can be placed */
+  bool here;              /* thread or cpu, but placed on io: with copies, as if it had left */
   uint64_t timeout_ns; /* the nearer of the two timeouts; 0: none */
   bool limited;
   bool plain; /* io, and neither limited nor timed */
@@ -441,8 +446,9 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const decla
   return future;
 }
 
-/* A test wants calls of this kind here, copies and all. A native task has no place on the loop. */
+/* It is placed on io, or a test wants calls of this kind here: copies and all. A native task has no place on the loop. */
 static bool stays_here(const uns_runtime *runtime, const declaration *declared) {
+  if (declared->here) return true;
   return (runtime->inline_kinds >> declared->kind & 1) != 0 && declared->function->native == NULL;
 }
 
@@ -524,10 +530,11 @@ static void read_options(lua_State *L, uns_function *function) {
 }
 
 /* Pushes the name to declare under: opts.name, the native task's, or the place in the source. */
-static const char *push_name(lua_State *L) {
+static const char *push_name(lua_State *L, bool *own) {
   if (lua_istable(L, 2)) {
     int type = lua_getfield(L, 2, "name");
-    if (type == LUA_TSTRING) return lua_tostring(L, -1);
+    *own = type == LUA_TSTRING;
+    if (*own) return lua_tostring(L, -1);
     if (type != LUA_TNIL) luaL_error(L, "bad option 'name' (string expected, got %s)", luaL_typename(L, -1));
     lua_pop(L, 1);
   }
@@ -574,10 +581,46 @@ static declaration *push_declaration(lua_State *L, uns_runtime *runtime) {
   declared->name = NULL;
   declared->runtime = runtime;
   declared->timeout_ns = 0;
-  declared->limited = declared->plain = false;
-  declared->kind = UNS_KIND_IO;
+  declared->limited = declared->plain = declared->named = declared->here = false;
+  declared->kind = declared->declared_kind = UNS_KIND_IO;
   luaL_setmetatable(L, DECLARATION_TYPE);
   return declared;
+}
+
+/* A function like another, but of another kind; NULL without memory. */
+static uns_function *function_as(const uns_function *like, uns_kind kind) {
+  uns_function *function = uns_function_new(kind, like->name, like->native);
+  if (function == NULL) return NULL;
+  function->fresh = like->fresh;
+  function->limit = like->limit;
+  function->timeout_ns = like->timeout_ns;
+  function->run_timeout_ns = like->run_timeout_ns;
+  function->grace_ns = like->grace_ns;
+  function->task = like->task;
+  return function;
+}
+
+void uns_wrap_place(lua_State *L, int index, const char *rules, bool only_check) {
+  declaration *declared = lua_touserdata(L, index);
+  if (declared->function == NULL) return;
+  uns_kind place = uns_placement_find(rules, declared->name, declared->declared_kind);
+  const char *native = declared->function->native;
+  if (native != NULL && place == UNS_KIND_IO) {
+    luaL_error(L, "'%s' cannot be placed on io: it is the native task '%s', which would hold the loop while it runs "
+               "(thread and cpu can run it)", declared->name, native);
+  }
+  if (only_check) return;
+  bool here = place == UNS_KIND_IO && declared->declared_kind != UNS_KIND_IO;
+  uns_kind kind = here ? declared->declared_kind : place;
+  if (kind != declared->function->kind) { /* calls under way keep theirs */
+    uns_function *moved = function_as(declared->function, kind);
+    if (moved == NULL) luaL_error(L, "not enough memory");
+    uns_shared_unref(declared->function);
+    declared->function = moved;
+  }
+  declared->kind = kind;
+  declared->here = here;
+  take_options(declared);
 }
 
 static int declare(lua_State *L, uns_kind kind) {
@@ -592,14 +635,15 @@ static int declare(lua_State *L, uns_kind kind) {
   }
   lua_settop(L, 2);
   declaration *declared = push_declaration(L, runtime);
-  const char *name = push_name(L);
+  const char *name = push_name(L, &declared->named);
   declared->function = uns_function_new(kind, name, native ? lua_tostring(L, 1) : NULL);
   if (declared->function == NULL) return luaL_error(L, "not enough memory");
   declared->name = uns_runtime_intern(runtime, L, name);
-  declared->kind = kind;
+  declared->kind = declared->declared_kind = kind;
   read_options(L, declared->function);
   take_options(declared);
   if (native) check_native(L, runtime, declared->function);
+  if (declared->named) uns_place_declared(L, runtime, 3);
   push_wrapped(L, runtime, 1, 3);
   return 1;
 }
@@ -616,7 +660,7 @@ const char *uns_wrapped_kind(lua_State *L, int index) {
   lua_getupvalue(L, index, UPVALUE_DECLARATION);
   const declaration *declared = lua_touserdata(L, -1);
   lua_pop(L, 1);
-  return kinds[declared->kind];
+  return kinds[declared->here ? UNS_KIND_IO : declared->kind];
 }
 
 /* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
@@ -635,11 +679,14 @@ int uns_wrap_spawn(lua_State *L) {
 
 /* ---- crossing: a wrapped function is its declaration and its body ---- */
 
+enum { PARTS = 10 }; /* the body last */
+
 static int cross_encode(lua_State *L, int index) {
   if (lua_getupvalue(L, index, UPVALUE_DECLARATION) == NULL) return -1;
-  const uns_function *function = ((declaration *)lua_touserdata(L, -1))->function;
+  const declaration *declared = lua_touserdata(L, -1);
+  const uns_function *function = declared->function;
   lua_pop(L, 1);
-  lua_pushinteger(L, function->kind);
+  lua_pushinteger(L, declared->declared_kind);
   lua_pushstring(L, function->name);
   lua_pushinteger(L, (lua_Integer)function->timeout_ns);
   lua_pushinteger(L, (lua_Integer)function->run_timeout_ns);
@@ -648,8 +695,9 @@ static int cross_encode(lua_State *L, int index) {
   lua_pushboolean(L, function->fresh);
   if (function->native != NULL) lua_pushstring(L, function->native);
   else lua_pushnil(L);
+  lua_pushboolean(L, declared->named);
   lua_getupvalue(L, index, UPVALUE_BODY);
-  return 9;
+  return PARTS;
 }
 
 /* The parts may refer back to it: a recursive function is its own upvalue. */
@@ -665,12 +713,12 @@ static int cross_create(lua_State *L, uns_shared *shared) {
 }
 
 static int cross_fill(lua_State *L, int object, int count) {
-  if (count != 9) return -1;
+  if (count != PARTS) return -1;
   int part = lua_gettop(L) - count + 1;
   lua_Integer kind = lua_tointeger(L, part);
   const char *name = lua_tostring(L, part + 1), *native = lua_tostring(L, part + 7);
   if (kind < UNS_KIND_IO || kind > UNS_KIND_CPU || name == NULL) return -1;
-  if (native == NULL ? !lua_isfunction(L, part + 8) : !lua_isstring(L, part + 8)) return -1;
+  if (native == NULL ? !lua_isfunction(L, part + 9) : !lua_isstring(L, part + 9)) return -1;
   if (lua_getupvalue(L, object, UPVALUE_DECLARATION) == NULL) return -1;
   declaration *declared = lua_touserdata(L, -1);
   lua_pop(L, 1);
@@ -678,7 +726,8 @@ static int cross_fill(lua_State *L, int object, int count) {
   if (function == NULL) return luaL_error(L, "not enough memory");
   uns_shared_unref(declared->function);
   declared->function = function;
-  declared->kind = (uns_kind)kind;
+  declared->kind = declared->declared_kind = (uns_kind)kind;
+  declared->named = lua_toboolean(L, part + 8);
   declared->name = uns_runtime_intern(uns_runtime_of(L), L, name);
   function->timeout_ns = (uint64_t)lua_tointeger(L, part + 2);
   function->run_timeout_ns = (uint64_t)lua_tointeger(L, part + 3);
@@ -688,13 +737,18 @@ static int cross_fill(lua_State *L, int object, int count) {
   take_options(declared);
   lua_setupvalue(L, object, UPVALUE_BODY); /* pops the last part */
   lua_settop(L, part - 1);
+  if (declared->named) {
+    lua_getupvalue(L, object, UPVALUE_DECLARATION);
+    uns_place_declared(L, declared->runtime, -1);
+    lua_pop(L, 1);
+  }
   return 0;
 }
 
 static const uns_codec_class cross = {"unsync.wrapped", cross_encode, cross_create, cross_fill};
 
 static const luaL_Reg functions[] = {
-    {"io", core_io}, {"thread", core_thread}, {"cpu", core_cpu}, {"spawn", uns_wrap_spawn}, {NULL, NULL}};
+    {"io", core_io}, {"thread", core_thread}, {"cpu", core_cpu}, {"spawn", uns_wrap_spawn}, {"place", uns_place}, {NULL, NULL}};
 
 void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
   if (luaL_newmetatable(L, DECLARATION_TYPE)) {
@@ -705,5 +759,6 @@ void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
   uns_codec_register_function(L, wrapped_call, &cross);
   runtime->held_closer.close = drop_held;
   uns_list_push_back(&runtime->closers, &runtime->held_closer.link);
+  runtime->follow_placement = uns_place_follow;
   uns_bind_functions(L, runtime, functions);
 }

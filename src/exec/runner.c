@@ -32,6 +32,12 @@ static void drive(uns_runtime *runtime, int index) {
   }
 }
 
+/* Functions are placed as they are at the caller's. */
+static void follow_placement(lua_State *L, uns_runtime *runtime, const char *rules) {
+  if (strcmp(runtime->placement != NULL ? runtime->placement : "", rules) == 0) return;
+  runtime->follow_placement(runtime, L, rules);
+}
+
 static int require_all(lua_State *L);
 static int required(lua_State *L, int status, lua_KContext next) {
   (void)status;
@@ -153,7 +159,10 @@ static int run_lua(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
   runtime->root = uns_group_new(runtime);
   if (runtime->root == NULL) return luaL_error(L, "not enough memory");
-  if (job->search_path != NULL) uns_package_path_set(runtime, L, job->search_path);
+  if (job->search_path != NULL) {
+    follow_placement(L, runtime, uns_search_path_rules(job->search_path));
+    uns_package_path_set(runtime, L, job->search_path);
+  }
   bool loaded = load_modules(runtime, job);
   if (stopped(runtime, job) || !loaded) return 0;
   int top = lua_gettop(L);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "core/placement.h"
 #include "exec/child.h"
 #include "exec/watchdog.h"
 #include "host/explain.h"
@@ -29,6 +30,7 @@ static const char usage_text[] =
     "  -i        then go on interactively\n"
     "  -l MOD    require MOD into global MOD; -l G=MOD into global G\n"
     "  -         run stdin as the script, and stop reading options\n"
+    "  --place NAME=WHERE,…   run functions of that name on io, thread or cpu; PREFIX*=…, *.cpu=…\n"
     "  --trace FILE   write what runs where and when, for ui.perfetto.dev\n"
     "  --stats   print counts and latencies by function at the end\n"
     "  -v        print the version\n"
@@ -45,6 +47,7 @@ typedef struct {
   int script_index; /* in argv; argc: none */
   bool version, help;
   uns_seeing seeing;
+  char *placement; /* core/placement.h; owned, or NULL */
   bool interactive; /* -i */
   bool has_code;    /* -e, or a script */
 } options;
@@ -85,6 +88,36 @@ static bool long_option(int argc, char **argv, int *i, const char *option, const
 /* `unsync test …`: a script of ours, whose name is the first argument. */
 static bool is_test_command(int argc, char **argv) { return argc > 1 && strcmp(argv[1], "test") == 0; }
 
+static int no_start(const char *what) {
+  fprintf(stderr, "unsync: cannot start: %s: %s\n", what, strerror(errno));
+  return 1;
+}
+
+/* "fib=io,*.cpu=thread": added to the rules. 0, or the exit code after a message. */
+static int add_placement(options *read, const char *text) {
+  while (*text != '\0') {
+    size_t length = strcspn(text, ",");
+    const char *equals = memrchr(text, '=', length);
+    uns_kind kind;
+    if (equals == NULL || !uns_placement_is_pattern(text, (size_t)(equals - text))) {
+      fprintf(stderr, "unsync: --place: '%.*s' is no NAME=WHERE, where NAME is %s\n", (int)length, text,
+              uns_placement_patterns);
+      return 1;
+    }
+    size_t kind_length = length - (size_t)(equals + 1 - text);
+    if (!uns_placement_kind(equals + 1, kind_length, &kind)) {
+      fprintf(stderr, "unsync: --place: '%.*s' is no executor: io, thread and cpu are\n", (int)kind_length, equals + 1);
+      return 1;
+    }
+    char *more = uns_placement_with(read->placement, text, (size_t)(equals - text), kind);
+    if (more == NULL) return no_start("memory");
+    uns_free(read->placement);
+    read->placement = more;
+    text += length + (text[length] == ',');
+  }
+  return 0;
+}
+
 /* 0, or the exit code after a message. */
 static int read_options(int argc, char **argv, options *read) {
   if (is_test_command(argc, argv)) {
@@ -106,6 +139,9 @@ static int read_options(int argc, char **argv, options *read) {
     if (long_option(argc, argv, &i, "--trace", &given)) {
       if (given == NULL || *given == '\0') return misuse("", "--trace", " needs the name of a file");
       read->seeing.trace_path = given;
+    } else if (long_option(argc, argv, &i, "--place", &given)) {
+      if (given == NULL || *given == '\0') return misuse("", "--place", " needs NAME=WHERE");
+      if (add_placement(read, given) != 0) return 1;
     } else if (strcmp(text, "--stats") == 0) {
       read->seeing.stats = true;
     } else if (strcmp(text, "-v") == 0 || strcmp(text, "--version") == 0) {
@@ -177,12 +213,7 @@ static bool read_grace(uns_executors *executors) {
   return true;
 }
 
-static int no_start(const char *what) {
-  fprintf(stderr, "unsync: cannot start: %s: %s\n", what, strerror(errno));
-  return 1;
-}
-
-static int run(const uns_script *script, const char *script_path, const uns_seeing *seeing) {
+static int run(const uns_script *script, const char *script_path, options *asked) {
   uns_executors *executors = uns_executors_new();
   if (executors == NULL) return no_start("memory");
   if (!uns_watchdog_read_environment(executors)) {
@@ -190,7 +221,7 @@ static int run(const uns_script *script, const char *script_path, const uns_seei
     uns_executors_free(executors);
     return 1;
   }
-  int code = uns_seeing_begin(seeing, executors);
+  int code = uns_seeing_begin(&asked->seeing, executors);
   if (code != 0) {
     uns_executors_free(executors);
     return code;
@@ -211,6 +242,8 @@ static int run(const uns_script *script, const char *script_path, const uns_seei
     return no_start("the script's state");
   }
   executors->main_runtime = runtime;
+  runtime->placement = asked->placement;
+  asked->placement = NULL;
   uns_seeing_watch(runtime);
   uns_watchdog_offer(runtime);
   code = uns_script_run(runtime, script);
@@ -226,7 +259,7 @@ static int run(const uns_script *script, const char *script_path, const uns_seei
 }
 
 /* The same, with a session whose first lines are the steps of `script`. */
-static int run_session(const uns_script *script, const char *script_path, const uns_seeing *seeing) {
+static int run_session(const uns_script *script, const char *script_path, options *asked) {
   uns_repl *repl = uns_repl_new(script);
   if (repl == NULL) return no_start("memory");
   uns_step step = uns_repl_step(repl);
@@ -234,7 +267,7 @@ static int run_session(const uns_script *script, const char *script_path, const 
   session.steps = &step;
   session.step_count = 1;
   session.attendant = uns_repl_attendant(repl);
-  int code = run(&session, script_path, seeing);
+  int code = run(&session, script_path, asked);
   uns_repl_free(repl);
   return code;
 }
@@ -274,9 +307,10 @@ int uns_cli_main(int argc, char **argv) {
                          .argv = argv,
                          .script_index = read.script_index < argc ? read.script_index : 0};
     const char *path = read.script_index < argc ? argv[read.script_index] : NULL;
-    code = read.interactive || !(read.has_code || told) ? run_session(&script, path, &read.seeing)
-                                                        : run(&script, path, &read.seeing);
+    code = read.interactive || !(read.has_code || told) ? run_session(&script, path, &read)
+                                                        : run(&script, path, &read);
   }
+  uns_free(read.placement);
   uns_free(read.steps);
   return code;
 }

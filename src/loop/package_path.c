@@ -41,9 +41,10 @@ static bool push_strings(uns_runtime *runtime, lua_State *L) {
 static void see(uns_runtime *runtime, lua_State *L, uns_search_path *now) {
   size_t path_bytes, cpath_bytes;
   const char *path = lua_tolstring(L, -2, &path_bytes), *cpath = lua_tolstring(L, -1, &cpath_bytes);
-  uns_search_path *seen = uns_search_path_is(now, path, path_bytes, cpath, cpath_bytes)
+  const char *rules = runtime->placement != NULL ? runtime->placement : "";
+  uns_search_path *seen = uns_search_path_is(now, path, path_bytes, cpath, cpath_bytes, rules)
                               ? uns_shared_ref(now)
-                              : uns_search_path_new(path, path_bytes, cpath, cpath_bytes);
+                              : uns_search_path_new(path, path_bytes, cpath, cpath_bytes, rules);
   uns_shared_unref(runtime->search_path);
   runtime->search_path = seen;
   for (int i = 0; i < 2; i++) {
@@ -57,6 +58,8 @@ static void see(uns_runtime *runtime, lua_State *L, uns_search_path *now) {
 static bool seen_before(const uns_runtime *runtime, lua_State *L) {
   return lua_topointer(L, -2) == runtime->package_path.seen[0] && lua_topointer(L, -1) == runtime->package_path.seen[1];
 }
+
+void uns_package_path_forget(uns_runtime *runtime) { runtime->package_path.seen[0] = NULL; }
 
 uns_search_path *uns_package_path(uns_runtime *runtime, lua_State *L) {
   int top = lua_gettop(L);

@@ -10,5 +10,7 @@
 uns_search_path *uns_package_path(uns_runtime *runtime, lua_State *L);
 /* Sets both, where they are not that already. May raise without memory. */
 void uns_package_path_set(uns_runtime *runtime, lua_State *L, uns_search_path *wanted);
+/* The placement of functions, which goes with the path, has changed. */
+void uns_package_path_forget(uns_runtime *runtime);
 
 #endif

@@ -181,6 +181,8 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_mailbox_unref(runtime->mailbox);
   runtime->mailbox = NULL;
   uns_shared_unref(runtime->search_path);
+  uns_free(runtime->placement);
+  runtime->placement = NULL;
   uns_timer_queue_deinit(&runtime->timers);
   for (uns_link *link; (link = uns_list_pop_front(&runtime->idle_jobs)) != NULL;)
     uns_job_free(uns_container_of(link, uns_job, link));

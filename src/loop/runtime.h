@@ -199,6 +199,8 @@ struct uns_runtime {
     int table, keys[2], seen_refs[2];
     const void *seen[2];
   } package_path;
+  char *placement; /* rules of where functions run (core/placement.h); owned, NULL: none */
+  void (*follow_placement)(uns_runtime *runtime, lua_State *L, const char *rules); /* takes over others; may raise */
   struct uns_search_path *search_path; /* of the last call sent away: likely that of the next; one reference, or NULL */
   uns_spin spin;       /* before sleeping, where news is expected */
 };
