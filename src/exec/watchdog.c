@@ -29,6 +29,7 @@ static const uint64_t REPEAT_NS = 10000000000;  /* the same place is not told ag
 enum {
   ANSWER_MS = 2000, /* the copy takes a millisecond */
   TEXT_BYTES = 8192,
+  PLACES = 8,     /* that are remembered */
   LEVELS_MAX = 24 /* of a stack */
 };
 
@@ -47,9 +48,10 @@ typedef struct watched {
   uint64_t reported_ns; /* when this turn was reported, or 0 */
   uint64_t ask_ns;      /* held for so long, it is looked at again */
   uint64_t idle_ns;     /* how long it has been seen asleep, one look after the other */
-  uint32_t place;       /* hash of the stack that was told last, and when */
-  uint64_t place_ns;
-  uint64_t untold; /* times that it was not told again */
+  struct {
+    uint32_t hash;            /* of a place that was told */
+    uint64_t told_ns, untold; /* when, and how often not again */
+  } places[PLACES];
   uint32_t stalls;
 } watched;
 
@@ -292,27 +294,48 @@ UNCHECKED static bool at_work(uns_runtime *runtime) {
 
 /* ---- telling ---- */
 
-static uint32_t hash_of(const char *bytes) {
+/* Names the place by the innermost line of Lua: what it calls may be another C function each time. */
+static uint32_t hash_of_place(const char *what) {
+  static const char in_c[] = "\n\t[C]";
+  const char *line = strchr(what, '\n');
+  while (line != NULL && strncmp(line, in_c, sizeof in_c - 1) == 0) line = strchr(line + 1, '\n');
+  if (line == NULL) line = what;
   uint32_t hash = 2166136261u;
-  for (; *bytes != '\0'; bytes++) hash = (hash ^ (unsigned char)*bytes) * 16777619u;
+  for (line++; *line != '\0' && *line != '\n'; line++) hash = (hash ^ (unsigned char)*line) * 16777619u;
   return hash;
+}
+
+/* Is it to be told? Then `*untold` is how often it was not since the last time. */
+static bool note_place(watched *loop, const char *what, uint64_t *untold) {
+  uint32_t hash = hash_of_place(what);
+  uint64_t now = uns_clock_ns();
+  size_t at = 0;
+  for (size_t i = 0; i < PLACES; i++) { /* this one, else the one told longest ago */
+    if (loop->places[i].told_ns != 0 && loop->places[i].hash == hash) {
+      at = i;
+      break;
+    }
+    if (loop->places[i].told_ns < loop->places[at].told_ns) at = i;
+  }
+  bool known = loop->places[at].told_ns != 0 && loop->places[at].hash == hash;
+  if (known && now - loop->places[at].told_ns < REPEAT_NS) {
+    loop->places[at].untold++;
+    return false;
+  }
+  *untold = known ? loop->places[at].untold : 0;
+  loop->places[at].hash = hash;
+  loop->places[at].told_ns = now;
+  loop->places[at].untold = 0;
+  return true;
 }
 
 static void tell(watched *loop, const char *what, uint64_t held_ns) {
   char line[TEXT_BYTES + 256], again[64] = "";
-  uint64_t now = uns_clock_ns();
-  const char *stack = strchr(what, '\n');
-  uint32_t place = hash_of(stack != NULL ? stack : what);
-  if (place == loop->place && now - loop->place_ns < REPEAT_NS) {
-    loop->untold++;
-    return;
+  uint64_t untold;
+  if (!note_place(loop, what, &untold)) return;
+  if (untold > 0) {
+    snprintf(again, sizeof again, " (again: %llu times since it was told)", (unsigned long long)untold);
   }
-  if (loop->untold > 0) {
-    snprintf(again, sizeof again, " (%llu such since the last report)", (unsigned long long)loop->untold);
-  }
-  loop->untold = 0;
-  loop->place = place;
-  loop->place_ns = now;
   int size = snprintf(line, sizeof line, "unsync: the event loop has been held for %llu.%02llu s%s%s%s\n",
                       (unsigned long long)(held_ns / 1000000000), (unsigned long long)(held_ns / 10000000 % 100),
                       in_worker(loop->runtime) ? " in a worker" : "", again, what);
