@@ -169,7 +169,7 @@ static void a_call_arrives_as_it_was(void **state) {
   assert_string_equal(got.texts[UNS_TEXT_NAME], "fib");
   assert_string_equal(got.texts[UNS_TEXT_NATIVE], "math.fib");
   assert_null(got.texts[UNS_TEXT_PLUGIN]);
-  assert_string_equal(got.search_path->text, "./?.lua\n./?.so");
+  assert_string_equal(got.search_path->text, "./?.lua\n./?.so\n");
   assert_int_equal(got.packet.size_bytes, 8);
   assert_memory_equal(got.packet.bytes, "\0values\xff", 8);
   uns_function *same = uns_function_of_message(&got, NULL);
@@ -183,7 +183,7 @@ static void a_call_arrives_as_it_was(void **state) {
   assert_int_equal(write_frame(f, &sent, &job->call), UNS_OK);
   assert_true(f->size < first_size);
   assert_int_equal(uns_frame_read(&f->in, f->bytes, f->size, &got), UNS_OK);
-  assert_string_equal(got.search_path->text, "./?.lua\n./?.so");
+  assert_string_equal(got.search_path->text, "./?.lua\n./?.so\n");
   uns_message_deinit(&got);
   uns_job_free(job);
   uns_shared_unref(function);
