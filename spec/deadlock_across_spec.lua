@@ -299,7 +299,11 @@ local patterns = {
   function() -- a promise settled by another worker, which computes first
     local p = unsync.promise()
     local waiter = any()(function() return p:await() end)()
-    local settler = any()(function(n) local x = 0 for i = 1, n do x = x + i end return p:resolve(x) end)(math.random(50000))
+    local settler = any()(function(n)
+      local x = 0
+      for i = 1, n do x = x + i end
+      return p:resolve(x)
+    end)(math.random(50000))
     waiter:await() settler:await()
   end,
   function() -- ping and pong over promises

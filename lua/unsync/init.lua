@@ -43,7 +43,7 @@ unsync.scope = require("unsync.scope").scope
 unsync.retry = require("unsync.retry").retry
 
 --- Parts that most programs do not use are loaded when they are first looked at.
-local later = { every = true, http = true, tasks = true, testing = true }
+local later = { every = true, http = true, tasks = true, testing = true, why = "inspect" }
 
 local meta = {}
 
@@ -51,7 +51,9 @@ function meta.__index(self, name)
   if not later[name] then
     return nil
   end
-  self[name] = require("unsync." .. name)
+  local module = later[name] == true and name or later[name]
+  local part = require("unsync." .. module)
+  self[name] = module == name and part or part[name]
   return rawget(self, name)
 end
 

@@ -7,6 +7,7 @@ local core = require("unsync.core")
 ---@field state string  "running", "ready", "waiting", or "queued": it has not begun
 ---@field age number  seconds since it first waited, or was called
 ---@field where string?  "file:line" of where it waits or runs; nil elsewhere than on the loop
+---@field spawned string?  "file:line" of where it was started; known once it has waited
 ---@field waits_for string?  "future", "sleep" and the like
 ---@field parent unsync.TaskInfo?  who started it, if that still lives
 ---@field cancelled true?  it has been asked to stop

@@ -13,9 +13,10 @@
 
 typedef struct uns_alive {
   atomic_long count;
-  atomic_ulong woken; /* how often somebody was counted in: the same twice is a time in which nobody was */
+  atomic_ulong woken;    /* how often somebody was counted in: the same twice is a time in which nobody was */
   _Atomic(void *) owner; /* `none`'s own */
-  void (*none)(struct uns_alive *alive); /* NULL: nobody looks. Any thread, perhaps with a lock held: only wakes somebody up */
+  void (*none)(
+      struct uns_alive *alive); /* NULL: nobody looks. Any thread, perhaps with a lock held: only wakes somebody up */
 } uns_alive;
 
 /* Any thread. NULL is allowed. */

@@ -82,6 +82,7 @@ static bool wait_for_news(worker *w, uint64_t seen) {
     atomic_store(&board->child_asleep, 1);
     if (atomic_load(&board->to_child.tail) == seen && !closing(w)) {
       bool woken = sleep_until_woken(w, told ? -1 : UNREAD_MS);
+      if (w->runtime->look_wanted) w->runtime->look(w->runtime, w->runtime->L);
       if (!woken && !told) {
         if (!all_read(w)) uns_parent_wake_supervisor(w->parent);
         told = true;

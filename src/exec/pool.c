@@ -13,6 +13,7 @@
 #include "core/recorder.h"
 #include "exec/interrupt.h"
 #include "exec/kernel.h"
+#include "exec/look.h"
 #include "exec/supervisor.h"
 #include "exec/watchdog.h"
 #include "loop/task.h"
@@ -493,6 +494,40 @@ bool uns_pool_cancel(uns_pool *pool, uns_job *job) {
   interrupt(pool, job->id, 1);
   uv_mutex_unlock(&pool->lock);
   return false;
+}
+
+/* Both locks held. */
+static uns_worker_info info_of(const pool_thread *thread) {
+  const uns_job *job = thread->worker.job;
+  uns_worker_info info = {.id = thread->thread_id, .state = job == NULL ? "idle" : thread->worker.lending ? "waiting" : "running"};
+  if (job == NULL) return info;
+  snprintf(info.name, sizeof info.name, "%s", job->function->name);
+  info.since_ns = job->submitted_ns;
+  return info;
+}
+
+size_t uns_pool_look(uns_pool *pool, void (*visit)(void *, const uns_worker_info *), void *context) {
+  uv_mutex_lock(&pool->lock);
+  uv_mutex_lock(&pool->dispatch.lock);
+  for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
+    uns_worker_info info = info_of(uns_container_of(link, pool_thread, link));
+    visit(context, &info);
+  }
+  size_t queued = pool->dispatch.queued;
+  uv_mutex_unlock(&pool->dispatch.lock);
+  uv_mutex_unlock(&pool->lock);
+  return queued;
+}
+
+void uns_pool_look_for(uns_pool *pool, const uns_job *job, uns_worker_info *found) {
+  uv_mutex_lock(&pool->lock);
+  uv_mutex_lock(&pool->dispatch.lock);
+  for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
+    const pool_thread *thread = uns_container_of(link, pool_thread, link);
+    if (thread->worker.job == job) *found = info_of(thread);
+  }
+  uv_mutex_unlock(&pool->dispatch.lock);
+  uv_mutex_unlock(&pool->lock);
 }
 
 uint32_t uns_pool_threads(uns_pool *pool) {

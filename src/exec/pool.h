@@ -26,6 +26,11 @@ void uns_pool_submit(uns_pool *pool, uns_job *job);
 bool uns_pool_cancel(uns_pool *pool, uns_job *job);
 /* Takes no more jobs, waits for those that run; false if some did not end within the grace period. */
 bool uns_pool_free(uns_pool *pool, uint64_t grace_ns);
+struct uns_worker_info;
+/* Tells `visit`, under locks, of each thread; returns how many calls are queued. Any thread. exec/look.h */
+size_t uns_pool_look(uns_pool *pool, void (*visit)(void *context, const struct uns_worker_info *worker), void *context);
+/* Fills in `found` if a thread has the job. */
+void uns_pool_look_for(uns_pool *pool, const uns_job *job, struct uns_worker_info *found);
 /* Threads alive now. Any thread. */
 uint32_t uns_pool_threads(uns_pool *pool);
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "exec/look.h"
 #include "exec/parent.h"
 #include "exec/silence.h"
 #include "exec/worker_process.h"
@@ -316,6 +317,50 @@ void uns_process_pool_free(uns_process_pool *pool) {
   uv_cond_destroy(&pool->gone);
   uv_mutex_destroy(&pool->lock);
   uns_free(pool);
+}
+
+/* The child's lock held. False: it is a free place. */
+static bool look_at(uns_child *child, uns_worker_info *info) {
+  if (child->state == UNS_CHILD_NONE || child->pid == 0) return false;
+  const uns_job *job = child->in_flight > 0 ? child->jobs[child->order[0]] : NULL;
+  bool waits = atomic_load(&child->wire.board->waiting) % 2 == 1;
+  *info = (uns_worker_info){.process = true, .id = child->pid};
+  info->state = child->state == UNS_CHILD_STARTING ? "starting" : job == NULL ? "idle" : waits ? "waiting" : "running";
+  if (job == NULL) return true;
+  snprintf(info->name, sizeof info->name, "%s", job->function->name);
+  info->since_ns = job->submitted_ns;
+  return true;
+}
+
+size_t uns_process_pool_look(uns_process_pool *pool, void (*visit)(void *, const uns_worker_info *), void *context) {
+  if (pool->parent != NULL) return 0;
+  uint32_t count = atomic_load_explicit(&pool->count, memory_order_acquire);
+  for (uint32_t i = 0; i < count; i++) {
+    uns_worker_info info;
+    uv_mutex_lock(&pool->children[i]->lock);
+    bool there = look_at(pool->children[i], &info);
+    uv_mutex_unlock(&pool->children[i]->lock);
+    if (there) visit(context, &info);
+  }
+  uv_mutex_lock(&pool->dispatch.lock);
+  size_t queued = pool->dispatch.queued;
+  uv_mutex_unlock(&pool->dispatch.lock);
+  return queued;
+}
+
+void uns_process_pool_look_for(uns_process_pool *pool, const uns_job *job, uns_worker_info *found) {
+  if (pool->parent != NULL) return;
+  uint32_t count = atomic_load_explicit(&pool->count, memory_order_acquire);
+  for (uint32_t i = 0; i < count; i++) {
+    uns_child *child = pool->children[i];
+    uv_mutex_lock(&child->lock);
+    for (uint32_t j = 0; j < child->in_flight; j++) {
+      if (child->jobs[child->order[j]] != job) continue;
+      if (!look_at(child, found) || j > 0) found->state = "queued"; /* it was given ahead */
+      break;
+    }
+    uv_mutex_unlock(&child->lock);
+  }
 }
 
 void uns_process_pool_signal(uns_process_pool *pool, int number) {

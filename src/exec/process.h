@@ -37,6 +37,12 @@ bool uns_process_pool_cancel(uns_process_pool *pool, uns_job *job);
    runtime's thread. NULL is allowed. */
 void uns_process_pool_free(uns_process_pool *pool);
 
+struct uns_worker_info;
+/* As uns_pool_look and uns_pool_look_for: exec/pool.h. Nothing in a worker process. */
+size_t uns_process_pool_look(uns_process_pool *pool, void (*visit)(void *context, const struct uns_worker_info *worker),
+                             void *context);
+void uns_process_pool_look_for(uns_process_pool *pool, const uns_job *job, struct uns_worker_info *found);
+
 /* Sends `number` to the group of every child: SIGTSTP and SIGCONT follow the host's. Async-signal-safe. */
 void uns_process_pool_signal(uns_process_pool *pool, int number);
 /* Children alive now, those that are being started too. Any thread. */

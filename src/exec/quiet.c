@@ -58,7 +58,8 @@ int uns_quiet_describe(uns_parties *parties, uns_runtime *main, const uns_quiet_
   for (uint32_t i = 0; i < cell_count; i++) add_edge(all, UNS_QUIET_CELL, cells[i].id, cells[i].cell->task);
   all->report.text_bytes = (uint32_t)all->texts.size_bytes;
   size_t edge_bytes = all->report.edge_count * sizeof *all->edges;
-  uint8_t *to = all->texts.lost ? NULL : uns_packet_grow(packet, sizeof all->report + edge_bytes + all->report.text_bytes);
+  uint8_t *to = all->texts.lost ? NULL
+                                : uns_packet_grow(packet, sizeof all->report + edge_bytes + all->report.text_bytes);
   if (to != NULL) {
     memcpy(to, &all->report, sizeof all->report);
     memcpy(to + sizeof all->report, all->edges, edge_bytes);

@@ -206,6 +206,7 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
   bool script = atomic_exchange(&runtime->party.at_work, true); /* in a worker process it is so all the time */
   runtime->job = job;
   job->runtime = runtime;
+  atomic_store(&runtime->party.call, job);
   runtime->job_told = false;
   uns_interrupt_listen(runtime);
   lua_settop(L, 0);
@@ -224,6 +225,7 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
   runtime->job = NULL;
   runtime->root_id = 0;
   job->runtime = NULL;
+  atomic_store(&runtime->party.call, NULL);
   atomic_store(&runtime->party.at_work, script);
 }
 

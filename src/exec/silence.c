@@ -7,7 +7,7 @@
 static const uint64_t AGAIN_NS = 5000000; /* after something came in between, which may have woken nobody */
 
 struct uns_silence {
-  uns_executors *executors;   /* borrowed, as what follows */
+  uns_executors *executors; /* borrowed, as what follows */
   uns_supervisor *supervisor;
   uns_process_pool *pool; /* NULL: there is none; the supervisor's */
   uns_sweep sweep;
@@ -53,8 +53,8 @@ static bool rings_empty(uns_child *child) {
   bool empty = child->readable && !uns_ring_has_news(&child->wire.to_host);
   uv_mutex_unlock(&child->read_lock);
   uv_mutex_lock(&child->lock);
-  empty = empty && child->state == UNS_CHILD_LIVE && child->in_flight == 1 && !child->writing && child->unsent_count == 0 &&
-          atomic_load(&child->jobs[child->order[0]]->cancel) == 0;
+  empty = empty && child->state == UNS_CHILD_LIVE && child->in_flight == 1 && !child->writing &&
+          child->unsent_count == 0 && atomic_load(&child->jobs[child->order[0]]->cancel) == 0;
   uv_mutex_unlock(&child->lock);
   return empty;
 }
@@ -95,8 +95,8 @@ static void ask(uns_silence *silence) {
   uint32_t i = 0;
   for (uns_child *child; (child = next_busy(silence, &i)) != NULL;) {
     uns_packet_clear(&child->report);
-    child->asked = uns_service_send(child, &message, NULL) == UNS_OK;
-    if (child->asked) silence->asked++;
+    child->asked = uns_service_send(child, &message, NULL) == UNS_OK ? silence->round : 0;
+    if (child->asked != 0) silence->asked++;
     else silence->busy = true;
   }
   silence->traffic = traffic(silence);
@@ -138,9 +138,9 @@ static bool check_report(const uns_packet *packet) {
 }
 
 bool uns_silence_answer(uns_silence *silence, uns_child *child, const uns_message *message) {
-  if (silence == NULL || !child->asked) return message == NULL;
+  if (silence == NULL || child->asked == 0) return message == NULL;
   if (message != NULL) {
-    if (message->words.id != silence->round) return false;
+    if (message->words.id != child->asked) return false;
     silence->traffic++;
     if (!message->words.first) {
       silence->busy = true;
@@ -154,7 +154,7 @@ bool uns_silence_answer(uns_silence *silence, uns_child *child, const uns_messag
   } else {
     silence->busy = true;
   }
-  child->asked = false;
+  child->asked = 0;
   if (--silence->asked > 0) return true;
   if (!silence->busy) { /* else it will say when it has become quiet */
     bool still = freeze(silence);
@@ -204,8 +204,7 @@ static bool find_edge(uns_child *child, uns_quiet_from kind, uint64_t from, segm
 static void add_text(uns_text *text, const uns_child *child, const uns_quiet_who *who) {
   uns_quiet_report report = report_of(child);
   if (who->text_at > report.text_bytes || who->text_bytes > report.text_bytes - who->text_at) return;
-  const char *texts =
-      (const char *)child->report.bytes + sizeof report + report.edge_count * sizeof(uns_quiet_edge);
+  const char *texts = (const char *)child->report.bytes + sizeof report + report.edge_count * sizeof(uns_quiet_edge);
   uns_text_add(text, "%.*s", (int)who->text_bytes, texts + who->text_at);
 }
 

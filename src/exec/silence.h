@@ -47,9 +47,9 @@ typedef enum { UNS_QUIET_ROOT, UNS_QUIET_CELL } uns_quiet_from;
 
 /* Where the chain leads that begins with a call's own task, or the one behind a cell of the child's. */
 typedef struct uns_quiet_edge {
-  uint32_t from_kind; /* uns_quiet_from */
-  uint32_t to_kind;   /* uns_behind_kind: TASK is a cycle */
-  uint64_t from, to;  /* numbers of cells; of a nested call */
+  uint32_t from_kind;     /* uns_quiet_from */
+  uint32_t to_kind;       /* uns_behind_kind: TASK is a cycle */
+  uint64_t from, to;      /* numbers of cells; of a nested call */
   uns_quiet_who youngest; /* on the way, or in the cycle */
 } uns_quiet_edge;
 

@@ -97,9 +97,9 @@ typedef struct uns_child {
   uint64_t seen_running;   /* the number of the call that ran when it was last looked at */
   uint32_t waiting;        /* what the board said last of its place */
   uint32_t silences;       /* the same of its silences */
-  bool asked;              /* whether all is quiet there, and it has not answered */
-  uns_packet report;       /* what it answered last: exec/silence.h */
   uint64_t progress_count; /* the same of reports of progress */
+  uint64_t asked;          /* the round in which it was asked whether all is quiet there, until it answers; 0: it was not */
+  uns_packet report;       /* what it answered last: exec/silence.h */
   uns_exports exports;
 } uns_child;
 

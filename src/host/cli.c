@@ -13,6 +13,7 @@
 #include "core/placement.h"
 #include "exec/child.h"
 #include "exec/watchdog.h"
+#include "host/dump.h"
 #include "host/explain.h"
 #include "host/program.h"
 #include "host/repl.h"
@@ -246,7 +247,9 @@ static int run(const uns_script *script, const char *script_path, options *asked
   asked->placement = NULL;
   uns_seeing_watch(runtime);
   uns_watchdog_offer(runtime);
+  uns_dump_of(runtime);
   code = uns_script_run(runtime, script);
+  uns_dump_no_more_of(runtime);
   if (!uns_executors_free(executors)) { /* a thread is stuck in foreign code: nothing it may touch is taken away */
     uns_seeing_end();
     fflush(NULL);
@@ -272,6 +275,17 @@ static int run_session(const uns_script *script, const char *script_path, option
   return code;
 }
 
+static uns_runtime *new_child_state(uns_executors *executors) {
+  uns_runtime *runtime = uns_state_new(executors);
+  if (runtime != NULL) uns_dump_of(runtime);
+  return runtime;
+}
+
+static void free_child_state(uns_runtime *runtime) {
+  uns_dump_no_more_of(runtime);
+  uns_state_free(runtime);
+}
+
 /*
  * Standard descriptors that are closed are filled, so that nothing of ours (libuv would object) gets their numbers. The
  * wrong way round, so that using them is still an error.
@@ -284,9 +298,10 @@ static void fill_standard_descriptors(void) {
 }
 
 int uns_cli_main(int argc, char **argv) {
+  uns_dump_install();
   fill_standard_descriptors();
   if (argc > 1 && strcmp(argv[1], UNS_CHILD_OPTION) == 0)
-    return uns_child_main(argc, argv, uns_state_new, uns_state_free);
+    return uns_child_main(argc, argv, new_child_state, free_child_state);
   options read = {.steps = uns_calloc((size_t)argc + 2, sizeof(uns_step))};
   if (read.steps == NULL) return no_start("memory");
   if (init_step(&read.steps[0])) read.step_count = 1;

@@ -158,3 +158,4 @@ int luaopen_unsync(lua_State *L) { return load(L, "unsync"); }
 PART(core)
 PART(http)
 PART(testing)
+PART(inspect)

@@ -113,12 +113,14 @@ uns_task *uns_chain_follow(uns_task *start, bool frozen, uns_chain_link *end) {
       limit *= 2;
     }
     *end = uns_chain_behind(at, frozen);
-    if (at->state != UNS_TASK_PARKED || end->kind != UNS_BEHIND_TASK) return NULL;
+    if (at->state != UNS_TASK_PARKED || end->kind != UNS_BEHIND_TASK || end->task == NULL) return NULL;
     at = end->task;
   }
   uns_task *youngest = at;
-  for (uns_task *other = uns_chain_behind(at, frozen).task; other != at; other = uns_chain_behind(other, frozen).task)
+  for (uns_task *other = uns_chain_behind(at, frozen).task; other != NULL && other != at;) {
     youngest = uns_chain_younger(youngest, other);
+    other = uns_chain_behind(other, frozen).task;
+  }
   return youngest;
 }
 
@@ -143,13 +145,13 @@ void uns_chain_add_future(uns_text *text, const uns_future *future) {
                future->name != NULL ? future->name : "");
 }
 
-void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind) {
+void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind, bool for_ever) {
   const char *what = task->waits_for != NULL ? task->waits_for : "nothing";
   if (task->held) {
     uns_text_add(text, "its turn, for its function has a limit");
   } else if (task->awaited != NULL) {
     uns_chain_add_future(text, task->awaited);
-    if (behind->kind == UNS_BEHIND_NOBODY) uns_text_add(text, ", which nobody will settle");
+    if (for_ever && behind->kind == UNS_BEHIND_NOBODY) uns_text_add(text, ", which nobody will settle");
   } else if (task->wanted != NULL && behind->kind == UNS_BEHIND_TASK) {
     uns_text_add(text, "%s that ", what);
     uns_chain_add_task(text, behind->task);

@@ -21,9 +21,9 @@ typedef enum {
 
 typedef struct uns_chain_link {
   uns_behind_kind kind;
-  uns_task *task; /* of UNS_BEHIND_TASK */
-  uns_job *job;   /* of UNS_BEHIND_JOB */
-  uns_cell *cell; /* of UNS_BEHIND_CELL; borrowed */
+  uns_task *task;           /* of UNS_BEHIND_TASK */
+  uns_job *job;             /* of UNS_BEHIND_JOB */
+  uns_cell *cell;           /* of UNS_BEHIND_CELL; borrowed */
   const uns_future *future; /* whose end it is, where it is one's; or NULL */
 } uns_chain_link;
 
@@ -49,7 +49,8 @@ uns_task *uns_chain_younger(uns_task *a, uns_task *b);
 /* Adds "io name at file:line" / "promise". */
 void uns_chain_add_task(uns_text *text, const uns_task *task);
 void uns_chain_add_future(uns_text *text, const uns_future *future);
-/* Adds what the task waits for, its link's target included: "io name", "a mutex that io name holds". */
-void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind);
+/* Adds what the task waits for, its link's target included: "io name", "a mutex that io name holds". `for_ever`: as everybody
+   knows, nobody will end it. */
+void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind, bool for_ever);
 
 #endif

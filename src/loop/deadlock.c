@@ -10,13 +10,14 @@ enum { LINKS_MAX = 32 }; /* of a chain that a message shows */
 
 static const char headline[] = "deadlock: nothing can ever end this wait: ";
 
-void uns_deadlock_add_chain(uns_text *text, uns_task *start, bool frozen) {
+/* `for_ever`: it is known by now. */
+static void add_chain(uns_text *text, uns_task *start, bool frozen, bool for_ever) {
   uns_task *at = start;
   for (int links = 0; links < LINKS_MAX; links++) {
     uns_chain_link behind = uns_chain_behind(at, frozen);
     uns_chain_add_task(text, at);
     uns_text_add(text, " waits for ");
-    uns_chain_add_wait(text, at, &behind);
+    uns_chain_add_wait(text, at, &behind, for_ever);
     if (behind.kind != UNS_BEHIND_TASK) return;
     if (behind.task == start) {
       uns_text_add(text, ": a cycle");
@@ -27,11 +28,15 @@ void uns_deadlock_add_chain(uns_text *text, uns_task *start, bool frozen) {
     if (at->state == UNS_TASK_PARKED) continue;
     uns_chain_add_task(text, at); /* it stands in line behind a limit */
     uns_text_add(text, " waits for ");
-    uns_chain_add_wait(text, at, &(uns_chain_link){.kind = UNS_BEHIND_NOBODY});
+    uns_chain_add_wait(text, at, &(uns_chain_link){.kind = UNS_BEHIND_NOBODY}, for_ever);
     return;
   }
   uns_text_add(text, "...");
 }
+
+void uns_deadlock_add_chain(uns_text *text, uns_task *start, bool frozen) { add_chain(text, start, frozen, true); }
+
+void uns_chain_add_all(uns_text *text, uns_task *start) { add_chain(text, start, false, false); }
 
 /* Pushes the error with the chain of waits that starts at `task`. */
 static void push_deadlock(lua_State *L, uns_task *task) {

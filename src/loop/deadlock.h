@@ -14,6 +14,9 @@
 /* Adds the chain of waits from `start` on: a line for each, at most some dozens, the cycle named where there is one. */
 void uns_deadlock_add_chain(uns_text *text, uns_task *start, bool frozen);
 
+/* The same of one that has not come to that, by its own thread. */
+void uns_chain_add_all(uns_text *text, uns_task *start);
+
 /* Of states that stand still. The youngest task whose wait has nobody behind it, or NULL. */
 uns_task *uns_deadlock_find_cause(uns_parties *parties);
 /* The youngest task that waits at all, or NULL. */

@@ -483,6 +483,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   runtime->current = NULL;
   atomic_store_explicit(&runtime->turn_ns, uns_clock_ns(), memory_order_relaxed);
   runtime->now_ns = runtime->test_clock == NULL ? uns_runtime_turn_ns(runtime) : uns_now_ns(runtime);
+  if (__builtin_expect(runtime->look_wanted, 0)) runtime->look(runtime, runtime->L);
   bool worked = take_news(runtime);
   uint64_t left_ns = uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);

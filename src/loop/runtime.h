@@ -81,6 +81,7 @@ typedef struct uns_party {
   struct uns_parties *parties; /* borrowed; NULL: it is alone */
   bool quiet;                  /* it sleeps, and nothing but mail will wake it; guarded by their lock */
   atomic_bool at_work;         /* it is the script's, or runs a call */
+  _Atomic(const void *) call;  /* that one, to be compared by other threads; or NULL */
 } uns_party;
 
 /* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
@@ -188,6 +189,8 @@ struct uns_runtime {
   unsigned barriers;   /* frames under way that let a wait through, but no coroutine.yield of the script's (bind/stdlib.h) */
   unsigned stride;     /* tasks that a turn resumes between two looks at the clock: loop/task.c */
   volatile sig_atomic_t end_turn; /* no further round in this turn: somebody up the C stack, or a signal, has news */
+  volatile sig_atomic_t look_wanted; /* a signal has come: `look` is called in the next turn */
+  void (*look)(struct uns_runtime *runtime, lua_State *L); /* of whoever sets that */
   bool telling;
   bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
   bool job_told;       /* its tasks have been cancelled */

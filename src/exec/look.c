@@ -1,0 +1,203 @@
+#include "exec/look.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "exec/pool.h"
+#include "exec/process.h"
+#include "loop/deadlock.h"
+
+static const uint64_t PATIENCE_NS = 100000000; /* for the answer of a state that may be busy */
+
+/* ---- workers ---- */
+
+typedef struct {
+  uns_worker_info *list; /* owned */
+  size_t count, room;
+  bool lost;
+} infos;
+
+static void keep(void *context, const uns_worker_info *worker) {
+  infos *all = context;
+  if (all->count == all->room) {
+    size_t room = all->room == 0 ? 16 : all->room * 2;
+    uns_worker_info *list = uns_realloc(all->list, room * sizeof *list);
+    if (list == NULL) {
+      all->lost = true;
+      return;
+    }
+    all->list = list;
+    all->room = room;
+  }
+  all->list[all->count++] = *worker;
+}
+
+static void gather(uns_executors *executors, infos *all, uns_queue_depths *depths) {
+  uv_mutex_lock(&executors->lock);
+  uns_pool *pool = executors->pool;
+  uns_process_pool *processes = executors->processes;
+  uv_mutex_unlock(&executors->lock);
+  *depths = (uns_queue_depths){0, 0};
+  if (pool != NULL) depths->threads = uns_pool_look(pool, keep, all);
+  if (processes != NULL) depths->processes = uns_process_pool_look(processes, keep, all);
+}
+
+bool uns_look_at_workers(uns_executors *executors, void (*visit)(void *, const uns_worker_info *), void *context,
+                         uns_queue_depths *depths) {
+  infos all = {.list = NULL};
+  gather(executors, &all, depths);
+  for (size_t i = 0; i < all.count; i++) visit(context, &all.list[i]);
+  uns_free(all.list);
+  return !all.lost;
+}
+
+void uns_look_for_call(uns_executors *executors, const uns_job *job, uns_worker_info *found) {
+  uv_mutex_lock(&executors->lock);
+  uns_pool *pool = executors->pool;
+  uns_process_pool *processes = executors->processes;
+  uv_mutex_unlock(&executors->lock);
+  *found = (uns_worker_info){.state = "queued"};
+  if (job->function->kind == UNS_KIND_CPU && processes != NULL) uns_process_pool_look_for(processes, job, found);
+  if (job->function->kind == UNS_KIND_THREAD && pool != NULL) uns_pool_look_for(pool, job, found);
+}
+
+/* ---- other states ---- */
+
+/* A question on its way, and its answer. Counted: whoever asked may be gone when it is answered. */
+typedef struct question {
+  uns_mail mail;
+  atomic_uint count;
+  uv_mutex_t lock; /* guards what follows */
+  uv_cond_t answered;
+  bool is_answered, knows;
+  const uns_job *job; /* to be compared only */
+  const void *task;
+  uns_text text;      /* owned */
+  uns_chain_link end; /* to be compared only, but for a cell, of which it has a reference */
+} question;
+
+static void drop(question *asked) {
+  if (atomic_fetch_sub(&asked->count, 1) > 1) return;
+  uns_shared_unref(asked->end.cell);
+  uns_free(asked->text.bytes);
+  uv_cond_destroy(&asked->answered);
+  uv_mutex_destroy(&asked->lock);
+  uns_free(asked);
+}
+
+/* The task that is asked for, where it is of this state. */
+static uns_task *find_task(const uns_runtime *runtime, const question *asked) {
+  if (asked->job != NULL) return runtime->job == asked->job ? uns_chain_root(runtime) : NULL;
+  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
+    if (uns_container_of(link, uns_task, live_link) == asked->task) return uns_container_of(link, uns_task, live_link);
+  }
+  return NULL;
+}
+
+/* Adds the chain from `task` on; where it ends. */
+static uns_chain_link describe(uns_text *text, uns_task *task) {
+  uns_chain_link end = {.kind = UNS_BEHIND_NOBODY};
+  if (task->state != UNS_TASK_PARKED) {
+    uns_chain_add_task(text, task);
+    uns_text_add(text, " goes on");
+    return end;
+  }
+  uns_chain_add_all(text, task);
+  uns_chain_follow(task, false, &end);
+  return end;
+}
+
+static void on_question(uns_mail *mail, void *receiver) {
+  question *asked = uns_container_of(mail, question, mail);
+  const uns_runtime *runtime = receiver;
+  uv_mutex_lock(&asked->lock);
+  uns_task *task = runtime != NULL ? find_task(runtime, asked) : NULL;
+  if (task != NULL) {
+    asked->knows = true;
+    asked->end = describe(&asked->text, task);
+    if (asked->end.cell != NULL) uns_shared_ref(asked->end.cell);
+  }
+  asked->is_answered = true;
+  uv_cond_signal(&asked->answered);
+  uv_mutex_unlock(&asked->lock);
+  drop(asked);
+}
+
+static question *question_new(const uns_chain_link *link) {
+  question *asked = uns_calloc(1, sizeof *asked);
+  if (asked == NULL) return NULL;
+  if (uv_mutex_init(&asked->lock) != 0) goto no_lock;
+  if (uv_cond_init(&asked->answered) != 0) goto no_cond;
+  atomic_init(&asked->count, 2);
+  asked->mail.deliver = on_question;
+  asked->job = link->kind == UNS_BEHIND_JOB ? link->job : link->cell->job;
+  asked->task = link->kind == UNS_BEHIND_CELL ? link->cell->task : NULL;
+  return asked;
+no_cond:
+  uv_mutex_destroy(&asked->lock);
+no_lock:
+  uns_free(asked);
+  return NULL;
+}
+
+/* Waits for the answer until `end_ns`; true if it was one. */
+static bool hear(question *asked, uint64_t end_ns, uns_chain_link *link, uns_text *text) {
+  uint64_t now_ns;
+  uv_mutex_lock(&asked->lock);
+  while (!asked->is_answered && (now_ns = uns_clock_ns()) < end_ns)
+    uv_cond_timedwait(&asked->answered, &asked->lock, end_ns - now_ns);
+  bool knows = asked->knows;
+  if (knows) {
+    *link = asked->end;
+    if (link->cell != NULL) uns_shared_ref(link->cell);
+    uns_text_add(text, "%s", asked->text.bytes != NULL ? asked->text.bytes : "?");
+  }
+  uv_mutex_unlock(&asked->lock);
+  drop(asked);
+  return knows;
+}
+
+/* The mailbox of the `number`-th state that may know, with a reference, or NULL: there are no more. Not our own. */
+static uns_mailbox *nth_mailbox(const uns_runtime *runtime, const uns_chain_link *link, size_t number) {
+  const uns_job *job = link->kind == UNS_BEHIND_JOB ? link->job : link->cell->job;
+  uns_parties *parties = runtime->party.parties;
+  uns_mailbox *found = NULL;
+  uv_mutex_lock(&parties->lock);
+  for (uns_link *at = parties->list.next; at != &parties->list && found == NULL; at = at->next) {
+    const uns_runtime *other = uns_container_of(at, uns_runtime, party.link);
+    if (other == runtime || !atomic_load(&other->party.at_work)) continue;
+    if (job != NULL && atomic_load(&other->party.call) != job) continue;
+    if (number-- == 0) found = uns_mailbox_ref(other->mailbox);
+  }
+  uv_mutex_unlock(&parties->lock);
+  return found;
+}
+
+bool uns_look_behind(uns_runtime *runtime, uns_chain_link *link, uns_text *text) {
+  if (runtime->party.parties == NULL || (link->kind != UNS_BEHIND_JOB && link->kind != UNS_BEHIND_CELL)) return false;
+  if (link->kind == UNS_BEHIND_CELL && link->cell->task == NULL && link->cell->job == NULL) return false;
+  if (link->kind == UNS_BEHIND_CELL && link->cell->task != NULL) { /* it may be a task of our own */
+    question own = {.task = link->cell->task};
+    uns_task *task = find_task(runtime, &own);
+    if (task != NULL) {
+      uns_cell *cell = link->cell;
+      *link = describe(text, task);
+      if (link->cell != NULL) uns_shared_ref(link->cell);
+      uns_shared_unref(cell);
+      return true;
+    }
+  }
+  uns_cell *cell = link->cell;
+  bool knows = false;
+  uint64_t end_ns = uns_clock_ns() + PATIENCE_NS;
+  uns_mailbox *mailbox;
+  for (size_t i = 0; !knows && (mailbox = nth_mailbox(runtime, link, i)) != NULL; i++) {
+    question *asked = question_new(link);
+    if (asked != NULL) uns_mailbox_post(mailbox, &asked->mail);
+    uns_mailbox_unref(mailbox);
+    if (asked == NULL) break;
+    knows = hear(asked, end_ns, link, text);
+  }
+  if (knows) uns_shared_unref(cell);
+  return knows;
+}
