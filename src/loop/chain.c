@@ -107,15 +107,16 @@ uns_task *uns_chain_younger(uns_task *a, uns_task *b) {
 
 uns_task *uns_chain_follow(uns_task *start, bool frozen, uns_chain_link *end) {
   uns_task *at = start, *kept = NULL; /* after Brent: what was kept at the last power of two comes again in a cycle */
-  for (size_t steps = 0, limit = 1; at != kept; steps++) {
+  for (size_t steps = 0, limit = 1; at != NULL && at != kept; steps++) {
     if (steps == limit) {
       kept = at;
       limit *= 2;
     }
     *end = uns_chain_behind(at, frozen);
-    if (at->state != UNS_TASK_PARKED || end->kind != UNS_BEHIND_TASK || end->task == NULL) return NULL;
+    if (at->state != UNS_TASK_PARKED || end->kind != UNS_BEHIND_TASK) return NULL;
     at = end->task;
   }
+  if (at == NULL) return NULL;
   uns_task *youngest = at;
   for (uns_task *other = uns_chain_behind(at, frozen).task; other != NULL && other != at;) {
     youngest = uns_chain_younger(youngest, other);
