@@ -87,7 +87,9 @@ static void senders_wait_in_line_and_move_up(void **state) {
   assert_false(uns_shared_channel_has_room(f->channel));
   uns_channel_wait *third = in_line(f, NULL, true, 3), *fourth = in_line(f, NULL, true, 4),
                    *fifth = in_line(f, NULL, true, 5);
-  assert_int_equal(uns_shared_channel_waiting(f->channel, f->mailbox), 3);
+  uns_channel_state all;
+  uns_shared_channel_look(f->channel, &all);
+  assert_true(all.senders == 3 && all.receivers == 0 && all.count == 2);
   assert_int_equal(receive(f), 1);
   assert_int_equal(uns_channel_wait_end(third), UNS_WAIT_GIVEN);
   assert_int_equal(uns_channel_wait_end(fourth), UNS_WAIT_NOTHING);
@@ -218,6 +220,45 @@ static void items_become_packets(void **state) {
     assert_int_equal(uns_reader_value(&reader, 0).type, types[i]);
     uns_reader_close(&reader);
     uns_packet_deinit(&packet);
+  }
+}
+
+static void memory_may_run_out_anywhere(void **state) {
+  fixture *f = *state;
+  for (long countdown = 1; countdown < 40; countdown++) {
+    fixture mine = {.mailbox = f->mailbox};
+    int64_t sent = 0, got = 0;
+    uns_alloc_fail_after(countdown);
+    mine.channel = uns_shared_channel_new(20);
+    if (mine.channel == NULL) continue;
+    for (int i = 0; i < 20; i++) sent += send(&mine, sent + 1) == UNS_CHANNEL_DONE;
+    uns_channel_wait *wait = uns_channel_wait_new(mine.channel, f->mailbox, NULL, true, on_told);
+    if (wait != NULL) {
+      wait->item = number(sent + 1);
+      uns_channel_result result = uns_channel_wait_begin(wait);
+      assert_true(result == UNS_CHANNEL_WAIT || result == UNS_CHANNEL_DONE || result == UNS_CHANNEL_NO_MEMORY);
+    }
+    uns_channel_item item;
+    while (uns_shared_channel_receive(mine.channel, &item) == UNS_CHANNEL_DONE) {
+      assert_int_equal(item.as.integer, ++got); /* in order, whatever there was no room for */
+      if (got % 3 != 0) continue;
+      if (uns_shared_channel_put_back(mine.channel, &item) == UNS_CHANNEL_DONE) {
+        assert_int_equal(uns_shared_channel_receive(mine.channel, &item), UNS_CHANNEL_DONE);
+        assert_int_equal(item.as.integer, got);
+      }
+      uns_packet packet;
+      uns_packet_init(&packet);
+      if (uns_channel_item_pack(&item, &packet) != UNS_OK) assert_int_equal(item.as.integer, got);
+      uns_packet_deinit(&packet);
+    }
+    if (wait != NULL) {
+      sent += uns_channel_wait_end(wait) == UNS_WAIT_GIVEN;
+      uns_channel_wait_unref(wait);
+    }
+    uns_alloc_fail_after(0);
+    assert_int_equal(got, sent);
+    uns_shared_unref(mine.channel);
+    deliver(f->mailbox);
   }
 }
 
@@ -416,6 +457,7 @@ int main(void) {
       TEST(closing_tells_all),
       TEST(mail_to_a_state_that_is_gone_frees_itself),
       TEST(items_become_packets),
+      TEST(memory_may_run_out_anywhere),
       cmocka_unit_test(nothing_is_lost_or_doubled_between_threads),
       cmocka_unit_test(choices_meet_choices),
   };

@@ -342,11 +342,9 @@ void uns_shared_channel_close(uns_shared_channel *channel) {
   post(&to_post);
 }
 
-static size_t length(const uns_link *line, const uns_mailbox *mailbox) {
+static size_t length(const uns_link *line) {
   size_t count = 0;
-  for (const uns_link *link = line->next; link != line; link = link->next) {
-    count += mailbox == NULL || uns_container_of(link, uns_channel_wait, link)->mailbox == mailbox;
-  }
+  for (const uns_link *link = line->next; link != line; link = link->next) count++;
   return count;
 }
 
@@ -358,17 +356,10 @@ void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *sta
   lock(channel);
   *state = (uns_channel_state){.capacity = channel->capacity,
                                .count = there(channel),
-                               .senders = length(&channel->senders, NULL),
-                               .receivers = length(&channel->receivers, NULL),
+                               .senders = length(&channel->senders),
+                               .receivers = length(&channel->receivers),
                                .closed = channel->closed};
   unlock(channel);
-}
-
-size_t uns_shared_channel_waiting(uns_shared_channel *channel, const uns_mailbox *mailbox) {
-  lock(channel);
-  size_t count = length(&channel->senders, mailbox) + length(&channel->receivers, mailbox);
-  unlock(channel);
-  return count;
 }
 
 /* ---- waits ---- */

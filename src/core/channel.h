@@ -159,12 +159,6 @@ uns_channel_result uns_shared_channel_put_back(uns_shared_channel *channel, uns_
 /* Those who wait are told. What is in it can still be received. */
 void uns_shared_channel_close(uns_shared_channel *channel);
 void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *state);
-/*
- * How many waits of the loop with this mailbox are in line: they are hopeless where no other state can do anything any
- * more. At a stand-in the host's channel knows all lines, and the mailbox of the host's supervisor has those of the
- * worker processes; here it is 0.
- */
-size_t uns_shared_channel_waiting(uns_shared_channel *channel, const uns_mailbox *mailbox);
 
 /* A wait at `channel` (a reference is taken); NULL without memory. `choice` may be NULL (a reference is taken). */
 uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice,

@@ -138,14 +138,34 @@ void uns_channel_push_offer(lua_State *L, int channel, const uns_waiter *waiter)
 
 /* ---- sending and receiving ---- */
 
-/* The first in line, whose choice, if it has one that others know, falls on it. NULL: nobody. */
+/* The waiter's choice, if it has one that others know, falls on it. False: it has been served elsewhere. */
+static inline bool take_choice(uns_waiter *waiter) {
+  return waiter->choice == NULL || *waiter->choice == NULL || uns_choice_take(*waiter->choice);
+}
+
+/* The first in line that can be served. NULL: nobody. */
 static inline uns_waiter *first_in(const uns_link *line) {
   for (;;) {
     uns_waiter *waiter = uns_waiter_first(line);
-    if (waiter == NULL || waiter->choice == NULL || *waiter->choice == NULL) return waiter;
-    if (uns_choice_take(*waiter->choice)) return waiter;
-    uns_list_remove(&waiter->link); /* it has been served elsewhere, and the news is on its way */
+    if (waiter == NULL || take_choice(waiter)) return waiter;
+    uns_list_remove(&waiter->link); /* the news is on its way to it */
   }
+}
+
+/* Gives the value on top (popped) to the first receiver. False, and it is still there: there is none. Raises without
+   memory; then nobody has it, and no choice has been taken. */
+static inline bool give(uns_channel *mine, uns_runtime *runtime, lua_State *L, int channel) {
+  uns_waiter *receiver;
+  while ((receiver = uns_waiter_first(&mine->receivers)) != NULL) {
+    hold(mine, L, channel, receiver);
+    if (take_choice(receiver)) {
+      uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
+      return true;
+    }
+    push_held(mine, L, channel, receiver);
+    uns_list_remove(&receiver->link);
+  }
+  return false;
 }
 
 /* It is not simply open. */
@@ -166,12 +186,9 @@ static uns_channel_result receive_otherwise(lua_State *L, uns_channel *mine, boo
 
 uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, uns_channel *mine, int channel, int value) {
   if (mine->mode != UNS_CHANNEL_IS_OPEN) return send_otherwise(L, mine, value, false);
-  uns_waiter *receiver = first_in(&mine->receivers);
-  if (receiver != NULL) {
+  if (!uns_list_empty(&mine->receivers)) {
     lua_pushvalue(L, value);
-    hold(mine, L, channel, receiver);
-    uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
-    return UNS_CHANNEL_DONE;
+    if (give(mine, runtime, L, channel)) return UNS_CHANNEL_DONE;
   }
   if (mine->count >= mine->capacity) return UNS_CHANNEL_WAIT;
   lua_getiuservalue(L, channel, VALUE_TABLE);
@@ -295,12 +312,7 @@ void uns_channel_put_back(uns_runtime *runtime, lua_State *L, int channel) {
     uns_shared_put_back(L, mine);
     return;
   }
-  uns_waiter *receiver = first_in(&mine->receivers);
-  if (receiver != NULL) {
-    hold(mine, L, channel, receiver);
-    uns_waiter_tell(receiver, runtime, UNS_TOLD_GIVEN);
-    return;
-  }
+  if (give(mine, runtime, L, channel)) return;
   lua_getiuservalue(L, channel, VALUE_TABLE);
   lua_insert(L, -2);
   int table = lua_gettop(L) - 1;
