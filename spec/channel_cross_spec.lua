@@ -397,6 +397,27 @@ describe("a process that dies", function()
     end
   end)
 
+  it("with several on their way leaves them in their order, for who waits and for who comes", function()
+    for waiting = 0, 3 do
+      local ch, ready, got = unsync.channel(5), unsync.channel(), {}
+      local dying = unsync.cpu(function(c, r)
+        for _ = 1, 3 do unsync.spawn(c.recv, c) end
+        r:send(require("luv").os_getpid())
+        while true do end -- never gets as far as taking them
+      end)(ch, ready)
+      local pid = ready:recv()
+      for i = 1, 3 do ch:send(i) end
+      local tasks = {}
+      for i = 1, waiting do tasks[i] = unsync.spawn(function() got[i] = ch:recv() end) end
+      unsync.yield()
+      uv.kill(pid, "sigkill")
+      assert.equal("crashed", code_of(dying.await, dying))
+      if waiting > 0 then unsync.all(tasks):await() end
+      for i = waiting + 1, 3 do got[i] = ch:recv() end
+      assert.same({1, 2, 3}, got)
+    end
+  end)
+
   it("that had taken an item has it, and no other", function()
     local ch, ready = unsync.channel(5), unsync.channel()
     for i = 1, 3 do ch:send(i) end

@@ -429,6 +429,21 @@ void uns_channel_wait_took(uns_channel_wait *wait) {
   uns_channel_wait_unref(wait);
 }
 
+bool uns_channel_wait_hand_on(uns_channel_wait *wait) {
+  uns_shared_channel *channel = wait->channel;
+  posts to_post = {NULL, NULL};
+  lock(channel);
+  uns_channel_wait *receiver = take_in(&channel->receivers);
+  if (receiver != NULL) {
+    uns_channel_item_move(&receiver->item, &wait->item);
+    tell(receiver, UNS_WAIT_GIVEN, &to_post);
+  }
+  unlock(channel);
+  post(&to_post);
+  if (receiver != NULL) uns_channel_wait_unref(wait);
+  return receiver != NULL;
+}
+
 void uns_channel_wait_put_back(uns_channel_wait *wait) {
   uns_channel_remote *remote = wait->channel->remote;
   if (remote == NULL) {

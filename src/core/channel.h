@@ -172,6 +172,9 @@ uns_channel_result uns_channel_wait_begin(uns_channel_wait *wait);
 uns_wait_told uns_channel_wait_end(uns_channel_wait *wait);
 /* After GIVEN: the item was taken out of it for good; or is to go back in front. Both take over the owner's reference. */
 void uns_channel_wait_took(uns_channel_wait *wait);
+/* Before several go back, the oldest first: gives what it was given to somebody who waits, if there is one: true, and the
+   owner's reference is gone. Of a channel of this process. */
+bool uns_channel_wait_hand_on(uns_channel_wait *wait);
 void uns_channel_wait_put_back(uns_channel_wait *wait);
 /* Drops the owner's reference, or the mail's. */
 void uns_channel_wait_unref(uns_channel_wait *wait);

@@ -360,5 +360,14 @@ void uns_channels_clear(uns_child *child) {
     uns_channel_wait_unref(wait);
   }
   while (!uns_list_empty(&service->groups)) forget_group(uns_container_of(service->groups.next, child_group, link));
+  /* Those who wait are served in the order in which the child was; the rest goes back in front, the last one first. */
+  for (uns_link *next = service->given.next; (link = next) != &service->given;) {
+    child_wait *mine = uns_container_of(link, child_wait, link);
+    next = link->next;
+    mine->wait->owner = NULL;
+    if (!uns_channel_wait_hand_on(mine->wait)) continue;
+    uns_list_remove(&mine->link);
+    uns_free(mine);
+  }
   while ((link = service->given.prev) != &service->given) put_back(uns_container_of(link, child_wait, link));
 }
