@@ -16,14 +16,17 @@
 #include "loop/failure.h"
 #include "unsync.h"
 
+enum { QUICK_KIB = 64 * 1024 }; /* a heap that is collected in some ten milliseconds */
+
 struct uns_repl {
   uns_attendant attendant;
   const uns_script *before; /* borrowed */
   uns_run *run;             /* while it is attended */
   uns_runtime *runtime;
-  char prompt[256]; /* longer ones are cut */
-  int wanted;       /* pin of the promise that waits for a line, or 0 */
-  int foreground;   /* pin of the future that Ctrl-C cancels, or 0 */
+  const uns_link *last_failure; /* the youngest that was there; compared only */
+  char prompt[256];             /* longer ones are cut */
+  int wanted;                   /* pin of the promise that waits for a line, or 0 */
+  int foreground;               /* pin of the future that Ctrl-C cancels, or 0 */
   bool interactive, interrupted, terminated;
   bool turning; /* inside the reading of a line: nobody else reads */
 };
@@ -89,10 +92,23 @@ static void hand_over(uns_repl *repl, news *what) {
   runtime->pending_io--;
 }
 
+/*
+ * A failure that nobody can look at any more is told when its future is collected: at the prompt, where nothing else makes
+ * garbage, that may be never. So it is collected at once, where that is quick.
+ */
+static void tell_lost_failures(uns_repl *repl) {
+  uns_runtime *runtime = repl->runtime;
+  const uns_link *last = runtime->failures.prev;
+  if (last == &runtime->failures || last == repl->last_failure) return;
+  repl->last_failure = last;
+  if (lua_gc(runtime->L, LUA_GCCOUNT) < QUICK_KIB) lua_gc(runtime->L, LUA_GCCOLLECT);
+}
+
 static bool turn(void *context) {
   uns_repl *repl = context;
   if (!uns_script_turn(repl->run, true)) return false;
   uns_signals_look(repl->run);
+  tell_lost_failures(repl);
   return true;
 }
 

@@ -3,9 +3,9 @@
 ---     lua reference.lua OUTPUT docs/lua.md ...
 ---
 --- Of a file with a heading "Reference", what follows it. A row counts whose first cell has a signature in backquotes,
---- as `unsync.scope([opts,] fn)` or `future:cancel([reason])`; its other cell is the text. Rows with an empty first cell
---- go on with that. A table with `opts` at its head belongs to those signatures before it, under the same heading, that
---- mention opts.
+--- as `unsync.scope([opts,] fn)` or `future:cancel([reason])`; its other cell is the text. Rows with an empty first
+--- cell go on with that. A table with `opts` at its head belongs to those signatures before it, under the same heading,
+--- that mention opts.
 local output = ...
 local inputs = {select(2, ...)}
 
