@@ -21,23 +21,16 @@ end
 
 -- ---- errors ----
 
---- The frames of a traceback that are the user's, nil where they say no more than the message does.
-local function user_frames(traceback, message)
-  local lines, useful = {}, 0
-  local function drop_c_frames()
-    while #lines > 0 and lines[#lines]:find("^%s+%[C%]") do lines[#lines] = nil end
-  end
+--- The traceback where it says more than the message does, as far as it is the user's; else nil.
+local function useful(traceback, message)
+  local lines, frames = {}, 0
   for line in traceback:gmatch("[^\n]+") do
-    if line:find("unsync/repl", 1, true) then
-      drop_c_frames() -- what stands between the line and us
-    else
-      line = line:gsub("in field 'run'", "in the line"):gsub("in function <stdin:%d+>$", "in the line")
-      if not (line:find("^%s+%[C%]: in %?$")) then lines[#lines + 1] = line end
-      if line:find("^%s") and not line:find("^%s+%[C%]") then useful = useful + 1 end
+    if not line:find("unsync/repl", 1, true) then
+      lines[#lines + 1] = line:gsub("in field 'run'", "in the line")
+      if line:find("^%s") and not line:find("^%s+%[C%]") then frames = frames + 1 end
     end
   end
-  while #lines > 0 and not lines[#lines]:find("^%s") do lines[#lines] = nil end
-  if useful == 0 or useful == 1 and message:find("^[^\n]*:%d+: ") then return nil end
+  if frames == 0 or frames == 1 and message:find("^[^\n]*:%d+: ") then return nil end
   return table.concat(lines, "\n")
 end
 
@@ -46,9 +39,9 @@ function Repl:tell(err, traceback)
   self.failed = true
   local text = show.error_text(err)
   if type(err) ~= "string" and not text then text = "error: " .. self:text_of(err) end
-  local frames = traceback and user_frames(traceback, text)
+  local explain = require("unsync.explain")
   io.stdout:flush()
-  io.stderr:write(show.paint(self.color, "bad", text), frames and "\n" .. frames or "", "\n")
+  io.stderr:write(explain(text, traceback and useful(traceback, text), nil, nil, self.color, self.host.distance), "\n")
 end
 
 -- ---- what is shown ----

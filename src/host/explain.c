@@ -77,7 +77,7 @@ static bool wants_colour(const uns_runtime *runtime) {
 }
 
 /* distance(a, b) -> integer */
-static int lua_distance(lua_State *L) {
+int uns_explain_distance(lua_State *L) {
   lua_pushinteger(L, distance(luaL_checkstring(L, 1), luaL_checkstring(L, 2)));
   return 1;
 }
@@ -89,7 +89,7 @@ static int explain(lua_State *L) {
   push_function(L);
   lua_insert(L, 1);
   lua_pushboolean(L, wants_colour(runtime));
-  lua_pushcfunction(L, lua_distance);
+  lua_pushcfunction(L, uns_explain_distance);
   lua_call(L, 6, 1);
   luaL_checkstring(L, -1);
   return 1;

@@ -10,4 +10,7 @@ bool uns_explain(uns_runtime *runtime, lua_State *L);
 /* The word among `words` (ended by NULL) that `text` was probably meant to be, or NULL. */
 const char *uns_explain_meant(const char *text, const char *const *words);
 
+/* What lua/unsync/explain.lua tells them apart by, for whoever calls that: distance(a, b) -> integer */
+int uns_explain_distance(lua_State *L);
+
 #endif

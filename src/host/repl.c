@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "host/explain.h"
 #include "host/files.h"
 #include "host/lines.h"
 #include "host/signals.h"
@@ -310,6 +311,7 @@ static const luaL_Reg functions[] = {{"read", repl_read},
                                      {"leave", repl_leave},
                                      {"fail", repl_fail},
                                      {"width", repl_width},
+                                     {"distance", uns_explain_distance},
                                      {NULL, NULL}};
 
 static const char *step_kind(uns_step_kind kind) {
