@@ -1,4 +1,4 @@
--- What thread.lua flight is measured beside: luv's new_work in stock Lua, 1,000 at once.
+-- What "worker.lua thread flight" is measured beside: luv's new_work in stock Lua, 1,000 at once.
 local uv = require "luv"
 
 local left
