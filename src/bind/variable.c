@@ -18,11 +18,58 @@
 #define RESTORE_TYPE "unsync.VariableRestore"
 
 enum { VALUE_IDENTITY = 1, VALUE_DEFAULT };
-enum { RESTORE_IDENTITY = 1, RESTORE_VALUE };
+enum { RESTORE_NUMBER = 1, RESTORE_VALUE };
 
 static const char places_key = 0; /* registry: "file:line" -> how many were made there while modules load */
+static const char numbers_key = 0; /* registry: identity -> its number in this state, and back: contexts go by numbers */
 
-static void check_variable(lua_State *L) { luaL_checkudata(L, 1, VARIABLE_TYPE); }
+static const char variable_mark = 0;
+
+typedef struct {
+  const char *mark; /* &variable_mark: told by it, as futures are */
+  uns_runtime *runtime;
+  lua_Integer number; /* 0: it is still being read */
+} variable;
+
+/* The variable at `index`, or NULL. */
+static inline variable *test_variable(lua_State *L, int index) {
+  variable *var = lua_touserdata(L, index);
+  return var != NULL && lua_rawlen(L, index) == sizeof *var && var->mark == &variable_mark ? var : NULL;
+}
+
+static variable *check_variable(lua_State *L, int index) {
+  variable *var = test_variable(L, index);
+  if (var == NULL || var->number == 0) luaL_typeerror(L, index, VARIABLE_TYPE);
+  return var;
+}
+
+/* Pushes a variable that has no identity yet. */
+static variable *push_variable(lua_State *L, uns_runtime *runtime) {
+  variable *var = lua_newuserdatauv(L, sizeof *var, 2);
+  *var = (variable){.mark = &variable_mark, .runtime = runtime};
+  luaL_setmetatable(L, VARIABLE_TYPE);
+  return var;
+}
+
+/* The number of the identity on top, which stays. */
+static lua_Integer number_of(lua_State *L) {
+  luaL_checkstack(L, 4, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &numbers_key);
+  lua_pushvalue(L, -2);
+  if (lua_rawget(L, -2) == LUA_TNIL) {
+    lua_Integer next = (lua_Integer)lua_rawlen(L, -2) + 1;
+    lua_pushvalue(L, -3);
+    lua_rawseti(L, -3, next);
+    lua_pushvalue(L, -3);
+    lua_pushinteger(L, next);
+    lua_rawset(L, -4);
+    lua_pop(L, 2);
+    return next;
+  }
+  lua_Integer number = lua_tointeger(L, -1);
+  lua_pop(L, 2);
+  return number;
+}
 
 static uns_task *check_task(lua_State *L, uns_runtime *runtime) {
   if (runtime->current == NULL) {
@@ -32,27 +79,22 @@ static uns_task *check_task(lua_State *L, uns_runtime *runtime) {
   return runtime->current;
 }
 
-/* Pushes what the running task sees of the identity on top (popped): nil where it is unset. */
-static void push_raw(uns_runtime *runtime, lua_State *L) {
+/* Pushes what the running task sees of the variable: nil where it is unset. */
+static void push_raw(uns_runtime *runtime, lua_State *L, const variable *var) {
   uns_context_push(runtime, L, runtime->current);
-  if (lua_isnil(L, -1)) {
-    lua_remove(L, -2);
-    return;
-  }
-  lua_insert(L, -2);
-  lua_rawget(L, -2);
-  lua_remove(L, -2);
+  if (lua_isnil(L, -1)) return;
+  lua_rawgeti(L, -1, var->number);
+  lua_replace(L, -2);
 }
 
 /* variable:get() -> value */
 static int variable_get(lua_State *L) {
-  uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (lua_touserdata(L, 1) == NULL || !lua_getmetatable(L, 1) || !lua_rawequal(L, -1, lua_upvalueindex(2)))
-    check_variable(L);
-  if (runtime->current != NULL && runtime->current->context != NULL) {
-    uns_runtime_push_pin(runtime, L, runtime->current->context->pin);
-    lua_getiuservalue(L, 1, VALUE_IDENTITY);
-    int type = lua_rawget(L, -2);
+  const variable *var = test_variable(L, 1);
+  if (var == NULL) var = check_variable(L, 1);
+  const uns_task *task = var->runtime->current;
+  if (task != NULL && task->context != NULL) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, task->context->ref);
+    int type = lua_rawgeti(L, -1, var->number);
     if (type == LUA_TLIGHTUSERDATA && lua_touserdata(L, -1) == &uns_context_nil) {
       lua_pushnil(L);
       return 1;
@@ -73,11 +115,11 @@ static void mark_nil(lua_State *L) {
 /* variable:set(value): for this task, and those it starts from now on */
 static int variable_set(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_variable(L);
+  const variable *var = check_variable(L, 1);
   luaL_checkany(L, 2);
   lua_settop(L, 2);
   uns_task *task = check_task(L, runtime);
-  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_pushinteger(L, var->number);
   lua_insert(L, 2);
   mark_nil(L);
   uns_context_set(runtime, L, task);
@@ -88,7 +130,7 @@ static int restore_close(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   if (runtime->current == NULL || luaL_testudata(L, 1, RESTORE_TYPE) == NULL) return 0;
   lua_settop(L, 1);
-  lua_getiuservalue(L, 1, RESTORE_IDENTITY);
+  lua_getiuservalue(L, 1, RESTORE_NUMBER);
   lua_getiuservalue(L, 1, RESTORE_VALUE);
   uns_context_set(runtime, L, runtime->current);
   return 0;
@@ -103,17 +145,16 @@ static int after_with(lua_State *L, int status, lua_KContext context) {
 /* variable:with(value, fn, ...) -> what fn returns: the value is set while it runs */
 static int variable_with(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  check_variable(L);
+  const variable *var = check_variable(L, 1);
   luaL_checktype(L, 3, LUA_TFUNCTION);
   uns_task *task = check_task(L, runtime);
   lua_newuserdatauv(L, 0, 2);
-  lua_getiuservalue(L, 1, VALUE_IDENTITY);
-  lua_pushvalue(L, -1);
-  lua_setiuservalue(L, -3, RESTORE_IDENTITY);
-  push_raw(runtime, L);
+  lua_pushinteger(L, var->number);
+  lua_setiuservalue(L, -2, RESTORE_NUMBER);
+  push_raw(runtime, L, var);
   lua_setiuservalue(L, -2, RESTORE_VALUE);
   luaL_setmetatable(L, RESTORE_TYPE);
-  lua_getiuservalue(L, 1, VALUE_IDENTITY);
+  lua_pushinteger(L, var->number);
   lua_pushvalue(L, 2);
   mark_nil(L);
   uns_context_set(runtime, L, task);
@@ -125,16 +166,12 @@ static int variable_with(lua_State *L) {
 }
 
 static int variable_equal(lua_State *L) {
-  luaL_checkudata(L, 1, VARIABLE_TYPE);
-  luaL_checkudata(L, 2, VARIABLE_TYPE);
-  lua_getiuservalue(L, 1, VALUE_IDENTITY);
-  lua_getiuservalue(L, 2, VALUE_IDENTITY);
-  lua_pushboolean(L, lua_rawequal(L, -1, -2));
+  lua_pushboolean(L, check_variable(L, 1)->number == check_variable(L, 2)->number);
   return 1;
 }
 
 static int variable_tostring(lua_State *L) {
-  luaL_checkudata(L, 1, VARIABLE_TYPE);
+  check_variable(L, 1);
   lua_getiuservalue(L, 1, VALUE_IDENTITY);
   lua_pushfstring(L, "variable: %s", lua_tostring(L, -1));
   return 1;
@@ -165,12 +202,12 @@ static bool push_place(lua_State *L) {
 static int core_var(lua_State *L) {
   static atomic_ulong made;
   lua_settop(L, 1);
-  lua_newuserdatauv(L, 0, 2);
+  variable *var = push_variable(L, uns_upvalue_runtime(L));
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, 2, VALUE_DEFAULT);
   if (!push_place(L)) lua_pushfstring(L, "%d:%p:%d", (int)getpid(), (void *)L, (int)atomic_fetch_add(&made, 1));
+  var->number = number_of(L);
   lua_setiuservalue(L, 2, VALUE_IDENTITY);
-  luaL_setmetatable(L, VARIABLE_TYPE);
   return 1;
 }
 
@@ -184,14 +221,15 @@ static int cross_encode(lua_State *L, int index) {
 
 static int cross_create(lua_State *L, uns_shared *shared) {
   (void)shared;
-  lua_newuserdatauv(L, 0, 2);
-  luaL_setmetatable(L, VARIABLE_TYPE);
+  push_variable(L, uns_runtime_of(L));
   return 0;
 }
 
 static int cross_fill(lua_State *L, int object, int count) {
-  if (count != 2 || lua_type(L, -2) != LUA_TSTRING) return -1;
+  variable *var = test_variable(L, object);
+  if (var == NULL || count != 2 || lua_type(L, -2) != LUA_TSTRING) return -1;
   lua_setiuservalue(L, object, VALUE_DEFAULT);
+  var->number = number_of(L);
   lua_setiuservalue(L, object, VALUE_IDENTITY);
   return 0;
 }
@@ -218,6 +256,9 @@ static int core_with_context(lua_State *L) {
   for (int i = 2; i < function; i += 2) {
     luaL_checktype(L, i, LUA_TSTRING);
     lua_pushvalue(L, i);
+    lua_Integer number = number_of(L);
+    lua_pop(L, 1);
+    lua_pushinteger(L, number);
     lua_pushvalue(L, i + 1);
     mark_nil(L);
     uns_context_set(runtime, L, task);
@@ -259,7 +300,9 @@ int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable)
       continue;
     }
     luaL_checkstack(L, 8, NULL);
-    lua_pushvalue(L, -2);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &numbers_key);
+    lua_rawgeti(L, -1, lua_tointeger(L, -3));
+    lua_replace(L, -2);
     lua_insert(L, table);     /* the identity */
     lua_insert(L, table + 1); /* the value */
     table += 2;
@@ -277,7 +320,7 @@ int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable)
   return extra;
 }
 
-static const luaL_Reg methods[] = {{"set", variable_set}, {"with", variable_with}, {NULL, NULL}};
+static const luaL_Reg methods[] = {{"get", variable_get}, {"set", variable_set}, {"with", variable_with}, {NULL, NULL}};
 static const luaL_Reg metamethods[] = {{"__eq", variable_equal}, {"__tostring", variable_tostring}, {NULL, NULL}};
 static const luaL_Reg restore_metamethods[] = {{"__close", restore_close}, {NULL, NULL}};
 static const luaL_Reg functions[] = {{"var", core_var}, {"with_context", core_with_context}, {NULL, NULL}};
@@ -285,6 +328,8 @@ static const luaL_Reg functions[] = {{"var", core_var}, {"with_context", core_wi
 void uns_bind_variable(lua_State *L, uns_runtime *runtime) {
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &places_key);
+  lua_newtable(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &numbers_key);
   luaL_newmetatable(L, RESTORE_TYPE);
   uns_bind_functions(L, runtime, restore_metamethods);
   luaL_newmetatable(L, VARIABLE_TYPE);
@@ -292,10 +337,6 @@ void uns_bind_variable(lua_State *L, uns_runtime *runtime) {
   uns_codec_register(L, -1, &cross);
   lua_newtable(L);
   uns_bind_functions(L, runtime, methods);
-  lua_pushlightuserdata(L, runtime);
-  lua_pushvalue(L, -3);
-  lua_pushcclosure(L, variable_get, 2);
-  lua_setfield(L, -2, "get");
   lua_setfield(L, -2, "__index");
   lua_pop(L, 2);
   uns_bind_functions(L, runtime, functions);

@@ -7,7 +7,7 @@ const char uns_context_nil = 0;
 
 void uns_context_unref(uns_runtime *runtime, uns_context *context) {
   if (context == NULL || --context->references > 0) return;
-  uns_runtime_unpin(runtime, context->pin);
+  luaL_unref(runtime->L, LUA_REGISTRYINDEX, context->ref);
   uns_free(context);
 }
 
@@ -15,7 +15,7 @@ void uns_context_unref(uns_runtime *runtime, uns_context *context) {
 static void make_own(uns_runtime *runtime, lua_State *L, uns_task *task) {
   lua_newtable(L);
   if (task->context != NULL) {
-    uns_runtime_push_pin(runtime, L, task->context->pin);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, task->context->ref);
     for (lua_pushnil(L); lua_next(L, -2);) {
       lua_pushvalue(L, -2);
       lua_insert(L, -2);
@@ -23,14 +23,14 @@ static void make_own(uns_runtime *runtime, lua_State *L, uns_task *task) {
     }
     lua_pop(L, 1);
   }
-  int pin = uns_runtime_pin(runtime, L);
+  int ref = luaL_ref(L, LUA_REGISTRYINDEX);
   uns_context *own = uns_malloc(sizeof *own);
   if (own == NULL) {
-    uns_runtime_unpin(runtime, pin);
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
     luaL_error(L, "not enough memory");
     return;
   }
-  *own = (uns_context){.references = 1, .pin = pin};
+  *own = (uns_context){.references = 1, .ref = ref};
   uns_context_unref(runtime, task->context);
   task->context = own;
 }
@@ -39,13 +39,14 @@ void uns_context_set(uns_runtime *runtime, lua_State *L, uns_task *task) {
   luaL_checkstack(L, 6, NULL);
   if (task->context == NULL || task->context->references > 1) make_own(runtime, L, task);
   assert(task->context != NULL); /* make_own raises where it cannot */
-  uns_runtime_push_pin(runtime, L, task->context->pin);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, task->context->ref);
   lua_insert(L, -3);
   lua_rawset(L, -3);
   lua_pop(L, 1);
 }
 
 void uns_context_push(uns_runtime *runtime, lua_State *L, const uns_task *task) {
+  (void)runtime;
   if (task == NULL || task->context == NULL) lua_pushnil(L);
-  else uns_runtime_push_pin(runtime, L, task->context->pin);
+  else lua_rawgeti(L, LUA_REGISTRYINDEX, task->context->ref);
 }

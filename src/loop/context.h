@@ -11,7 +11,7 @@
 
 typedef struct uns_context {
   size_t references;
-  int pin; /* of the table: identity of the variable -> value, or &uns_context_nil */
+  int ref; /* in the registry, of the table: number of the variable -> value, or &uns_context_nil */
 } uns_context;
 
 extern const char uns_context_nil; /* as a light userdata: set to nil */
@@ -25,7 +25,7 @@ static inline uns_context *uns_context_ref(uns_context *context) {
 void uns_context_unref(uns_runtime *runtime, uns_context *context);
 
 /*
- * Pops a value and sets the variable whose identity lies below it, popped too, for `task`; nil: it is unset. Raises without
+ * Pops a value and sets the variable whose number lies below it, popped too, for `task`; nil: it is unset. Raises without
  * memory.
  */
 void uns_context_set(uns_runtime *runtime, lua_State *L, uns_task *task);
