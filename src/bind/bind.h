@@ -27,6 +27,8 @@ uns_future *uns_check_future(lua_State *L, int index);
 
 /* Pushes a cancel scope that nobody is in; it is left when it is collected or closed. */
 struct uns_cancel_scope *uns_push_cancel_scope(lua_State *L);
+/* Leaves the one at `index`. */
+void uns_leave_cancel_scope(lua_State *L, uns_runtime *runtime, int index);
 
 /* Each fills in its part of the core table on top of the stack. */
 void uns_bind_future(lua_State *L, uns_runtime *runtime);

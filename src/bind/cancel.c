@@ -11,16 +11,47 @@
 
 #define SCOPE_TYPE "unsync.CancelScope"
 
-static int scope_leave(lua_State *L) {
-  uns_cancel_scope *scope = luaL_testudata(L, 1, SCOPE_TYPE);
-  if (scope != NULL) uns_cancel_scope_leave(uns_upvalue_runtime(L), scope);
+enum { KEPT_SCOPES_MAX = 64 };
+
+static const char scope_mark = 0;
+
+/*
+ * The userdata. To make and to finalize one costs more than all else here, so some are kept for the next calls: of those made
+ * by a task's own coroutine, which closes what it has entered. A generator may be dropped in the middle of it.
+ */
+typedef struct {
+  const char *mark; /* &scope_mark */
+  uns_cancel_scope scope;
+  uns_link link; /* in runtime->idle_scopes while nobody is in it */
+  int pin;       /* of itself, as long as the state lives; 0: not kept */
+} scope_box;
+
+static scope_box *test_box(lua_State *L) {
+  scope_box *box = lua_touserdata(L, 1);
+  return box != NULL && lua_rawlen(L, 1) == sizeof *box && box->mark == &scope_mark ? box : NULL;
+}
+
+static int scope_close(lua_State *L) {
+  scope_box *box = test_box(L);
+  if (box == NULL) return 0;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_cancel_scope_leave(runtime, &box->scope);
+  if (box->pin != 0 && uns_list_empty(&box->link)) uns_list_push_front(&runtime->idle_scopes, &box->link);
+  return 0;
+}
+
+/* Of one that is not kept: it may never have been closed. */
+static int scope_collect(lua_State *L) {
+  scope_box *box = test_box(L);
+  if (box == NULL) return 0;
+  uns_cancel_scope_leave(uns_upvalue_runtime(L), &box->scope);
   return 0;
 }
 
 /* Stack: the scope, then what the function returned or raised. */
 static int after_call(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
-  uns_cancel_scope *scope = lua_touserdata(L, 1);
+  uns_cancel_scope *scope = &((scope_box *)lua_touserdata(L, 1))->scope;
   uns_cancel_scope_leave(runtime, scope);
   bool fine = status == LUA_OK || status == LUA_YIELD;
   bool timed_out = !fine && scope->timed_out && uns_error_is(L, -1, "cancelled");
@@ -36,7 +67,7 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
 
 /* Calls the function at 2 (its arguments above) in the scope at 1. */
 static int call_in_scope(lua_State *L, uns_runtime *runtime, uint64_t deadline_ns) {
-  uns_cancel_scope *scope = lua_touserdata(L, 1);
+  uns_cancel_scope *scope = &((scope_box *)lua_touserdata(L, 1))->scope;
   if (runtime->current == NULL) uns_task_check_can_wait(runtime, L);
   if (uns_cancel_scope_enter(runtime, scope, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
   lua_toclose(L, 1);
@@ -46,32 +77,62 @@ static int call_in_scope(lua_State *L, uns_runtime *runtime, uint64_t deadline_n
   return after_call(L, status, (lua_KContext)runtime);
 }
 
-uns_cancel_scope *uns_push_cancel_scope(lua_State *L) {
-  uns_cancel_scope *scope = lua_newuserdatauv(L, sizeof *scope, 0);
-  uns_cancel_scope_init(scope);
+static scope_box *push_box(lua_State *L) {
+  scope_box *box = lua_newuserdatauv(L, sizeof *box, 0);
+  box->mark = &scope_mark;
+  box->pin = 0;
+  uns_list_init(&box->link);
+  uns_cancel_scope_init(&box->scope);
   luaL_setmetatable(L, SCOPE_TYPE);
-  return scope;
+  return box;
+}
+
+uns_cancel_scope *uns_push_cancel_scope(lua_State *L) { return &push_box(L)->scope; }
+
+/* The same, a kept one if it may be. */
+static uns_cancel_scope *push_scope(lua_State *L, uns_runtime *runtime) {
+  if (runtime->current == NULL || runtime->current->co != L) return uns_push_cancel_scope(L);
+  uns_link *link = uns_list_pop_front(&runtime->idle_scopes);
+  if (link != NULL) {
+    scope_box *kept = uns_container_of(link, scope_box, link);
+    uns_runtime_push_pin(runtime, L, kept->pin);
+    uns_cancel_scope_init(&kept->scope);
+    return &kept->scope;
+  }
+  scope_box *box = push_box(L);
+  if (runtime->kept_scope_count < KEPT_SCOPES_MAX) {
+    lua_pushvalue(L, -1);
+    box->pin = uns_runtime_pin(runtime, L);
+    runtime->kept_scope_count++;
+  }
+  return &box->scope;
+}
+
+void uns_leave_cancel_scope(lua_State *L, uns_runtime *runtime, int index) {
+  uns_cancel_scope_leave(runtime, &((scope_box *)lua_touserdata(L, index))->scope);
 }
 
 /* timeout(seconds, fn, ...) -> what fn returns; raises `timeout` */
 static int core_timeout(lua_State *L) {
   uint64_t duration_ns = uns_check_seconds(L, 1);
   luaL_checktype(L, 2, LUA_TFUNCTION);
-  uns_push_cancel_scope(L);
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  push_scope(L, runtime);
   lua_replace(L, 1);
-  return call_in_scope(L, uns_upvalue_runtime(L), uns_now_ns(uns_upvalue_runtime(L)) + duration_ns);
+  return call_in_scope(L, runtime, uns_now_ns(runtime) + duration_ns);
 }
 
 /* shield(fn, ...) -> what fn returns: no cancellation from outside reaches the waits inside */
 static int core_shield(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
-  uns_push_cancel_scope(L)->shield = true;
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  push_scope(L, runtime)->shield = true;
   lua_insert(L, 1);
-  return call_in_scope(L, uns_upvalue_runtime(L), 0);
+  return call_in_scope(L, runtime, 0);
 }
 
 static const luaL_Reg functions[] = {{"timeout", core_timeout}, {"shield", core_shield}, {NULL, NULL}};
-static const luaL_Reg metamethods[] = {{"__close", scope_leave}, {"__gc", scope_leave}, {NULL, NULL}};
+static const luaL_Reg metamethods[] = {{"__close", scope_close}, {"__gc", scope_collect}, {NULL, NULL}};
 
 void uns_bind_cancel(lua_State *L, uns_runtime *runtime) {
   if (luaL_newmetatable(L, SCOPE_TYPE)) uns_bind_functions(L, runtime, metamethods);

@@ -72,7 +72,7 @@ static int future_detach(lua_State *L) {
 static int after_close(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
   (void)status;
-  uns_cancel_scope_leave(runtime, lua_touserdata(L, 2));
+  uns_leave_cancel_scope(L, runtime, 2);
   uns_task_check_interrupt(runtime, L);
   return 0;
 }

@@ -18,15 +18,6 @@ void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope);
 /* Cancels it, and wakes its task from a wait that it reaches. */
 void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope);
 
-/* The cancelled scope that reaches where `task` stands, or NULL. */
-static inline uns_cancel_scope *uns_cancel_reaching(const uns_task *task) {
-  for (uns_cancel_scope *scope = task->scope; scope != NULL; scope = scope->outer) {
-    if (scope->cancelled) return scope;
-    if (scope->shield) return NULL;
-  }
-  return NULL;
-}
-
 /*
  * Asks the work behind the future at `index` to stop, for the reason on top of L (popped; nil: none). True if it had not
  * settled. A promise is settled at once. Loop thread.

@@ -176,6 +176,8 @@ struct uns_runtime {
   void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
   uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/wrap.c's, by job->link */
   size_t idle_job_count;
+  uns_link idle_scopes; /* bind/cancel.c's */
+  int kept_scope_count;
   struct uns_group *idle_group; /* the last one that ended, for the next: loop/group.c's; NULL: none */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* uns_cancel_caught: an interrupt arms again; may be NULL */

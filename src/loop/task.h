@@ -87,6 +87,15 @@ struct uns_task {
   struct uns_context *context;         /* loop/context.h; one reference, or NULL: nothing is set */
 };
 
+/* The cancelled scope that reaches where `task` stands, or NULL. */
+static inline uns_cancel_scope *uns_cancel_reaching(const uns_task *task) {
+  for (uns_cancel_scope *scope = task->scope; scope != NULL; scope = scope->outer) {
+    if (scope->cancelled) return scope;
+    if (scope->shield) return NULL;
+  }
+  return NULL;
+}
+
 /*
  * Starts a task at once, on its own coroutine, and pushes its future on L. The function and its `count` arguments lie
  * on top and are popped. Where too many starts nest, it is queued. Raises without memory.
@@ -266,8 +275,7 @@ static inline int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext
 
 static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
-  if (task != NULL && L == runtime->running && task->scope == &task->base && !task->base.cancelled &&
-      lua_isyieldable(L)) {
+  if (task != NULL && L == runtime->running && uns_cancel_reaching(task) == NULL && lua_isyieldable(L)) {
     return task;
   }
   return uns_task_check_can_wait_slowly(runtime, L);
