@@ -27,7 +27,7 @@ MAKEFLAGS += --no-builtin-rules
 .PRECIOUS: build/lint/clang/%.o
 .DEFAULT_GOAL := all
 
-.PHONY: FORCE all help packages packages-test packages-check demo test stress check asan tsan memcheck bench lint format fuzz seeds \
+.PHONY: FORCE all help packages packages-test packages-check demo test stress check asan tsan memcheck bench lint format fuzz seeds faults \
   install uninstall clean
 
 Q := $(if $(V),,@)
@@ -161,9 +161,19 @@ endef
 
 SANITIZE := -O1 -fno-omit-frame-pointer
 $(eval $(call build,build,))
-$(eval $(call build,build/asan,$(SANITIZE) -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined))
+$(eval $(call build,build/asan,$(SANITIZE) -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -DUNS_FAULTS))
+# In this one and in asan, the environment can make allocations fail: src/base/base.c.
+$(eval $(call build,build/faults,-O1 -DUNS_FAULTS))
 # A wait leaves our frames by longjmp, so that ThreadSanitizer's own record of the call stack would grow without end.
 $(eval $(call build,build/tsan,$(SANITIZE) -fsanitize=thread $(if $(findstring clang,$(CC)),,--param=tsan-instrument-func-entry-exit=0)))
+
+# What specs preload into the program: spec/support/preload/NAME.c is build/spec/preload/NAME.so.
+PRELOADS := $(patsubst spec/support/preload/%.c,build/spec/preload/%.so,$(wildcard spec/support/preload/*.c))
+
+build/spec/preload/%.so: spec/support/preload/%.c build/flags | packages
+	$(call say,PRELOAD,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -fPIC -shared -pthread $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -ldl
 
 # --- fuzzing: build/fuzz/NAME from spec/fuzz/NAME.c, with all of src/ made by clang for it ------------------------------
 
@@ -290,7 +300,7 @@ demo: all ## build, then run examples/mixed.lua
 after = $(filter $1,$(MAKECMDGOALS))
 export SPEC ARGS V
 
-test: all $(build/tests) $(build/spec-plugins) | packages-test ## build, then run every test
+test: all $(build/tests) $(build/spec-plugins) $(PRELOADS) $(if $(SPEC),$(if $(findstring faults,$(SPEC)),build/faults/unsync),build/faults/unsync) | packages-test ## build, then run every test
 	@.ci/tests test build
 asan: all $(foreach part,program plugins spec-plugins tests,$(build/asan/$(part))) | packages-test $(call after,test) ## tests under AddressSanitizer and UBSan
 	@.ci/tests asan build/asan
@@ -314,6 +324,8 @@ fuzz: build/fuzz/$(FUZZ) | packages-check ## FUZZ=codec|frame|plugin SECONDS=60:
 	  -rss_limit_mb=3000 -print_final_stats=1 -artifact_prefix=build/fuzz/$(FUZZ)-findings/ $(ARGS) \
 	  build/fuzz/$(FUZZ)-corpus spec/corpus/$(FUZZ) >build/fuzz/$(FUZZ).log 2>&1 || { tail -60 build/fuzz/$(FUZZ).log; exit 1; }
 	@grep '^#[0-9].*DONE\|^Done\|^stat::' build/fuzz/$(FUZZ).log
+faults: build/faults/unsync build/unsync build/spec/plugins/echo.so ## every allocation of a script that uses every executor fails once
+	@LUA_PATH='./?.lua;;' UNSYNC_BUILD=build build/unsync spec/support/fault_sweep.lua $(ARGS)
 seeds: build/fuzz/seeds $(build/plugins) ## write the inputs that fuzzing begins with into spec/corpus
 	@build/fuzz/seeds spec/corpus $(firstword $(build/plugins))
 

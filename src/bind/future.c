@@ -193,7 +193,7 @@ static int cross_encode(lua_State *L, int index) {
   uns_runtime *runtime = uns_runtime_of(L);
   uns_future *future = lua_touserdata(L, index);
   uns_cell *cell = uns_future_share(runtime, L, index);
-  if (cell == NULL) return -1;
+  if (cell == NULL) return luaL_error(L, "not enough memory");
   lua_pushnil(L); /* for the reference, which is taken when nothing can raise any more */
   lua_pushboolean(L, future->resolvable);
   lua_pushinteger(L, future->kind);

@@ -153,7 +153,7 @@ static void on_call_deadline(uns_timer *timer, uns_runtime *runtime) {
   uns_executors_cancel(runtime, job);
 }
 
-/* Arms the call's deadline, if its function has one. Raises without memory. */
+/* Arms the call's deadline, if its function has one. Without memory it gives up the call, and raises. */
 static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
   const uns_function *function = job->function;
   uint64_t called_ns = job->submitted_ns, due_ns = 0;
@@ -178,6 +178,7 @@ static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
     job->home_data = NULL;
     uns_free(deadline);
   }
+  uns_runtime_unpin(runtime, job->pin);
   uns_job_free(job);
   luaL_error(L, "not enough memory");
 }
@@ -374,18 +375,25 @@ static int send_call(lua_State *L, uns_runtime *runtime, const declaration *decl
     count++;
   }
   uns_search_path *path = function->native == NULL ? uns_package_path(runtime, L) : NULL;
+  /* First what may raise, as long as there is no job that would be left over. */
+  uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
+  int pin = uns_runtime_pin(runtime, L);
   uns_job *job = take_job(runtime, function);
-  if (job == NULL) return luaL_error(L, "not enough memory");
+  if (job == NULL) {
+    uns_runtime_unpin(runtime, pin);
+    return luaL_error(L, "not enough memory");
+  }
   job->mail.deliver = on_completion;
+  job->pin = pin;
   if (encode_call(L, runtime, job, count) != UNS_OK) {
+    uns_runtime_unpin(runtime, pin);
     uns_job_free(job);
     return lua_error(L);
   }
   set_deadline(L, runtime, job);
-  uns_future *future = uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
+  uns_runtime_push_pin(runtime, L, pin);
+  uns_future *future = lua_touserdata(L, -1);
   job->parent_id = runtime->current != NULL ? runtime->current->id : 0;
-  lua_pushvalue(L, -1);
-  job->pin = uns_runtime_pin(runtime, L);
   if (function->native != NULL) uns_progress_attach(job);
   else if (path != NULL) job->search_path = uns_shared_ref(path);
   future->job = job;

@@ -578,6 +578,7 @@ int uns_codec_decoder(lua_State *L) {
   const uns_packet *packet = d->packet;
   size_t end = 0;
   d->at = packet->bytes;
+  if (packet->size_bytes == 0) raise_no_memory(d); /* for it when it was to be written: core/packet.h */
   if (packet->bytes == NULL || !uns_read_header(packet->bytes, packet->size_bytes, &d->count, &end)) {
     corrupt(d, "no header");
   }

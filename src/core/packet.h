@@ -5,6 +5,7 @@
  * named in the bytes by their index in `refs`.
  *   - A packet belongs to one thread at a time; handing it over hands over its bytes and references.
  *   - The reading side trusts nothing: every length, index and tag is checked.
+ *   - An empty one stands for values that there was no memory to write.
  * Lua to packet and back: core/codec.h. Packets across processes: exec/frame.h.
  */
 #ifndef UNS_PACKET_H

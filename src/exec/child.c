@@ -333,7 +333,9 @@ static int begin(worker *w) {
   if (w->parent == NULL) return give_up(w, "the control socket");
   w->executors->parties.alive.none = uns_parent_tell_silence;
   atomic_store(&w->executors->parties.alive.owner, w->parent);
-  if (uns_parent_set_up(w->parent, w->executors) != 0) return EXIT_BROKEN; /* the host is gone */
+  int status = uns_parent_set_up(w->parent, w->executors);
+  if (status == UNS_ENOMEM) errno = ENOMEM;
+  if (status != UNS_OK) return errno != 0 ? give_up(w, "the control socket") : EXIT_BROKEN; /* the host is gone */
   uns_port_init(&w->in, &uns_parent_ops, w->parent);
   uns_port_init(&w->out, &uns_parent_ops, w->parent);
   w->executors->processes = uns_process_pool_of_parent(w->parent);
@@ -384,7 +386,10 @@ int uns_child_main(int argc, char **argv, uns_runtime *(*new_state)(uns_executor
   uns_interrupt_install();
   w.executors->program = copy_text(argv[0]); /* plugins lie beside it */
   int code = begin(&w);
-  if (code != 0) return code;
+  if (code != 0) { /* what was half made is not taken apart */
+    fflush(NULL);
+    _exit(code);
+  }
   serve(&w);
   return end(&w, free_state);
 }

@@ -127,7 +127,9 @@ void uns_executors_cancel(uns_runtime *runtime, uns_job *job) {
     uns_job_post(job);
     return;
   }
-  bool queued = job->function->kind == UNS_KIND_CPU ? uns_process_pool_cancel(executors->processes, job)
+  bool cpu = job->function->kind == UNS_KIND_CPU;
+  if (cpu ? executors->processes == NULL : executors->pool == NULL) return; /* it was refused, and is on its way home */
+  bool queued = cpu ? uns_process_pool_cancel(executors->processes, job)
                                                     : uns_pool_cancel(executors->pool, job);
   if (!queued) return;
   job->stopped_by = "queue";

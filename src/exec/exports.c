@@ -387,15 +387,15 @@ void uns_exports_sweep(uns_child *child) {
   }
 }
 
-bool uns_exports_give_back(uns_child *child, const struct uns_message_words *words) {
+int uns_exports_give_back(uns_child *child, const struct uns_message_words *words) {
   uns_exports *exports = &child->exports;
   uns_export *export;
   uv_mutex_lock(&exports->lock);
-  export = find_id(exports, words->id);
-  bool fine = (export != NULL || known_export(child, words->id, false, &export) == UNS_OK) &&
-              words->count <= export->held;
+  export = find_id(exports, words->id); /* a channel's, too */
+  int status = export != NULL ? UNS_OK : known_export(child, words->id, false, &export);
+  if (status == UNS_OK && words->count > export->held) status = UNS_ECORRUPT;
   bool stale = false, again = false;
-  if (fine) {
+  if (status == UNS_OK) {
     export->held -= words->count;
     export->sent += words->request;
     stale = is_stale(export);
@@ -407,36 +407,37 @@ bool uns_exports_give_back(uns_child *child, const struct uns_message_words *wor
   uv_mutex_unlock(&exports->lock);
   if (again) tell(child, cell, words->id);
   uns_shared_unref(cell);
-  if (!stale) return fine;
+  if (!stale) return status;
   if (export->announced) send_word(child, UNS_FRAME_FORGET, export->id, 0, false);
   drop_export(export);
-  return true;
+  return UNS_OK;
 }
 
-bool uns_exports_look_at(uns_child *child, const struct uns_message_words *words) {
+int uns_exports_look_at(uns_child *child, const struct uns_message_words *words) {
   uns_exports *exports = &child->exports;
   uns_export *export;
   uv_mutex_lock(&exports->lock);
-  bool fine = known_export(child, words->id, false, &export) == UNS_OK;
-  if (fine) atomic_store_explicit(&export->cell->looked_at, true, memory_order_relaxed);
+  int status = known_export(child, words->id, false, &export);
+  if (status == UNS_OK) atomic_store_explicit(&export->cell->looked_at, true, memory_order_relaxed);
   uv_mutex_unlock(&exports->lock);
-  if (fine) send_word(child, UNS_FRAME_ANSWER, words->request, 0, true);
-  return fine;
+  if (status == UNS_OK) send_word(child, UNS_FRAME_ANSWER, words->request, 0, true);
+  return status;
 }
 
-bool uns_exports_settle(uns_child *child, uns_message *message) {
+int uns_exports_settle(uns_child *child, uns_message *message) {
   uns_exports *exports = &child->exports;
   const struct uns_message_words *words = &message->words;
-  if (words->state < UNS_CELL_DONE || words->state > UNS_CELL_CANCELLED) return false;
-  if (uns_frame_own(&message->packet) != UNS_OK) return false;
+  if (words->state < UNS_CELL_DONE || words->state > UNS_CELL_CANCELLED) return UNS_ECORRUPT;
+  int status = uns_frame_own(&message->packet);
+  if (status != UNS_OK) return status;
   uns_export *export;
   uv_mutex_lock(&exports->lock);
-  bool fine = known_export(child, words->id, words->by_task != 0, &export) == UNS_OK;
+  status = known_export(child, words->id, words->by_task != 0, &export);
   /* What a task of ours is to settle is nobody else's to settle. */
-  if (fine && (export->id & child_made) == 0 && export->cell->by_task) fine = false;
-  uns_cell *cell = fine ? uns_shared_ref(export->cell) : NULL;
+  if (status == UNS_OK && (export->id & child_made) == 0 && export->cell->by_task) status = UNS_ECORRUPT;
+  uns_cell *cell = status == UNS_OK ? uns_shared_ref(export->cell) : NULL;
   uv_mutex_unlock(&exports->lock);
-  if (!fine) return false;
+  if (status != UNS_OK) return status;
   bool first = uns_cell_settle(cell, (uns_cell_state)words->state, &message->packet);
   uv_mutex_lock(&exports->lock);
   export = find_id(exports, words->id); /* nobody but this thread removes one */
@@ -447,7 +448,7 @@ bool uns_exports_settle(uns_child *child, uns_message *message) {
   if (wanted) tell(child, cell, words->id); /* before the answer: who asks then sees how it ended */
   uns_shared_unref(cell);
   send_word(child, UNS_FRAME_ANSWER, words->request, 0, first);
-  return true;
+  return UNS_OK;
 }
 
 /* Writes a `crashed` error and no traceback, as the codec would. */

@@ -67,6 +67,14 @@ struct uns_parent {
 
 /* ---- sending ---- */
 
+/* Without its host, or unable to hear or to tell it something, this process serves nobody. `what` it cannot do, by errno;
+   0: the host is gone. */
+static void give_up(const char *what) {
+  if (errno != 0 && errno != EPIPE && errno != ECONNRESET)
+    fprintf(stderr, "unsync: worker: cannot %s its host: %s\n", what, strerror(errno));
+  uns_end_group();
+}
+
 /* The write_lock held. False: the host takes no more. */
 static bool send_pieces(uns_parent *parent, const uns_frame *frame) {
   for (uint32_t i = 0; i < frame->piece_count && !parent->deaf; i++) {
@@ -76,6 +84,7 @@ static bool send_pieces(uns_parent *parent, const uns_frame *frame) {
       if (sent < 0 && errno == EINTR) continue;
       if (sent < 0) {
         parent->deaf = true;
+        if (!atomic_load(&parent->closing)) give_up("speak to");
         break;
       }
       done += (size_t)sent;
@@ -556,6 +565,7 @@ static bool receive(int socket, uint8_t *to, size_t size_bytes) {
   while (size_bytes > 0) {
     ssize_t count = recv(socket, to, size_bytes, MSG_WAITALL);
     if (count < 0 && errno == EINTR) continue;
+    if (count == 0) errno = 0;
     if (count <= 0) return false;
     to += count;
     size_bytes -= (size_t)count;
@@ -563,7 +573,7 @@ static bool receive(int socket, uint8_t *to, size_t size_bytes) {
   return true;
 }
 
-/* One frame. UNS_ECLOSED: the host is gone. */
+/* One frame. UNS_ECLOSED: the host is gone, or errno says what is wrong. */
 static int receive_message(uns_parent *parent, uns_message *message) {
   uint8_t head[UNS_FRAME_HEAD];
   if (!receive(parent->socket, head, sizeof head)) return UNS_ECLOSED;
@@ -593,12 +603,9 @@ static void *listen_to_parent(void *argument) {
       uns_message_deinit(&message);
     }
     if (status == UNS_OK) continue;
-    /* Without its parent, or unable to hear it, this process serves nobody. */
-    if (!atomic_load(&parent->closing)) uns_end_group();
-    uv_mutex_lock(&parent->lock);
-    parent->ended = true;
-    uv_cond_broadcast(&parent->answered);
-    uv_mutex_unlock(&parent->lock);
+    if (status == UNS_ENOMEM) errno = ENOMEM;
+    else if (status != UNS_ECLOSED) errno = EPROTO;
+    if (!atomic_load(&parent->closing)) give_up("hear");
     return NULL;
   }
 }
@@ -651,14 +658,15 @@ no_memory:
 
 int uns_parent_set_up(uns_parent *parent, uns_executors *executors) {
   uns_message message;
-  if (receive_message(parent, &message) != UNS_OK) return -1;
-  int status = message.words.kind == UNS_FRAME_SETUP ? 0 : -1;
+  int status = receive_message(parent, &message);
+  if (status != UNS_OK) return status;
+  if (message.words.kind != UNS_FRAME_SETUP) status = UNS_ECORRUPT;
   executors->grace_ns = message.words.grace_ns;
   const char *directory = message.texts[0];
   if (status == 0 && directory != NULL) {
     size_t size = strlen(directory) + 1;
     executors->script_directory = uns_malloc(size);
-    if (executors->script_directory == NULL) status = -1;
+    if (executors->script_directory == NULL) status = UNS_ENOMEM;
     else memcpy(executors->script_directory, directory, size);
   }
   uns_message_deinit(&message);

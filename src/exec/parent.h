@@ -21,7 +21,7 @@ typedef struct uns_parent uns_parent;
 /* Over the control socket, which is taken over in any case; `board` and `supervisor_fd` (an eventfd) are borrowed. NULL
    with errno set. */
 uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd);
-/* Waits for the host's first word, and sets what it says in `executors`. 0, or -1. */
+/* Waits for the host's first word, and sets what it says in `executors`. UNS_OK or a negative code. */
 int uns_parent_set_up(uns_parent *parent, uns_executors *executors);
 /* Starts the thread, and tells the host that we are up and how `main`, which runs the calls, is woken. 0, or -1 with
    errno set. */

@@ -16,6 +16,8 @@
 #include "exec/silence.h"
 #include "exec/worker_process.h"
 
+static const char no_memory_to_hear[] = "there was not enough memory to hear it";
+
 /* ---- sending ---- */
 
 typedef struct chunk {
@@ -189,27 +191,31 @@ static bool sorry(uns_child *child, const uns_message *message) {
   return true;
 }
 
-static bool handle(uns_child *child, uns_message *message) {
+/* UNS_OK; UNS_ECORRUPT: it makes no sense; UNS_ENOMEM. */
+static int handle(uns_child *child, uns_message *message) {
+  bool fine = false;
   if (child->service.dead) { /* of its last words only those count that say what it had */
-    return message->words.kind != UNS_FRAME_CHANNEL_TOOK || uns_channels_took(child, message);
+    fine = message->words.kind != UNS_FRAME_CHANNEL_TOOK || uns_channels_took(child, message);
+    return fine ? UNS_OK : UNS_ECORRUPT;
   }
   switch (message->words.kind) {
-    case UNS_FRAME_SORRY: return sorry(child, message);
-    case UNS_FRAME_HELLO: return hello(child, message);
+    case UNS_FRAME_SORRY: fine = sorry(child, message); break;
+    case UNS_FRAME_HELLO: fine = hello(child, message); break;
     case UNS_FRAME_SETTLE: return uns_exports_settle(child, message);
     case UNS_FRAME_LOOKED: return uns_exports_look_at(child, &message->words);
     case UNS_FRAME_UNREF: return uns_exports_give_back(child, &message->words);
-    case UNS_FRAME_CALL: return call(child, message);
-    case UNS_FRAME_CANCEL: return cancel(child, message->words.id);
-    case UNS_FRAME_CHANNEL_MAKE: return uns_channels_make(child, message);
-    case UNS_FRAME_CHANNEL_ASK: return uns_channels_ask(child, message);
-    case UNS_FRAME_CHANNEL_WAIT: return uns_channels_wait(child, message);
-    case UNS_FRAME_CHANNEL_LEAVE: return uns_channels_leave(child, message);
-    case UNS_FRAME_CHANNEL_TOOK: return uns_channels_took(child, message);
-    case UNS_FRAME_CHANNEL_GIVE_BACK: return uns_channels_give_back(child, message);
-    case UNS_FRAME_QUIET: return uns_silence_answer(child->pool->executors->silence, child, message);
-    default: return false;
+    case UNS_FRAME_CALL: fine = call(child, message); break;
+    case UNS_FRAME_CANCEL: fine = cancel(child, message->words.id); break;
+    case UNS_FRAME_CHANNEL_MAKE: fine = uns_channels_make(child, message); break;
+    case UNS_FRAME_CHANNEL_ASK: fine = uns_channels_ask(child, message); break;
+    case UNS_FRAME_CHANNEL_WAIT: fine = uns_channels_wait(child, message); break;
+    case UNS_FRAME_CHANNEL_LEAVE: fine = uns_channels_leave(child, message); break;
+    case UNS_FRAME_CHANNEL_TOOK: fine = uns_channels_took(child, message); break;
+    case UNS_FRAME_CHANNEL_GIVE_BACK: fine = uns_channels_give_back(child, message); break;
+    case UNS_FRAME_QUIET: fine = uns_silence_answer(child->pool->executors->silence, child, message); break;
+    default: break;
   }
+  return fine ? UNS_OK : UNS_ECORRUPT;
 }
 
 static void take_descriptor(uns_service *service, struct msghdr *header) {
@@ -252,23 +258,23 @@ static ssize_t receive(uns_service *service) {
   return count;
 }
 
-/* Handles the whole frames among what came. False: they make no sense. */
-static bool handle_frames(uns_child *child) {
+/* Handles the whole frames among what came. Returns what `handle` does. */
+static int handle_frames(uns_child *child) {
   uns_service *service = &child->service;
   size_t done = 0;
-  bool fine = true;
-  while (fine && service->input_bytes - done >= UNS_FRAME_HEAD) {
+  int status = UNS_OK;
+  while (status == UNS_OK && service->input_bytes - done >= UNS_FRAME_HEAD) {
     uint64_t size_bytes = uns_frame_size(service->input + done);
     if (size_bytes == 0) {
-      fine = false;
+      status = UNS_ECORRUPT;
       break;
     }
     if (size_bytes > service->input_bytes - done) break;
     uns_message message;
-    fine = uns_frame_read(&service->in, service->input + done, (size_t)size_bytes, &message) == UNS_OK;
-    if (!fine) break;
+    status = uns_frame_read(&service->in, service->input + done, (size_t)size_bytes, &message);
+    if (status != UNS_OK) break;
     service->received++;
-    fine = handle(child, &message);
+    status = handle(child, &message);
     uns_message_deinit(&message);
     done += (size_t)size_bytes;
   }
@@ -279,7 +285,7 @@ static bool handle_frames(uns_child *child) {
     service->input = NULL;
     service->input_capacity = 0;
   }
-  return fine;
+  return status;
 }
 
 static void on_socket(uns_watch *watched, uint32_t events) {
@@ -290,10 +296,12 @@ static void on_socket(uns_watch *watched, uint32_t events) {
   for (;;) {
     ssize_t count = receive(service);
     if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (count < 0 && errno == ENOMEM) uns_child_condemn(child, "there was not enough memory to hear it");
+    if (count < 0 && errno == ENOMEM) uns_child_condemn(child, no_memory_to_hear);
+    else if (count < 0 && errno != ECONNRESET) uns_child_condemn(child, strerror(errno));
     if (count <= 0) break;
-    if (handle_frames(child)) continue;
-    uns_child_condemn(child, "it wrote garbage on its control socket");
+    int status = handle_frames(child);
+    if (status == UNS_OK) continue;
+    uns_child_condemn(child, status == UNS_ENOMEM ? no_memory_to_hear : "it wrote garbage on its control socket");
     break;
   }
   /* It is ending, or has been killed; the watch on its end says how. */

@@ -150,7 +150,8 @@ static uns_executors *make_executors(unsync_host *host) {
   executors->new_state = new_state;
   executors->free_state = uns_state_free;
   executors->program = uns_program_find(options->program);
-  executors->script_directory = uns_program_copy(options->script_directory);
+  if (options->script_directory != NULL)
+    executors->script_directory = uns_program_absolute(options->script_directory);
   if (options->cores > 0) executors->cores = options->cores;
   executors->thread_target = (uint32_t)(options->threads > 0 ? options->threads : executors->cores);
   executors->process_target = (uint32_t)(options->processes > 0 ? options->processes : executors->cores);

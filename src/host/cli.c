@@ -190,6 +190,7 @@ static void catch_sigpipe(void) {
   sigaction(SIGPIPE, &action, NULL);
 }
 
+/* The directory of a script, absolute, for the script may go elsewhere. NULL without memory. */
 static char *directory_of(const char *path) {
   const char *slash = strrchr(path, '/');
   size_t size = slash == NULL ? 1 : slash == path ? 1 : (size_t)(slash - path);
@@ -197,7 +198,9 @@ static char *directory_of(const char *path) {
   if (directory == NULL) return NULL;
   memcpy(directory, slash == NULL ? "." : path, size);
   directory[size] = '\0';
-  return directory;
+  char *absolute = uns_program_absolute(directory);
+  uns_free(directory);
+  return absolute;
 }
 
 /* UNSYNC_GRACE, in seconds: what calls that name none have between being asked to stop and being made to. */
@@ -233,9 +236,12 @@ static int run(const uns_script *script, const char *script_path, options *asked
   }
   executors->new_state = uns_state_new;
   executors->free_state = uns_state_free;
+  errno = 0;
   executors->program = uns_program_self();
   if (script_path != NULL) executors->script_directory = directory_of(script_path);
-  uns_runtime *runtime = uns_state_new(executors);
+  /* Where the program is may be unknown; then only worker processes are missing. */
+  bool fine = (executors->program != NULL || errno != ENOMEM) && (script_path == NULL || executors->script_directory != NULL);
+  uns_runtime *runtime = fine ? uns_state_new(executors) : NULL;
   if (runtime == NULL) {
     uns_executors_free(executors);
     uns_seeing_end();

@@ -22,8 +22,15 @@ static const char *named(void) {
   return path != NULL && *path != '\0' ? path : NULL;
 }
 
+char *uns_program_absolute(const char *path) {
+  char *resolved = realpath(path, NULL); /* malloc's, not ours */
+  char *copy = uns_program_copy(resolved != NULL ? resolved : path);
+  free(resolved);
+  return copy;
+}
+
 char *uns_program_self(void) {
-  if (named() != NULL) return uns_program_copy(named());
+  if (named() != NULL) return uns_program_absolute(named());
   char path[PATH_BYTES];
   ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
   if (size < 0) return NULL;
@@ -31,17 +38,9 @@ char *uns_program_self(void) {
   return uns_program_copy(path);
 }
 
-/* A copy of the path without links and relative parts, which another directory would change; as it is if not there. */
-static char *absolute(const char *path) {
-  char *resolved = realpath(path, NULL); /* malloc's, not ours */
-  char *copy = uns_program_copy(resolved != NULL ? resolved : path);
-  free(resolved);
-  return copy;
-}
-
 char *uns_program_find(const char *told) {
   if (named() != NULL) told = named();
-  if (told != NULL) return absolute(told);
+  if (told != NULL) return uns_program_absolute(told);
   /* Beside it in a build tree; PREFIX/lib, PREFIX/lib/TRIPLET, PREFIX/lib/lua/5.4, PREFIX/lib/TRIPLET/lua/5.4. */
   static const char *const places[] = {"", "/../bin", "/../../bin", "/../../../bin", "/../../../../bin"};
   Dl_info here;
@@ -52,7 +51,7 @@ char *uns_program_find(const char *told) {
     char path[PATH_BYTES];
     int size = snprintf(path, sizeof path, "%.*s%s/unsync", slash != NULL ? (int)length : 1,
                         slash != NULL ? here.dli_fname : ".", places[i]);
-    if (size > 0 && size < PATH_BYTES && access(path, X_OK) == 0) return absolute(path);
+    if (size > 0 && size < PATH_BYTES && access(path, X_OK) == 0) return uns_program_absolute(path);
   }
   return NULL;
 }

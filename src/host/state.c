@@ -3,6 +3,10 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/arena.h"
 #include "bind/bind.h"
@@ -13,9 +17,15 @@
 #include "host/explain.h"
 #include "host/modules.h"
 
+/* An error that nothing was there to catch: in the loop itself memory alone can be missing. Nothing can go on then, but
+   the program ends as one that has failed, not as one that is broken. */
 static int panic(lua_State *L) {
-  lua_writestringerror("unsync: an error outside of any call: %s\n", luaL_tolstring(L, -1, NULL));
-  return 0; /* abort */
+  bool text = lua_type(L, -1) == LUA_TSTRING; /* what is one is not made one: there may be no memory for that */
+  const char *said = text ? lua_tostring(L, -1) : "an error object";
+  lua_writestringerror("unsync: an error outside of any call: %s\n", said);
+  if (!text || strcmp(said, "not enough memory") != 0) return 0; /* abort */
+  fflush(stdout);
+  _exit(EXIT_FAILURE);
 }
 
 static int open_rooms(lua_State *L) {

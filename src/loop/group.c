@@ -102,8 +102,12 @@ void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task, un
   while (group != NULL && group->ended) group = group->outer;
   if (group == NULL || future->state == UNS_FUTURE_DONE || future->state == UNS_FUTURE_CANCELLED) return;
   if (future->task != NULL && !stands_in(future->task, group)) return; /* it has detached itself */
+  lua_pushvalue(L, -1);
+  int pin = uns_runtime_pin(runtime, L);
   uns_member *member = uns_malloc(sizeof *member);
   if (member == NULL) {
+    uns_runtime_unpin(runtime, pin);
+    uns_cancel_work(runtime, future); /* nobody would ever wait for it */
     luaL_error(L, "not enough memory");
     return;
   }
@@ -111,8 +115,7 @@ void uns_group_adopt_call(uns_runtime *runtime, lua_State *L, uns_task *task, un
   member->waiter.wake = on_settled;
   member->waiter.listens = true;
   uns_list_init(&member->waiter.link);
-  lua_pushvalue(L, -1);
-  member->pin = uns_runtime_pin(runtime, L);
+  member->pin = pin;
   if (uns_future_settled(future)) {
     uns_list_push_back(&group->failed, &member->link);
     return;

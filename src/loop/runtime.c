@@ -75,6 +75,15 @@ static uns_runtime *allocate(lua_State *L, bool in_state) {
   return runtime;
 }
 
+static int init_loop(uv_loop_t *loop) {
+  loop->backend_fd = -1;
+  int status = uv_loop_init(loop);
+#if UV_VERSION_HEX < 0x012d00 /* which forgets it where something fails behind it */
+  if (status != 0 && loop->backend_fd >= 0) close(loop->backend_fd);
+#endif
+  return status;
+}
+
 static void give_back(uns_runtime *runtime) {
   if (!runtime->in_state) uns_free(runtime);
 }
@@ -104,7 +113,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->holding);
   uns_list_init(&runtime->held_closer.link);
   uns_list_init(&runtime->party.link);
-  int status = uv_loop_init(&runtime->loop);
+  int status = init_loop(&runtime->loop);
   if (status != 0) {
     give_back(runtime);
     errno = -status;

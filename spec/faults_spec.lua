@@ -1,0 +1,67 @@
+-- Whatever fails, memory or a call of the system, ends in a Lua error that says what, or in a clean exit: never in a
+-- crash, a hang or a leak. Each run is a process of its own.
+local unsync = require("unsync")
+local script = require("spec.support.script")
+local faults = require("spec.support.faults")
+
+local seed = os.time()
+
+-- ThreadSanitizer has nothing to see in it.
+local where = script.build:find("tsan") and pending or describe
+
+where("an allocation that fails", function()
+  -- The build that the environment can make fail; the one for AddressSanitizer is such a one, and sees leaks, too.
+  local program = script.build:find("asan") and script.program or "build/faults/unsync"
+
+  local function ends_well(who, count)
+    local made = faults.count_allocations(program)[who]
+    math.randomseed(seed)
+    local runs, numbers = script.slowness > 1 and 12 or 30, {}
+    for i = 1, runs do numbers[i] = math.random((i - 1) * made // runs + 1, i * made // runs) end
+    for complaint in unsync.map(function(number)
+      local ran = faults.run({UNSYNC_FAIL_ALLOC = ("%s:%d:%d"):format(who, number, count)}, program)
+      local why = faults.complaint(ran, faults.memory)
+      return why and faults.told(("UNSYNC_FAIL_ALLOC=%s:%d:%d"):format(who, number, count), why, ran) or ""
+    end, numbers, {concurrency = 2}) do
+      assert.equal("", complaint)
+    end
+  end
+
+  it("in the host", function() ends_well("host", 2) end)
+  it("in the host, and all that come after it", function() ends_well("host", 1000000000) end)
+  it("in a worker process", function() ends_well("worker", 2) end)
+  it("in a worker process, and all that come after it", function() ends_well("worker", 1000000000) end)
+end)
+
+describe("a call of the system that fails #plain", function()
+  -- There libuv ends the process by itself: its own pipe for signals, the first that anybody makes, and what it writes
+  -- into it at once.
+  local libuv_aborts = {["pipe2 1"] = true, ["write 1"] = true}
+
+  for name, failure in pairs(faults.calls) do
+    it("says so: " .. name, function()
+      for _, who in ipairs({"host", "worker"}) do
+        local _, calls, usually_open = faults.run_with_call(name, 0, who)
+        for number = 1, math.min(calls, 30) do
+          if not libuv_aborts[name .. " " .. number] then
+            local ran, _, open = faults.run_with_call(name, number, who)
+            local why = faults.complaint(ran, {failure[2], "emory"})
+            if not why and open > usually_open then why = "a descriptor was left open" end
+            assert.is_nil(why, why and faults.told(("%s %d in the %s"):format(name, number, who), why, ran))
+          end
+        end
+      end
+    end)
+  end
+
+  it("fails the call that could not be taken, which can be cancelled all the same", function()
+    local ran = script.run([[
+      local unsync = require "unsync"
+      local lost = unsync.cpu(function() end)()
+      lost:cancel()
+      print(pcall(lost.await, lost))
+    ]], {env = {LD_PRELOAD = "build/spec/preload/faults.so", UNSYNC_FAULT = "epoll_create1:2:24:host"}})
+    assert.equal(0, ran.code, ran.err)
+    assert.matches("^false\t", ran.out)
+  end)
+end)
