@@ -19,6 +19,7 @@ describe("arguments that make no sense", function()
       {function() unsync.sleep({}) end, "#1 to 'sleep'"},
       {function() unsync.wrap(12) end, "#1 to 'wrap'"},
       {function() unsync.once("x") end, "#1 to 'once'"},
+      {function() unsync.plugin() end, "#1 to 'plugin'"},
       {function() unsync.all(12) end, "#1 to 'all'"},
       {function() unsync.all({12}) end, "#1 to 'all'"},
       {function() unsync.settled({unsync.resolved(), "x"}) end, "item 2"},
@@ -90,6 +91,15 @@ describe("memory that runs out #plain", function()
 end)
 
 describe("descriptors that are used up #plain", function()
+  it("end the program before it starts, with a word", function()
+    for limit = 4, 20 do
+      local ran = script.run("print(1)", {wrapper = "prlimit --nofile=" .. limit, limit_s = 30})
+      assert.is_nil(ran.signal, limit)
+      if ran.code == 0 then assert.equal("1\n", ran.out)
+      else assert.matches("Too many open files", ran.err, 1, true) end
+    end
+  end)
+
   it("fail calls with the system's own name, and the program goes on", function()
     local code, err, out = outcome([[
       local f = unsync.thread(function() return 1 end)

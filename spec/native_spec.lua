@@ -183,6 +183,30 @@ describe("a native task", function()
     end
   end)
 
+  it("reports progress to a worker that has made the call, too", function()
+    for _, outer in ipairs({"thread", "cpu"}) do
+      for _, inner in ipairs({"thread", "cpu"}) do
+        local last, reports, done, total = unsync[outer](function(kind)
+          local here = require("unsync")
+          local work = here[kind]("echo.work")(30, 3)
+          local seen, count = 0, 0
+          work:progress(function(now) seen, count = now, count + 1 end)
+          local reached = here.promise()
+          here.spawn(function()
+            while (work:progress() or 30) >= 30 and not work:done() do here.sleep(0.001) end
+            reached:resolve(not work:done()) -- while it runs
+          end)
+          reached:await()
+          work:await()
+          while seen < 30 do here.sleep(0.001) end
+          return seen, count, work:progress()
+        end)(inner):await()
+        assert.same({30, 30, 30}, {last, done, total}, outer .. " " .. inner)
+        assert.is_true(reports >= 1)
+      end
+    end
+  end)
+
   on_both("may be sent to a worker and called there", function(declare)
     local sha256 = declare("hash.sha256")
     local digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

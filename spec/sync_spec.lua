@@ -165,8 +165,9 @@ describe("a mutex", function()
   end)
 
   it("left locked by a task that ends fails that task, and all who want it", function()
-    local mutex = unsync.mutex()
+    local mutex, line = unsync.mutex(), nil
     local careless = unsync.io(function()
+      line = debug.getinfo(1, "l").currentline + 1
       mutex:lock()
       unsync.yield()
       return "done"
@@ -174,10 +175,11 @@ describe("a mutex", function()
     local waiting = unsync.spawn(mutex.lock, mutex)
     local err = failure(careless.await, careless)
     assert.equal("abandoned", err.code)
-    assert.matches("careless ended with a mutex locked", err.message)
+    local place = "%(at spec/sync_spec%.lua:" .. line .. "%)"
+    assert.matches("careless ended with a mutex locked " .. place, err.message)
     err = failure(waiting.await, waiting)
     assert.equal("abandoned", err.code)
-    assert.matches("careless", err.message)
+    assert.matches("careless ended with this mutex locked " .. place, err.message)
     assert.equal("abandoned", failure(mutex.lock, mutex).code)
     assert.equal("abandoned", failure(mutex.try_lock, mutex).code)
   end)
@@ -314,8 +316,7 @@ describe("unsync.every", function()
       if #ticks == 2 then unsync.sleep(0.025) end
       if #ticks == 4 then break end
     end
-    assert.same({1, 2}, {ticks[1], ticks[2]})
-    assert.is_true(ticks[3] > 4 and ticks[4] > ticks[3])
+    assert.is_true(ticks[1] < ticks[2] and ticks[2] + 2 < ticks[3] and ticks[3] < ticks[4]) -- later on a busy machine
   end)
 
   it("refuses senseless numbers", function()

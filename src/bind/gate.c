@@ -85,6 +85,7 @@ static int after_lock(lua_State *L, int status, lua_KContext context) {
   if (task->interrupt != UNS_INTERRUPT_NONE && task->waiter.told == UNS_TOLD_GIVEN) uns_mutex_unlock(runtime, mutex);
   uns_task_check_interrupt(runtime, L);
   if (task->waiter.told == UNS_TOLD_CLOSED) return uns_mutex_raise_abandoned(L, mutex);
+  mutex->locked_at = uns_runtime_site(runtime, L);
   return 1;
 }
 
@@ -106,13 +107,18 @@ static int mutex_lock(lua_State *L) {
     return uns_error_raise(L, "deadlock", "deadlock: this task has locked the mutex already");
   }
   bool locked = uns_mutex_try_lock(runtime, mutex);
+  if (locked) mutex->locked_at = uns_runtime_site(runtime, L);
   if (locked && !turn_is_over(L, runtime)) return 1;
   if (!locked) uns_gate_wait(runtime, L, &mutex->waiters, "a mutex")->wanted = mutex;
   return uns_task_park(runtime, L, 0, after_lock);
 }
 
 static int mutex_try_lock(lua_State *L) {
-  lua_pushboolean(L, uns_mutex_try_lock(uns_upvalue_runtime(L), check_wanted(L)));
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_mutex *mutex = check_wanted(L);
+  bool locked = uns_mutex_try_lock(runtime, mutex);
+  if (locked) mutex->locked_at = uns_runtime_site(runtime, L);
+  lua_pushboolean(L, locked);
   return 1;
 }
 

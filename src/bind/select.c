@@ -261,7 +261,8 @@ static void give_back(selection *all) {
 }
 
 static int selection_gc(lua_State *L) {
-  give_back(lua_touserdata(L, 1));
+  selection *all = luaL_testudata(L, 1, SELECTION_TYPE);
+  if (all != NULL) give_back(all);
   return 0;
 }
 

@@ -85,6 +85,17 @@ void uns_job_fail(uns_job *job, const char *code, const char *format, ...) {
   va_end(arguments);
 }
 
+void uns_job_note_progress(uns_job *job, uint64_t done, uint64_t total) {
+  bool known = atomic_load_explicit(&job->progress_count, memory_order_relaxed) > 0 &&
+               atomic_load_explicit(&job->progress_done, memory_order_relaxed) == done &&
+               atomic_load_explicit(&job->progress_total, memory_order_relaxed) == total;
+  if (known) return;
+  atomic_store_explicit(&job->progress_done, done, memory_order_relaxed);
+  atomic_store_explicit(&job->progress_total, total, memory_order_relaxed);
+  atomic_fetch_add_explicit(&job->progress_count, 1, memory_order_release);
+  if (job->progressed != NULL) job->progressed(job);
+}
+
 uns_job *uns_job_twin(const uns_job *job) {
   uns_job *twin = uns_job_new(job->home, job->function);
   if (twin == NULL) return NULL;

@@ -708,19 +708,22 @@ void uns_call_run(const uns_native *native, uns_job *job) {
   uns_packet_deinit(&job->call); /* what was lent goes home as soon as it can */
 }
 
+/* The task that `function` names. NULL with a text, or without one where there was no memory. */
+static const uns_native *find_task(uns_executors *executors, uns_function *function, char **error) {
+  if (function->task != NULL) return function->task;
+  uns_registry *registry = uns_registry_of(executors);
+  if (registry == NULL) return NULL;
+  if (function->plugin == NULL) return uns_registry_find(registry, function->native, error);
+  /* The host knew the very file that it is from. Only one thread of a worker process ever has such a function. */
+  function->task = uns_registry_resolve(registry, function->plugin, function->native, error);
+  return function->task;
+}
+
 void uns_call_native(uns_executors *executors, uns_job *job) {
-  const uns_function *function = job->function;
-  const uns_native *native = function->task;
   char *error = NULL;
-  if (native == NULL) {
-    uns_registry *registry = uns_registry_of(executors);
-    if (registry != NULL) {
-      native = function->plugin != NULL ? uns_registry_resolve(registry, function->plugin, function->native, &error)
-                                        : uns_registry_find(registry, function->native, &error);
-    }
-  }
+  const uns_native *native = find_task(executors, job->function, &error);
   if (native != NULL) uns_call_run(native, job);
   else if (error != NULL) end_with_error(job, UNS_OUTCOME_FAILED, "plugin", error, NULL, NULL);
-  else uns_job_fail(job, "ENOMEM", "not enough memory to load %s", function->native);
+  else uns_job_fail(job, "ENOMEM", "not enough memory to load %s", job->function->native);
   uns_free(error);
 }

@@ -12,7 +12,6 @@
 #include "exec/interrupt.h"
 #include "exec/parent.h"
 #include "exec/process.h"
-#include "exec/registry.h"
 #include "exec/ring.h"
 #include "exec/watchdog.h"
 
@@ -146,19 +145,6 @@ static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
 
 /* ---- calls ---- */
 
-/* The native task itself, where the host knew the very file it is from. */
-static bool find_task(worker *w, uns_job *job) {
-  uns_function *function = job->function;
-  if (function->plugin == NULL || function->task != NULL) return true;
-  uns_registry *registry = uns_registry_of(w->executors);
-  char *text = NULL;
-  if (registry != NULL) function->task = uns_registry_resolve(registry, function->plugin, function->native, &text);
-  if (function->task != NULL) return true;
-  uns_job_fail(job, "plugin", "%s", text != NULL ? text : "not enough memory");
-  uns_free(text);
-  return false;
-}
-
 static uns_runtime *open_state(worker *w) {
   uns_runtime *runtime = w->executors->new_state(w->executors);
   if (runtime == NULL) return NULL;
@@ -193,7 +179,6 @@ static void run_in(worker *w, uns_runtime *runtime, uns_job *job, const struct u
 }
 
 static void run(worker *w, uns_job *job, const struct uns_message_words *words) {
-  if (!find_task(w, job)) return;
   if (!job->function->fresh || job->function->native != NULL) {
     run_in(w, w->runtime, job, words);
     return;

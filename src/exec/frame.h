@@ -41,6 +41,7 @@ typedef enum {
   UNS_FRAME_ASK,      /* host: is all quiet there? `id` is the round */
   UNS_FRAME_QUIET,    /* child: to round `id`: `first`: it is, the packet is a uns_quiet_report; else `count`: ask again */
   UNS_FRAME_DEADLOCK, /* host: task `id` of state `request` shall not wait on in its wait `count`; `first`: a cycle; texts: why */
+  UNS_FRAME_PROGRESS, /* host: of the nested call `id` */
   UNS_FRAME_KINDS
 } uns_frame_kind;
 

@@ -10,7 +10,7 @@
 #include "unsync.h"
 
 /* Counted up with every change of what the frames or the board mean. */
-#define PROTOCOL "3"
+#define PROTOCOL "4"
 const char *uns_frame_build_id(void) { return "unsync " UNSYNC_VERSION ", " LUA_RELEASE ", protocol " PROTOCOL; }
 
 void uns_message_of_call(uns_message *message, const uns_job *job) {

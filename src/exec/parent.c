@@ -407,6 +407,13 @@ static void on_cancel(uns_parent *parent, uint64_t sequence) {
   uv_mutex_unlock(&parent->lock);
 }
 
+static void on_progress(uns_parent *parent, const struct uns_message_words *words) {
+  uv_mutex_lock(&parent->lock); /* so that the call does not end meanwhile */
+  uns_job *job = uns_table_get(&parent->calls, words->id);
+  if (job != NULL) uns_job_note_progress(job, words->progress_done, words->progress_total);
+  uv_mutex_unlock(&parent->lock);
+}
+
 static int on_result(uns_parent *parent, uns_message *message) {
   uv_mutex_lock(&parent->lock);
   uns_job *job = uns_table_take(&parent->calls, message->words.id);
@@ -416,6 +423,8 @@ static int on_result(uns_parent *parent, uns_message *message) {
     uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
   } else {
     uns_message_end_job(message, job);
+    const struct uns_message_words *words = &message->words;
+    if (words->count > 0) uns_job_note_progress(job, words->progress_done, words->progress_total);
   }
   uns_job_post(job);
   return UNS_OK;
@@ -552,6 +561,7 @@ static int handle(uns_parent *parent, uns_message *message) {
     case UNS_FRAME_FORGET: on_forget(parent, message->words.id); return UNS_OK;
     case UNS_FRAME_ANSWER: on_answer(parent, message); return UNS_OK;
     case UNS_FRAME_RESULT: return on_result(parent, message);
+    case UNS_FRAME_PROGRESS: on_progress(parent, &message->words); return UNS_OK;
     case UNS_FRAME_CANCEL: on_cancel(parent, message->words.sequence); return UNS_OK;
     case UNS_FRAME_CHANNEL_TOLD: uns_parent_channels_told(&parent->channels, message); return UNS_OK;
     case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);

@@ -404,18 +404,6 @@ void uns_calls_write_rest(uns_child *child) {
 
 /* ---- progress ---- */
 
-/* Notes what a call says of how far it is, and tells whoever wants to know, if that is news. */
-static void note_progress(uns_job *job, uint64_t done, uint64_t total) {
-  bool known = atomic_load_explicit(&job->progress_count, memory_order_relaxed) > 0 &&
-               atomic_load_explicit(&job->progress_done, memory_order_relaxed) == done &&
-               atomic_load_explicit(&job->progress_total, memory_order_relaxed) == total;
-  if (known) return;
-  atomic_store_explicit(&job->progress_done, done, memory_order_relaxed);
-  atomic_store_explicit(&job->progress_total, total, memory_order_relaxed);
-  atomic_fetch_add_explicit(&job->progress_count, 1, memory_order_release);
-  if (job->progressed != NULL) job->progressed(job);
-}
-
 void uns_calls_pass_progress(uns_child *child) {
   uns_board *board = child->wire.board;
   uint64_t count = atomic_load(&board->progress_count);
@@ -426,7 +414,7 @@ void uns_calls_pass_progress(uns_child *child) {
   if (sequence == 0 || atomic_load(&board->progress_call) != sequence) return; /* there is more to come */
   uv_mutex_lock(&child->lock); /* so that the call does not end meanwhile */
   for (unsigned slot = 0; slot < UNS_CLAIMS; slot++) {
-    if (child->jobs[slot] != NULL && child->sequences[slot] == sequence) note_progress(child->jobs[slot], done, total);
+    if (child->jobs[slot] != NULL && child->sequences[slot] == sequence) uns_job_note_progress(child->jobs[slot], done, total);
   }
   uv_mutex_unlock(&child->lock);
 }
@@ -490,7 +478,7 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
     return false;
   }
   uns_message_deinit(&message);
-  if (message.words.count > 0) note_progress(job, message.words.progress_done, message.words.progress_total);
+  if (message.words.count > 0) uns_job_note_progress(job, message.words.progress_done, message.words.progress_total);
   if (message.words.started_ns != 0) {
     note_time(child, message.words.ended_ns - message.words.started_ns);
     if (job->record.recorder != NULL) uns_recorder_job_ran(job, message.words.started_ns, message.words.ended_ns);

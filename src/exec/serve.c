@@ -107,6 +107,22 @@ static void on_nested_end(uns_mail *mail, void *receiver) {
   uns_job_free(job);
 }
 
+/* Its child is told of the last report. That there was one is all that may get lost. */
+static void on_nested_progress(uns_mail *mail, void *receiver) {
+  uns_job *job = uns_container_of(mail, uns_job, progress_mail);
+  const nested_call *call = job->context;
+  atomic_store(&job->progress_posted, false);
+  if (receiver == NULL || call->child == NULL) return;
+  uns_message message = {.words = {.kind = UNS_FRAME_PROGRESS, .id = call->id}};
+  message.words.progress_done = atomic_load_explicit(&job->progress_done, memory_order_relaxed);
+  message.words.progress_total = atomic_load_explicit(&job->progress_total, memory_order_relaxed);
+  uns_service_send(call->child, &message, NULL);
+}
+
+static void post_nested_progress(uns_job *job) {
+  if (!atomic_exchange(&job->progress_posted, true)) uns_mailbox_post(job->home, &job->progress_mail);
+}
+
 static bool call(uns_child *child, uns_message *message) {
   uns_mailbox *home = uns_supervisor_mailbox(child->pool->supervisor);
   if (message->words.function_kind != UNS_KIND_CPU || message->texts[UNS_TEXT_NAME] == NULL) return false;
@@ -137,6 +153,8 @@ static bool call(uns_child *child, uns_message *message) {
   uns_list_push_back(&child->service.nested, &nested->link);
   job->context = nested;
   job->mail.deliver = on_nested_end;
+  job->progress_mail.deliver = on_nested_progress;
+  job->progressed = post_nested_progress;
   job->submitted_ns = message->words.submitted_ns;
   job->deadline_ns = message->words.deadline_ns;
   uns_packet_move(&job->call, &message->packet);

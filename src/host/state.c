@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/arena.h"
@@ -48,11 +49,23 @@ static int open_codec(lua_State *L) {
   return 0;
 }
 
+/* libuv aborts where it cannot have the descriptors that the first loop of a process needs. False with errno set. */
+static bool room_for_first_loop(void) {
+  enum { NEEDED = 6 }; /* epoll's, the eventfd of its threads, and a pipe each for all signals and its own */
+  int fds[NEEDED], count = 0;
+  while (count < NEEDED && (fds[count] = eventfd(0, EFD_CLOEXEC)) >= 0) count++;
+  int number = errno;
+  for (int i = 0; i < count; i++) close(fds[i]);
+  errno = number;
+  return count == NEEDED;
+}
+
 /* Leaves Lua's message on the stack where it had one. */
 static uns_runtime *make_runtime(lua_State *L, uns_executors *executors, bool in_state) {
   lua_pushcfunction(L, open_codec);
   errno = ENOMEM;
   if (lua_pcall(L, 0, 0, 0) != LUA_OK) return NULL;
+  if (executors->main_runtime == NULL && !room_for_first_loop()) return NULL;
   uns_runtime *runtime = uns_runtime_new(L, executors, in_state);
   if (runtime == NULL) return NULL;
   runtime->grace_ns = executors->grace_ns;

@@ -24,10 +24,10 @@ _Static_assert((int)UNS_WAIT_GIVEN == (int)UNS_TOLD_GIVEN && (int)UNS_WAIT_CLOSE
 
 /* Where the whole state ends, the channel may still be used: by a finalizer of the script's that comes later. */
 static int handle_gc(lua_State *L) {
-  handle *mine = lua_touserdata(L, 1);
-  uns_shared_channel *shared = mine->shared;
-  mine->shared = NULL;
+  handle *mine = luaL_testudata(L, 1, HANDLE_TYPE);
+  uns_shared_channel *shared = mine != NULL ? mine->shared : NULL;
   if (shared == NULL) return 0;
+  mine->shared = NULL;
   lua_getiuservalue(L, 1, 1);
   uns_channel *channel = lua_touserdata(L, -1);
   if (channel != NULL) {

@@ -85,13 +85,21 @@ void uns_mutex_abandon(uns_runtime *runtime, uns_task *task) {
   }
 }
 
+/* " (at file:line)", or nothing. */
+static const char *push_place(lua_State *L, const uns_mutex *mutex) {
+  if (mutex->locked_at == NULL) return lua_pushliteral(L, "");
+  return lua_pushfstring(L, " (at %s)", mutex->locked_at);
+}
+
 void uns_mutex_push_held(lua_State *L, const uns_task *task) {
-  uns_error_push(L, "abandoned", "abandoned: %s ended with a mutex locked", name_of(task));
+  const char *place = push_place(L, uns_container_of(task->mutexes.next, uns_mutex, held_link));
+  uns_error_push(L, "abandoned", "abandoned: %s ended with a mutex locked%s", name_of(task), place);
+  lua_remove(L, -2);
 }
 
 int uns_mutex_raise_abandoned(lua_State *L, const uns_mutex *mutex) {
-  return uns_error_raise(L, "abandoned", "abandoned: %s ended with this mutex locked: what it guards may be half done",
-                         mutex->left_by);
+  return uns_error_raise(L, "abandoned", "abandoned: %s ended with this mutex locked%s: what it guards may be half done",
+                         mutex->left_by, push_place(L, mutex));
 }
 
 /* ---- event ---- */

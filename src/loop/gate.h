@@ -20,6 +20,7 @@ typedef struct uns_mutex {
   uns_link waiters;
   uns_link held_link;  /* in owner->mutexes */
   uns_task *owner;     /* NULL: free */
+  const char *locked_at; /* "file:line", of the last owner; interned, or NULL */
   const char *left_by; /* its owner ended with it held: that task's name; it is of no use any more */
 } uns_mutex;
 
