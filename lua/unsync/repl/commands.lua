@@ -34,28 +34,21 @@ function commands.others(repl)
   return list
 end
 
-local function age(task) return task.age > 0 and (" %.2f s"):format(task.age) or "" end
-
 --- One of those in a few words.
-function commands.describe(task)
-  local text = task.kind
-  if task.name and task.name ~= "" then text = text .. " " .. task.name end
-  text = text .. " " .. task.state .. age(task)
-  if task.state == "waiting" and task.waits_for then text = text .. " for " .. task.waits_for end
-  if task.where then text = text .. " at " .. task.where end
-  return text
-end
+function commands.describe(task) return require("unsync.inspect").describe(task) end
 
 local function tasks(repl)
   local list = commands.others(repl)
   repl.numbered = {}
-  if #list == 0 then return repl:say("nothing runs or waits") end
-  local base = list[1].depth
+  if #list == 0 then repl:say("nothing runs or waits") end
+  local base = list[1] and list[1].depth
   for _, task in ipairs(list) do base = math.min(base, task.depth) end
   for i, task in ipairs(list) do
     repl.numbered[i] = task.future
     repl:say(("%3d  %s%s"):format(i, ("  "):rep(task.depth - base), commands.describe(task)))
   end
+  local workers = require("unsync.inspect").tree():match("\n(workers:\n.*)\n$")
+  if workers then repl:say(workers) end
 end
 
 local function numbered(repl, text)
@@ -65,21 +58,8 @@ local function numbered(repl, text)
   return repl.numbered[number] or error(("there is no number %d: see .tasks"):format(number), 0)
 end
 
-local function task_of(future)
-  for _, task in ipairs(unsync.tasks()) do
-    if task.future == future then return task end
-  end
-  return nil
-end
-
 local function why(repl, text)
-  local future = numbered(repl, text)
-  local fine, inspect = pcall(require, "unsync.inspect")
-  if fine and type(inspect) == "table" and inspect.why then
-    return repl:say((tostring(inspect.why(future)):gsub("\n$", "")))
-  end
-  local task = task_of(future)
-  repl:say(task and commands.describe(task) or tostring(future))
+  repl:say((tostring(unsync.why(numbered(repl, text))):gsub("\n$", "")))
 end
 
 local function cancel(repl, text)
