@@ -2,6 +2,7 @@
 local core = require("unsync.core.testing")
 local is_future, promise = require("unsync.core").is_future, require("unsync.core").promise
 
+---@class unsync.testing
 local testing = {}
 
 local function fail(level, name, index, expected, value)

@@ -32,6 +32,7 @@ static struct {
   uns_runtime *runtime;
   uint64_t task_id; /* of the task that is watched */
   volatile sig_atomic_t armed, posted;
+  volatile sig_atomic_t passed; /* the limit of this watch: a hook may be left of the one before */
   uns_mail mail; /* in the mailbox while `posted` */
   timer_t timer;
   bool has_timer;
@@ -47,7 +48,7 @@ static void push_error(lua_State *L) {
 static void on_instruction(lua_State *L, lua_Debug *frame) {
   (void)frame;
   lua_sethook(L, NULL, 0, 0);
-  if (!watch.armed || watch.runtime->current == NULL) return;
+  if (!watch.armed || !watch.passed || watch.runtime->current == NULL) return;
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   push_error(L);
   lua_error(L);
@@ -66,7 +67,7 @@ static void on_mail(uns_mail *mail, void *receiver) {
   (void)mail;
   uns_runtime *runtime = receiver;
   watch.posted = 0;
-  if (runtime == NULL || !watch.armed) return;
+  if (runtime == NULL || !watch.armed || !watch.passed) return;
   uns_task *task = find_task(runtime, watch.task_id);
   if (task == NULL || !lua_checkstack(runtime->L, LUA_MINSTACK)) return;
   push_error(runtime->L);
@@ -78,6 +79,7 @@ static void on_alarm(int number) {
   int saved = errno;
   uns_runtime *runtime = watch.runtime;
   if (watch.armed) {
+    watch.passed = 1;
     if (runtime->current != NULL && runtime->running != NULL) {
       lua_sethook(runtime->running, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
     }
@@ -116,7 +118,7 @@ static int watch_start(lua_State *L) {
   if (!make_timer()) return luaL_error(L, "cannot watch: %s", strerror(errno));
   lua_settop(L, 2);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &maker_key);
-  watch.armed = 0;
+  watch.armed = watch.passed = 0;
   watch.runtime = runtime;
   watch.task_id = runtime->current->id;
   watch.mail.deliver = on_mail;
