@@ -33,7 +33,7 @@ static struct {
   uint64_t task_id; /* of the task that is watched */
   volatile sig_atomic_t armed, posted;
   volatile sig_atomic_t passed; /* the limit of this watch: a hook may be left of the one before */
-  uns_mail mail; /* in the mailbox while `posted` */
+  uns_mail mail;                /* in the mailbox while `posted` */
   timer_t timer;
   bool has_timer;
 } watch;
