@@ -117,7 +117,7 @@ describe("unsync test", function()
     ]])
     assert.equal(1, ran.code)
     has(ran, "1 success / 2 failures / 0 errors")
-    has(ran, "the call at " .. ran.paths[1] .. ":2 failed, and nobody looked")
+    has(ran, "started at " .. ran.paths[1] .. ":2")
     has(ran, "unseen too")
   end)
 

@@ -63,7 +63,7 @@ static int core_site(lua_State *L) {
   return 1;
 }
 
-/* unseen() -> the futures of noted calls that have failed, and nobody has looked at that */
+/* unseen() -> the futures of noted requests that have failed, and nobody has looked: their reports do not say where */
 static int core_unseen(lua_State *L) {
   lua_settop(L, 0);
   lua_newtable(L);
@@ -71,7 +71,8 @@ static int core_unseen(lua_State *L) {
   lua_Integer count = 0;
   for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
     const uns_future *future = lua_touserdata(L, 3);
-    if (future->state != UNS_FUTURE_FAILED || !uns_future_unobserved(L, 3)) continue;
+    if (future->kind != UNS_KIND_PROMISE || future->state != UNS_FUTURE_FAILED || !uns_future_unobserved(L, 3))
+      continue;
     if (future->cell != NULL && atomic_load_explicit(&future->cell->looked_at, memory_order_relaxed)) continue;
     lua_pushvalue(L, 3);
     lua_rawseti(L, 1, ++count);
