@@ -7,9 +7,9 @@ local control = require("unsync.core.testing")
 local leaks = {}
 
 --- Rounds of the loop that what is ready may take to come to its end, and seconds for what has been cancelled.
-local ROUNDS, GRACE = 100, 1
+local ROUNDS, GRACE = 100, 3
 --- How often, and after how many seconds each, handles are looked at before they count as left open.
-local HANDLE_ROUNDS, HANDLE_PAUSE = 10, 0.02
+local HANDLE_ROUNDS, HANDLE_PAUSE = 40, 0.02
 
 -- ---- libuv's handles: luv says what they are, not who made them ----
 
@@ -270,14 +270,20 @@ local function collect()
   collectgarbage()
   collectgarbage()
   found.rest()
-  local calls = {}
+  -- Each thread has to hold its call until all have one, lest one of them gets two.
+  local calls, arrived, go = {}, {}, unsync.promise()
   for n = 1, found.threads() do
-    calls[n] = unsync.thread(function()
+    arrived[n] = unsync.promise()
+    calls[n] = unsync.thread(function(there, on)
       collectgarbage()
       collectgarbage()
       require("unsync.core.leaks").rest()
-    end)()
+      there:resolve()
+      on:await()
+    end)(arrived[n], go)
   end
+  for _, there in ipairs(arrived) do pcall(there.await, there, GRACE) end
+  go:resolve()
   for _, call in ipairs(calls) do pcall(call.await, call, GRACE) end
 end
 
