@@ -9,6 +9,7 @@
  *   - A callback runs on the state's main thread, outside of any task: it may start tasks and settle promises, but
  *     not wait. An error in it is reported at once, counts as an unobserved failure, and the program goes on.
  *   - `run` is a wait: for a promise of ours, one for each mode, which `settle_runs` resolves.
+ *   - While a script watches a signal, it is the script's; then the program's own handler comes back (signals_changed).
  * The turn that calls us: loop/runtime.c.
  */
 #include "bind/luv.h"
@@ -17,10 +18,12 @@
 #include <luv/lhandle.h>
 #include <luv/lreq.h>
 #include <luv/luv.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/error.h"
+#include "exec/executors.h"
 #include "loop/future.h"
 #include "loop/task.h"
 
@@ -48,6 +51,7 @@ typedef struct uns_luv {
   bool readable;        /* its descriptor has news */
   bool passing;         /* a pass is on the C stack */
   bool stop;            /* uv.stop was called and no uv.run has ended by it */
+  bool watches_signals; /* a script has done so */
   uint64_t due_ms;      /* what `timer` is armed for, on the nested loop's clock; 0: it is not */
   uint64_t callbacks;   /* how many there were */
   int runs[MODE_COUNT]; /* pins of what the callers of uv.run await, by mode; 0: nobody does */
@@ -265,6 +269,62 @@ static int luv_loop_close(lua_State *L) {
   return 1;
 }
 
+/* ---- signals ---- */
+
+static void signals_changed(const uns_luv *luv) {
+  uns_executors *executors = luv->runtime != NULL ? luv->runtime->executors : NULL;
+  if (executors != NULL && executors->signals_changed != NULL) executors->signals_changed();
+}
+
+/* Calls luv's own function, our upvalue. A signal that comes in between finds one handler or the other. */
+static int change_signals(lua_State *L) {
+  uns_luv *luv = luv_of(L);
+  sigset_t all, before;
+  sigfillset(&all);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  luv->watches_signals = true;
+  int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  signals_changed(luv);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return status == LUA_OK ? lua_gettop(L) : lua_error(L);
+}
+
+/* Wraps those of `names` that the table on top has. */
+static void wrap_functions(lua_State *L, const char *const *names, lua_CFunction wrapper) {
+  for (; *names != NULL; names++) {
+    if (lua_getfield(L, -1, *names) == LUA_TFUNCTION) {
+      lua_pushcclosure(L, wrapper, 1);
+      lua_setfield(L, -2, *names);
+    } else {
+      lua_pop(L, 1);
+    }
+  }
+}
+
+/* uv.close(handle, ...), which may be a signal's */
+static int close_any(lua_State *L) {
+  if (luv_of(L)->watches_signals) return change_signals(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
+/* The table of luv on top. */
+static void wrap_signals(lua_State *L) {
+  static const char *const functions[] = {"signal_start", "signal_start_oneshot", "signal_stop", NULL};
+  static const char *const methods[] = {"start", "stop", "close", NULL};
+  static const char *const closing[] = {"close", NULL};
+  wrap_functions(L, functions, change_signals);
+  wrap_functions(L, closing, close_any);
+  luaL_getmetatable(L, "uv_signal");
+  lua_getfield(L, -1, "__index");
+  wrap_functions(L, methods, change_signals);
+  lua_pop(L, 2);
+}
+
 /* ---- the nested loop ---- */
 
 typedef enum {
@@ -310,6 +370,7 @@ static void pass(uns_luv *luv) {
   uv_run(&luv->loop, UV_RUN_NOWAIT);
   if (unreferenced) luv->loop.active_handles--;
   luv->passing = false;
+  if (luv->watches_signals) signals_changed(luv); /* one that was for once has come, a handle was collected */
   lua_settop(L, top);
 }
 
@@ -472,6 +533,7 @@ int uns_open_luv(lua_State *L) {
   show_mode(luv);
   luaopen_luv(L);
   wrap_finalizers(L);
+  wrap_signals(L);
   luaL_setfuncs(L, ours, 0);
   return 1;
 }

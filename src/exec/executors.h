@@ -29,6 +29,9 @@ typedef struct uns_executors {
   uns_runtime *(*new_state)(struct uns_executors *executors);
   void (*free_state)(uns_runtime *runtime);
   uns_runtime *main_runtime; /* of the script's own state */
+  /* A script has begun or ceased to watch signals through luv, which took their handlers, and left none behind: the program's own
+     come back. Any thread; NULL: it has none. Set before any state is made. */
+  void (*signals_changed)(void);
   void *owner; /* whoever made them: new_state may want to know */
   struct uns_recorder *recorder; /* core/recorder.h; NULL: nobody wants to know. Borrowed; set before the first call */
   struct uns_watchdog *watchdog; /* exec/watchdog.h; NULL until a loop has company */

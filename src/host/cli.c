@@ -19,6 +19,7 @@
 #include "host/repl.h"
 #include "host/script.h"
 #include "host/seeing.h"
+#include "host/signals.h"
 #include "host/state.h"
 #include "unsync.h"
 
@@ -234,6 +235,7 @@ static int run(const uns_script *script, const char *script_path, options *asked
     uns_executors_free(executors);
     return 1;
   }
+  executors->signals_changed = uns_signals_restore;
   executors->new_state = uns_state_new;
   executors->free_state = uns_state_free;
   errno = 0;
@@ -282,6 +284,7 @@ static int run_session(const uns_script *script, const char *script_path, option
 }
 
 static uns_runtime *new_child_state(uns_executors *executors) {
+  if (executors->main_runtime == NULL) executors->signals_changed = uns_dump_restore;
   uns_runtime *runtime = uns_state_new(executors);
   if (runtime != NULL) uns_dump_of(runtime);
   return runtime;

@@ -75,7 +75,7 @@ static void on_instruction(lua_State *L, lua_Debug *frame) {
 }
 
 /* Only notes it, and sees to it that the state comes by. */
-void uns_dump_on_signal(int number) {
+static void on_signal(int number) {
   int saved = errno;
   if (!pthread_equal(pthread_self(), dump.main)) { /* a library's thread has got it */
     pthread_kill(dump.main, number);
@@ -98,13 +98,23 @@ void uns_dump_on_signal(int number) {
   errno = saved;
 }
 
-void uns_dump_install(void) {
-  struct sigaction action = {.sa_handler = uns_dump_on_signal}, before;
-  dump.main = pthread_self();
+static bool take(void) {
+  struct sigaction action = {.sa_handler = on_signal};
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
-  if (sigaction(SIGUSR1, NULL, &before) != 0 || before.sa_handler == SIG_IGN) return;
-  dump.installed = sigaction(SIGUSR1, &action, NULL) == 0;
+  return sigaction(SIGUSR1, &action, NULL) == 0;
+}
+
+void uns_dump_install(void) {
+  struct sigaction before;
+  dump.main = pthread_self();
+  dump.installed = sigaction(SIGUSR1, NULL, &before) == 0 && before.sa_handler != SIG_IGN && take();
+}
+
+void uns_dump_restore(void) {
+  struct sigaction now;
+  if (!dump.installed || sigaction(SIGUSR1, NULL, &now) != 0) return;
+  if ((now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL) take();
 }
 
 void uns_dump_of(uns_runtime *runtime) {

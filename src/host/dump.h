@@ -12,8 +12,8 @@
 
 /* From here on the signal is ours, unless the parent ignores it; it has no effect while there is no state. Main thread. */
 void uns_dump_install(void);
-/* The signal's handler, for those who let scripts have it meanwhile: number, handler. */
-void uns_dump_on_signal(int number);
+/* Where nobody handles the signal any more, it is ours again. Any thread. */
+void uns_dump_restore(void);
 /* The state that is asked for; states that other threads make are none. Any thread. */
 void uns_dump_of(uns_runtime *runtime);
 /* It ends: the one before it is asked again. Any thread. */

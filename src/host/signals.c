@@ -2,9 +2,11 @@
 
 #include <lauxlib.h>
 #include <signal.h>
+#include <stdatomic.h>
 
 #include "core/error.h"
 #include "exec/process.h"
+#include "host/dump.h"
 #include "loop/task.h"
 
 enum { PATIENCE = 4 }; /* signals that nobody has looked at, where somebody should: then it hangs */
@@ -15,6 +17,7 @@ static struct {
   volatile sig_atomic_t count;
   volatile sig_atomic_t patient, insisting;
   void (*stop)(void);
+  atomic_bool ours;
   struct sigaction before_int, before_term, before_stop;
 } taken;
 
@@ -82,15 +85,34 @@ static void take(int number, void (*handler)(int), struct sigaction *before) {
   if (before->sa_handler != SIG_IGN) sigaction(number, &action, NULL);
 }
 
+/* libuv has left the signal without a handler: ours again, or ignored as it was. */
+static void take_back(int number, void (*handler)(int), const struct sigaction *before) {
+  struct sigaction now, action = {.sa_handler = handler};
+  if (sigaction(number, NULL, &now) != 0 || (now.sa_flags & SA_SIGINFO) != 0 || now.sa_handler != SIG_DFL) return;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(number, before->sa_handler == SIG_IGN ? before : &action, NULL);
+}
+
+void uns_signals_restore(void) {
+  uns_dump_restore();
+  if (!taken.ours) return;
+  take_back(SIGINT, on_signal, &taken.before_int);
+  take_back(SIGTERM, on_signal, &taken.before_term);
+  take_back(SIGTSTP, on_stop, &taken.before_stop);
+}
+
 void uns_signals_take(uns_run *run) {
   taken.run = run;
   taken.number = taken.count = 0;
   take(SIGINT, on_signal, &taken.before_int);
   take(SIGTERM, on_signal, &taken.before_term);
   take(SIGTSTP, on_stop, &taken.before_stop);
+  taken.ours = true;
 }
 
 void uns_signals_release(void) {
+  taken.ours = false;
   sigaction(SIGINT, &taken.before_int, NULL);
   sigaction(SIGTERM, &taken.before_term, NULL);
   sigaction(SIGTSTP, &taken.before_stop, NULL);
