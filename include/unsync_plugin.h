@@ -42,7 +42,7 @@
  *   - Seen from C++: no exception may leave a task.
  *
  * Contents: 1 results of a task · 2 arguments · 3 tables in arguments · 4 putting results · 5 failing
- * 6 cancellation, deadlines, progress, log · 7 the descriptor · 8 the table behind all this
+ * 6 cancellation, deadlines, progress, log, context · 7 the descriptor · 8 the table behind all this
  */
 #ifndef UNSYNC_PLUGIN_H
 #define UNSYNC_PLUGIN_H
@@ -267,7 +267,7 @@ static inline int unsync_fail_arg(unsync_task *t, int index, const char *format,
 /* Whether something has failed. */
 static inline int unsync_failed(unsync_task *t);
 
-/* ---- 6 Cancellation, deadlines, progress, log ------------------------------------------------------------------- */
+/* ---- 6 Cancellation, deadlines, progress, log, context ---------------------------------------------------------- */
 
 /*
  * Whether the task should stop: it was cancelled, or its deadline has passed. A task that takes long asks now and then
@@ -290,6 +290,16 @@ static inline void unsync_progress(unsync_task *t, double done, double total);
    variable UNSYNC_LOG (debug, info, warn, error, off) moves that. */
 enum { UNSYNC_DEBUG = 1, UNSYNC_INFO, UNSYNC_WARN, UNSYNC_ERROR };
 static inline void unsync_log(unsync_task *t, int level, const char *format, ...) UNSYNC_FORMAT(3, 4);
+
+/*
+ * What the caller's context variable of that name is set to, to be read like an argument; UNSYNC_NIL where it is not set,
+ * cannot cross, or has no name: a script names it by `unsync.var(default, "request_id")`. Defaults stay with the script.
+ *
+ *     const char *id = unsync_text(t, unsync_context(t, "request_id"));
+ *
+ * `name` must live as long as the value is used. Hosts older than this function do not have it: UNSYNC_HAS(t, context).
+ */
+static inline unsync_value unsync_context(unsync_task *t, const char *name);
 
 /* ---- 7 The descriptor ------------------------------------------------------------------------------------------- */
 
@@ -390,6 +400,7 @@ typedef struct unsync_api {
   int (*left_ms)(unsync_task *t);
   void (*progress)(unsync_task *t, double done, double total);
   void (*log)(unsync_task *t, int level, const char *format, va_list arguments);
+  void (*context)(unsync_task *t, const char *name, unsync_value *value);
 } unsync_api;
 
 struct unsync_task {
@@ -567,6 +578,12 @@ static inline uint64_t unsync_now(unsync_task *t) { return t->api->now(t); }
 
 static inline int unsync_left_ms(unsync_task *t) { return t->api->left_ms(t); }
 static inline void unsync_progress(unsync_task *t, double done, double total) { t->api->progress(t, done, total); }
+
+static inline unsync_value unsync_context(unsync_task *t, const char *name) {
+  unsync_value value;
+  t->api->context(t, name, &value);
+  return value;
+}
 
 static inline void unsync_log(unsync_task *t, int level, const char *format, ...) {
   va_list arguments;

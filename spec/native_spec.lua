@@ -26,6 +26,64 @@ local function raised_by(fn, ...)
   return problem
 end
 
+describe("context variables", function()
+  on_both("reach native tasks by their names, as the caller sees them", function(executor)
+    local id = unsync.var("none", "spec.request_id")
+    local get = executor("echo.context")
+    assert.same({nil, 1}, {get("spec.request_id"):await()})
+    id:with("r1", function()
+      assert.same({"r1", 1}, {get("spec.request_id"):await()})
+      assert.same({"r1", 3}, {get("spec.request_id", nil, nil):await()})
+      local inner = unsync.spawn(function()
+        id:set({deep = {1, 2, "x"}})
+        return get("spec.request_id"):await()
+      end)
+      assert.same({deep = {1, 2, "x"}}, (inner:await()))
+      assert.same({nil, 1}, {get("spec.other"):await()})
+    end)
+    assert.same({nil, 1}, {get("spec.request_id"):await()})
+  end)
+
+  on_both("leave out what cannot cross, and fail by name what is of another kind", function(executor)
+    local socket = unsync.var(nil, "spec.socket")
+    local level = unsync.var(nil, "spec.level")
+    socket:with(coroutine.create(print), function()
+      level:with("high", function()
+        assert.same({nil, 1}, {executor("echo.context")("spec.socket"):await()})
+        assert.equal("bad context variable of 'echo.context_number' (number expected for 'spec.level', got string)",
+          tostring(failure_of(executor("echo.context_number")("spec.level"))))
+        assert.equal("bad context variable of 'echo.context_number' (number expected for 'spec.none', got nil)",
+          tostring(failure_of(executor("echo.context_number")("spec.none"))))
+      end)
+    end)
+  end)
+
+  it("follow through a worker into native tasks that it calls", function()
+    local id = unsync.var(nil, "spec.request_id")
+    id:with("through", function()
+      for _, kind in ipairs({"thread", "cpu"}) do
+        local path = plugins .. "echo.so"
+        local f = unsync[kind](function(inner)
+          local there = require("unsync")
+          there.plugin(path)
+          return there[inner]("echo.context")("spec.request_id"):await()
+        end)
+        assert.equal("through", (f("thread"):await()))
+        assert.equal("through", (f("cpu"):await()))
+      end
+    end)
+  end)
+
+  it("have names that are names, and are one variable wherever the name is given", function()
+    assert.is_true(unsync.var(1, "spec.same") == unsync.var(2, "spec.same"))
+    assert.is_false(unsync.var(1, "spec.same") == unsync.var(1, "spec.different"))
+    for _, name in ipairs({"", "1a", "@a", "a b", "a:b", "a\0b"}) do
+      assert.matches("bad argument #2 to .*a name is made of", raised_by(unsync.var, nil, name))
+    end
+    assert.matches("string expected", raised_by(unsync.var, nil, 7))
+  end)
+end)
+
 describe("unsync.plugin", function()
   it("lists a plugin's tasks, by its name and by its path", function()
     local hash = unsync.plugin("hash")

@@ -2,8 +2,10 @@
  * variable: context variables: a value that a task and what it starts later see, and nobody else.
  *
  * A variable is an identity and a default; the values lie with the tasks (loop/context.h). It crosses by its identity. One
- * made while a module loads is named by where that was: it is the same in every state that loads the module.
+ * made while a module loads is named by where that was: it is the same in every state that loads the module. One that the script
+ * has given a name is the same wherever that name is given, and native tasks know it by that.
  */
+#include <ctype.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -198,14 +200,30 @@ static bool push_place(lua_State *L) {
   return true;
 }
 
-/* var([default]) -> Variable */
+/* A name that a script has given: no other identity begins so. */
+static bool is_name(const char *identity) {
+  if (identity == NULL || !(isalpha((unsigned char)*identity) || *identity == '_')) return false;
+  while (isalnum((unsigned char)*identity) || *identity == '_' || *identity == '.') identity++;
+  return *identity == '\0';
+}
+
+/* var([default [, name]]) -> Variable */
 static int core_var(lua_State *L) {
   static atomic_ulong made;
-  lua_settop(L, 1);
+  lua_settop(L, 2);
+  bool named = !lua_isnil(L, 2);
+  if (named) {
+    luaL_checktype(L, 2, LUA_TSTRING);
+    luaL_argcheck(L, is_name(lua_tostring(L, 2)) && strlen(lua_tostring(L, 2)) == lua_rawlen(L, 2), 2,
+                  "a name is made of letters, digits, _ and ., and begins with a letter or _");
+  }
   variable *var = push_variable(L, uns_upvalue_runtime(L));
+  lua_insert(L, 2); /* the name, or nil, is on top */
   lua_pushvalue(L, 1);
   lua_setiuservalue(L, 2, VALUE_DEFAULT);
-  if (!push_place(L)) lua_pushfstring(L, "%d:%p:%d", (int)getpid(), (void *)L, (int)atomic_fetch_add(&made, 1));
+  if (!named) lua_pop(L, 1);
+  if (!named && !push_place(L))
+    lua_pushfstring(L, "%d:%p:%d", (int)getpid(), (void *)L, (int)atomic_fetch_add(&made, 1));
   var->number = number_of(L);
   lua_setiuservalue(L, 2, VALUE_IDENTITY);
   return 1;
@@ -318,6 +336,28 @@ int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable)
   int extra = lua_gettop(L) - top;
   lua_rotate(L, 1, extra);
   return extra;
+}
+
+bool uns_variables_push_named(lua_State *L, uns_runtime *runtime) {
+  if (runtime->current == NULL || runtime->current->context == NULL) return false;
+  luaL_checkstack(L, 8, NULL);
+  int top = lua_gettop(L);
+  bool any = false;
+  lua_newtable(L);
+  uns_context_push(runtime, L, runtime->current);
+  for (lua_pushnil(L); lua_next(L, top + 2); lua_pop(L, 1)) {
+    int value = lua_gettop(L);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &numbers_key);
+    lua_rawgeti(L, -1, lua_tointeger(L, value - 1)); /* the identity */
+    if (is_name(lua_tostring(L, -1)) && lua_touserdata(L, value) != &uns_context_nil && can_cross(L, value)) {
+      lua_pushvalue(L, value);
+      lua_rawset(L, top + 1);
+      any = true;
+    }
+    lua_settop(L, value);
+  }
+  lua_settop(L, any ? top + 1 : top);
+  return any;
 }
 
 static const luaL_Reg methods[] = {{"get", variable_get}, {"set", variable_set}, {"with", variable_with}, {NULL, NULL}};

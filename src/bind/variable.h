@@ -11,4 +11,10 @@
  */
 int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable);
 
+/*
+ * For a native task: pushes a table of the running task's variables that have names, by name, as far as they can cross. False
+ * where there are none, and nothing is pushed.
+ */
+bool uns_variables_push_named(lua_State *L, uns_runtime *runtime);
+
 #endif

@@ -352,7 +352,12 @@ static void on_completion(uns_mail *mail, void *receiver) {
  */
 static int encode_call(lua_State *L, uns_runtime *runtime, uns_job *job, int count) {
   static const uns_codec_names lua_names = {"argument", 1, true}, native_names = {"argument", 1, false};
-  if (job->function->native != NULL) return uns_codec_encode(L, 1, count, &native_names, &job->call);
+  if (job->function->native != NULL) {
+    job->named_context = uns_variables_push_named(L, runtime);
+    int status = uns_codec_encode(L, 1, count + job->named_context, &native_names, &job->call);
+    if (status == UNS_OK) lua_settop(L, count);
+    return status;
+  }
   for (int only_sendable = 0; only_sendable <= 1; only_sendable++) {
     int extra = uns_variables_insert(L, runtime, only_sendable);
     if (extra == 0) break;

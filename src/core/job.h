@@ -87,6 +87,7 @@ typedef struct uns_job {
   uint64_t parent_id; /* home's: the task that made the call, 0: none */
   void *context;     /* home's too */
   bool held;         /* it was cancelled while it was held: it never counted as running */
+  bool named_context; /* native: behind the arguments lies a table of context variables, by name */
   void *worker;      /* dispatch's: who has it */
   struct {           /* core/recorder.h's */
     struct uns_recorder *recorder; /* NULL: nobody wants to know, and the rest is unused. Set before it is sent */

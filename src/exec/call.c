@@ -43,6 +43,10 @@ _Static_assert((int)UNSYNC_NIL == UNS_ITEM_NIL && (int)UNSYNC_BOOLEAN == UNS_ITE
 
 static call *call_of(unsync_task *t) { return uns_container_of(t, call, task); }
 
+/* Behind the arguments there may be one more value: the context. */
+static bool has_context(const call *c) { return c->job->named_context && c->arguments.count > 0; }
+static uint32_t argument_count(const call *c) { return c->arguments.count - has_context(c); }
+
 /* ---- Failing ---------------------------------------------------------------------------------------------------- */
 
 static char *copy(const char *string) {
@@ -188,7 +192,7 @@ done:
 
 /* "integer" and "number" are one kind to whoever wrote the script. */
 static const char *name_of(const call *c, const unsync_value *value) {
-  if (value->type == UNSYNC_NIL && value->size == THERE && (uint32_t)value->argument > c->arguments.count)
+  if (value->type == UNSYNC_NIL && value->size == THERE && (uint32_t)value->argument > argument_count(c))
     return "no value";
   return value->type == UNSYNC_INTEGER ? "number" : unsync_type_name(value->type);
 }
@@ -204,8 +208,11 @@ static int fail_value(call *c, const unsync_value *value, const char *expected, 
   } else {
     add_way(c, value->argument, false, (size_t)value->origin, &way);
   }
-  uns_text_add(&message, "bad argument #%d to '%s.%s' (", (int)value->argument, c->native->plugin->name,
-               c->native->name);
+  bool context = has_context(c) && (uint32_t)value->argument == c->arguments.count;
+  if (context) uns_text_add(&message, "bad context variable of '%s.%s' (", c->native->plugin->name, c->native->name);
+  else
+    uns_text_add(&message, "bad argument #%d to '%s.%s' (", (int)value->argument, c->native->plugin->name,
+                 c->native->name);
   if (why != NULL) uns_text_add(&message, "%s", why);
   else uns_text_add(&message, "%s expected", expected);
   if (way.size_bytes > 0) uns_text_add(&message, "%s'%s'", why != NULL ? " at " : " for ", way.bytes);
@@ -227,12 +234,12 @@ static void show(unsync_value *value, int argument, const uns_item *item) {
   else value->as.place = item->as.place;
 }
 
-static int api_arg_count(unsync_task *t) { return (int)call_of(t)->arguments.count; }
+static int api_arg_count(unsync_task *t) { return (int)argument_count(call_of(t)); }
 
 static void api_arg(unsync_task *t, int index, unsync_value *value) {
   const uns_reader *reader = &call_of(t)->arguments;
   uns_item item = {.type = UNS_ITEM_NIL};
-  if (index >= 1 && (uint32_t)index <= reader->count) item = uns_reader_value(reader, (uint32_t)index - 1);
+  if (index >= 1 && (uint32_t)index <= argument_count(call_of(t))) item = uns_reader_value(reader, (uint32_t)index - 1);
   show(value, index, &item);
 }
 
@@ -396,6 +403,18 @@ static void api_field(unsync_task *t, const unsync_value *table, const char *nam
     return;
   }
   show_missing(value, &from, NO_FIELD, name, 0);
+}
+
+static void api_context(unsync_task *t, const char *name, unsync_value *value) {
+  const call *c = call_of(t);
+  uns_item nothing = {.type = UNS_ITEM_NIL};
+  show(value, (int)c->arguments.count, &nothing);
+  if (!has_context(c)) return;
+  uns_item item = uns_reader_value(&c->arguments, c->arguments.count - 1);
+  if (item.type != UNS_ITEM_TABLE) return;
+  unsync_value table;
+  show(&table, (int)c->arguments.count, &item);
+  api_field(t, &table, name, value);
 }
 
 static int api_next(unsync_task *t, unsync_cursor *cursor) {
@@ -650,6 +669,7 @@ static const unsync_api api = {
     .left_ms = api_left_ms,
     .progress = api_progress,
     .log = api_log,
+    .context = api_context,
 };
 
 /* Ends the job with an error value: `outcome` is that of a failure or a cancellation. */

@@ -215,6 +215,7 @@ static uns_job *make_job(worker *w, uns_message *message) {
   job->submitted_ns = message->words.submitted_ns;
   job->deadline_ns = message->words.deadline_ns;
   if (message->search_path != NULL) job->search_path = uns_shared_ref(message->search_path);
+  job->named_context = message->words.context != 0;
   uns_packet_move(&job->call, &message->packet);
   return job;
 }

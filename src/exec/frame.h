@@ -74,7 +74,8 @@ typedef struct uns_message {
     uint8_t first;   /* ANSWER */
     uint8_t by_task; /* SETTLE: by the end of a task, not by hand */
     uint8_t home;    /* CALL: the script's loop waits, else the supervisor */
-    uint8_t unused[3];
+    uint8_t context; /* CALL: uns_job.named_context */
+    uint8_t unused[2];
     uint32_t state; /* cells: uns_cell_state. RESULT: uns_outcome */
     int32_t exit_code, signal_number;
     char error_code[24];

@@ -27,6 +27,7 @@ void uns_message_of_call(uns_message *message, const uns_job *job) {
   words->limit = function->limit;
   words->function_kind = function->kind;
   words->fresh = function->fresh;
+  words->context = job->named_context;
   message->texts[UNS_TEXT_NAME] = function->name;
   message->texts[UNS_TEXT_NATIVE] = function->native;
   message->texts[UNS_TEXT_PLUGIN] = function->task != NULL ? function->task->plugin->path : function->plugin;

@@ -157,6 +157,7 @@ static bool call(uns_child *child, uns_message *message) {
   job->progressed = post_nested_progress;
   job->submitted_ns = message->words.submitted_ns;
   job->deadline_ns = message->words.deadline_ns;
+  job->named_context = message->words.context != 0;
   uns_packet_move(&job->call, &message->packet);
   job->record.recorder = child->pool->executors->recorder;
   if (job->record.recorder != NULL) uns_recorder_job_sent(job, UNS_TRACE_NONE);

@@ -285,7 +285,22 @@ static int pid(unsync_task *t) { return unsync_put_integer(t, getpid()); }
 /* has() -> whether this host has what this header has */
 static int has(unsync_task *t) { return unsync_put_boolean(t, UNSYNC_HAS(t, log)); }
 
+/* context(name, ...) -> what the caller's variable is set to, how many arguments there are */
+static int context(unsync_task *t) {
+  const char *name = unsync_arg_text(t, 1);
+  if (unsync_failed(t)) return UNSYNC_FAILED;
+  unsync_put_value(t, unsync_context(t, name));
+  return unsync_put_integer(t, unsync_arg_count(t));
+}
+
+/* context_number(name) -> number: fails where it is none */
+static int context_number(unsync_task *t) {
+  return unsync_put_number(t, unsync_number(t, unsync_context(t, unsync_arg_text(t, 1))));
+}
+
 static const unsync_task_def tasks[] = {
+    {"context", context, NULL, 0},
+    {"context_number", context_number, NULL, 0},
     {"all", all, "all(...) -> ...: what it is given", 0},
     {"walk", walk, "walk(...) -> ...: the same, copied piece by piece", 0},
     {"list", list, NULL, 0},
