@@ -15,7 +15,7 @@ local function survives(task, plain)
     sane(1):await()
     local before
     for seed = 1, %d do
-      local lost = mad(seed)
+      local lost = mad(seed, unsync.channel(1)) -- so that it has a number to speak of
       local error_text = not pcall(lost.await, lost) and tostring(lost:error())
       assert(not error_text or error_text:find("crashed") or error_text:find("timeout") or error_text:find("interrupted")
         or error_text:find("damaged") or error_text:find("unsendable"), error_text)

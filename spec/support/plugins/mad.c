@@ -55,9 +55,12 @@ static size_t make_frame(uint8_t *bytes) {
   head.magic = FRAME_MAGIC;
   head.size_bytes = size;
   head.words.kind = (uint32_t)(1 + any(UNS_FRAME_KINDS - 1));
+  if (any(3) == 0) head.words.kind = (uint32_t)(UNS_FRAME_CHANNEL_MAKE + any(7));
   head.words.id = any(2) == 0 ? any(6) : (uint64_t)1 << 63 | any(6);
   head.words.slot = (uint32_t)any(3);
   head.words.count = any(3);
+  head.words.sequence = any(3);
+  head.words.first = (uint8_t)any(2);
   head.words.request = any(3);
   head.words.state = (uint32_t)any(5);
   head.words.function_kind = (uint8_t)any(5);
