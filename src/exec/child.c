@@ -185,9 +185,7 @@ static void run(worker *w, uns_job *job, const struct uns_message_words *words) 
   }
   uns_runtime *fresh = open_state(w);
   if (fresh == NULL) {
-    int number = errno;
-    uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make a Lua state for %s: %s",
-                 job->function->name, strerror(number));
+    uns_executors_fail_for_state(job);
     return;
   }
   atomic_store(&w->runtime->party.at_work, false); /* the new one is it meanwhile */

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,6 +96,18 @@ static uns_process_pool *processes_of(uns_executors *executors) {
   uns_process_pool *processes = executors->processes;
   uv_mutex_unlock(&executors->lock);
   return processes;
+}
+
+static _Thread_local char state_problem[192]; /* of the last new_state on this thread; or "" */
+
+void uns_executors_state_problem(const char *text) { snprintf(state_problem, sizeof state_problem, "%s", text); }
+
+void uns_executors_fail_for_state(uns_job *job) {
+  int number = errno;
+  const char *why = *state_problem != '\0' ? state_problem : strerror(number);
+  uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make a Lua state for %s: %s",
+               job->function->name, why);
+  *state_problem = '\0';
 }
 
 bool uns_executors_find_native(uns_executors *executors, uns_function *function, char **error) {

@@ -52,6 +52,11 @@ bool uns_executors_free(uns_executors *executors);
 /* The supervisor, made at first need; NULL with errno set. Any thread. */
 struct uns_supervisor *uns_executors_supervisor(uns_executors *executors);
 
+/* For a `new_state` about to return NULL: why, where errno cannot say it. Copied. */
+void uns_executors_state_problem(const char *text);
+/* Fails `job` because new_state has just returned NULL, on this thread, with what it said, else with errno. */
+void uns_executors_fail_for_state(uns_job *job);
+
 /*
  * Looks up the task that `function` names (native). False with a text, to be freed with uns_free (NULL: no memory).
  * Any thread; may load a file.

@@ -107,10 +107,8 @@ static void run_job(pool_thread *thread, uns_job *job) {
   if (job->function->fresh || thread->runtime == NULL) {
     thread->runtime = open_state(thread);
     if (thread->runtime == NULL) {
-      int number = errno;
       thread->runtime = kept;
-      uns_job_fail(job, uv_err_name(uv_translate_sys_error(number)), "cannot make a Lua state for %s: %s",
-                   job->function->name, strerror(number));
+      uns_executors_fail_for_state(job);
       return;
     }
   }

@@ -113,6 +113,7 @@ static bool set_up(unsync_host *host, uns_runtime *runtime, bool is_thread) {
     lua_pushfstring(L, "the setup of a Lua state failed: %s", text);
     if (host->options.report != NULL) host->options.report(host->options.context, lua_tostring(L, -1));
     else tell_stderr(lua_tostring(L, -1));
+    if (is_thread) uns_executors_state_problem(lua_tostring(L, -1));
   }
   lua_settop(L, top);
   return fine;
