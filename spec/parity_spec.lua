@@ -151,6 +151,16 @@ describe("README: examples", function()
   end)
 end)
 
+--- A task that notes `note`, lets others run, and notes "c".
+local function yielding(calls, note)
+  return unsync.io(function()
+    calls[#calls + 1] = note
+    unsync.yield()
+    calls[#calls + 1] = "c"
+    return "faff"
+  end)
+end
+
 describe("test_call_ordering", function()
   it("test_simple_call", function()
     local faff = unsync.io(function()
@@ -179,12 +189,7 @@ describe("test_call_ordering", function()
 
   it("test_nested_blocking_on_result_after_await", function()
     local calls = {}
-    local other = unsync.io(function()
-      calls[#calls + 1] = "b"
-      unsync.yield()
-      calls[#calls + 1] = "c"
-      return "faff"
-    end)
+    local other = yielding(calls, "b")
     local long = unsync.io(function(task)
       calls[#calls + 1] = "a"
       local t = task()
@@ -199,12 +204,7 @@ describe("test_call_ordering", function()
 
   it("test_call_blocking: what is already called, awaited inside", function()
     local calls = {}
-    local other = unsync.io(function()
-      calls[#calls + 1] = "a"
-      unsync.yield()
-      calls[#calls + 1] = "c"
-      return "faff"
-    end)
+    local other = yielding(calls, "a")
     local long = unsync.io(function(task)
       calls[#calls + 1] = "b"
       local result = task:await()
@@ -218,12 +218,7 @@ describe("test_call_ordering", function()
 
   it("test_nested_calling", function()
     local calls = {}
-    local other = unsync.io(function()
-      calls[#calls + 1] = "b"
-      unsync.yield()
-      calls[#calls + 1] = "c"
-      return "faff"
-    end)
+    local other = yielding(calls, "b")
     local long = unsync.io(function(task)
       calls[#calls + 1] = "a"
       local result = task():await()

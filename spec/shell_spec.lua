@@ -1,0 +1,266 @@
+-- What goes out, and what is started: print and io.write, os.execute, io.popen.
+local unsync = require("unsync")
+local script = require("spec.support.script")
+local stock = require("spec.support.stock")
+local turns_of_others = require("spec.support.turns")
+
+local os, select = os, select -- what crosses to a worker brings its upvalues, and busted's environment must not be one
+
+describe("print and io.write", function()
+  it("write what stock Lua writes", function()
+    stock.compare [[
+      print()
+      print(nil, true, 1, 1.0, -0.0, 2^53, "text\0with\0zeros", "")
+      print(setmetatable({}, {__tostring = function() return "an object" end}))
+      show(pcall(print, setmetatable({}, {__tostring = function() return 1 end})))
+      show(pcall(print, setmetatable({}, {__tostring = function() error("in tostring") end})))
+      print((tostring(setmetatable({}, {__name = "a name"})):gsub("0x%x+", "")))
+      print(table.unpack({}, 1, 300))
+      print(("long "):rep(5000))
+      show(io.write() == io.stdout, io.write("a", 1, 1.0, -0.0, 2^63, math.mininteger, 1/0, "\0", "\n") == io.stdout)
+      show(io.stdout:write("method ", 2, "\n") == io.stdout)
+      try(io.write, nil)
+      try(io.write, {})
+      try(io.stdout.write, io.stdout, {})
+      try(function() io.stdout:write("", print) end)
+      try(io.stdout.write)
+      try(io.stdout.write, 1)
+      local name = os.tmpname()
+      local file = io.open(name, "w")
+      show(file:write("to a file ", 1, "\n") == file, file:flush() == file, io.output(file) == file)
+      show(io.write("by default\n") == file, io.flush() == file)
+      show(file:close())
+      try(file.write, file, "x")
+      try(file.flush, file)
+      try(io.write, "x")
+      try(io.flush)
+      io.output(io.stdout)
+      for line in io.lines(name) do show(line) end
+      local file = io.open(name)
+      show(file:write("x"))
+      file:close()
+      os.remove(name)
+      local full = io.open("/dev/full", "w")
+      show(full:write(("x"):rep(100000)))
+      show(full:flush())
+      show(debug.getinfo(print, "u").nups)
+      print(string.format("%s", "end"), io.write("[", 1, "]") == io.stdout)
+    ]]
+  end)
+
+  it("write one piece for each call, whatever other threads write", function()
+    local out = script.output([[
+      local unsync = require("unsync")
+      local work = unsync.thread(function(mark)
+        for _ = 1, 200 do
+          print(mark, mark, mark, mark)
+          io.write(mark, "\t", mark, "\t", mark, "\t", mark, "\n")
+        end
+      end)
+      local all = {}
+      for i = 1, 4 do all[i] = work(("%d"):format(i):rep(50)) end
+      for i = 1, 4 do all[i]:await() end
+    ]])
+    local lines = 0
+    for line in out:gmatch("([^\n]*)\n") do
+      lines = lines + 1
+      local mark = line:match("^(%d+)\t")
+      assert.equal(("\t" .. mark):rep(4):sub(2), line)
+    end
+    assert.equal(1600, lines)
+  end)
+
+  local function into_a_closed_pipe(code)
+    local codes, err = script.path("epipe.code"), script.path("epipe.err")
+    local command = ("{ %s 2>%s; echo $? >%s; } | head -n 1"):format(
+      script.command(code), script.quote(err), script.quote(codes))
+    local pipe = assert(io.popen("timeout 20 sh -c " .. script.quote(command)))
+    local out = pipe:read("a")
+    pipe:close()
+    return out, tonumber(script.read_file(codes)), script.read_file(err)
+  end
+
+  it("end a script whose output nobody reads any more", function()
+    for _, code in ipairs({
+      [[print("first") while true do print("more") end]],
+      [[while true do io.write("first\n") end]],
+      [[while true do io.stdout:write("first\n"):flush() end]],
+      [[while true do io.stdout:write("first\n") io.flush() end]],
+    }) do
+      local out, exit_code, err = into_a_closed_pipe(code)
+      assert.equal("first\n", out)
+      assert.equal(1, exit_code)
+      assert.matches("standard output: broken pipe", err)
+    end
+  end)
+end)
+
+describe("os.execute", function()
+  it("is as in stock Lua", function()
+    stock.compare [[
+      show(os.execute())
+      show(os.execute("true"))
+      show(os.execute("false"))
+      show(os.execute("exit 7"))
+      show(os.execute("kill -9 $$"))
+      show(os.execute("kill -15 $$"))
+      show(os.execute("no-such-command 2>/dev/null"))
+      show(os.execute(""))
+      show(os.execute("echo out; echo $0"))
+      show(os.execute("cat"))
+      try(os.execute, {})
+      show(os.execute(nil))
+      show(coroutine.wrap(function() return os.execute("exit 3") end)())
+      show(pcall(os.execute, "exit 4"))
+      show(select("#", os.execute("true")))
+    ]]
+  end)
+
+  it("makes its own task wait, and no other", function()
+    local turns, ok, how, code = turns_of_others(os.execute, "sleep 0.05; exit 5")
+    assert.same({nil, "exit", 5}, {ok, how, code})
+    assert.is_true(turns > 5)
+  end)
+
+  it("waits for many at once, each for its own", function()
+    local started = unsync.now()
+    local all = {}
+    for i = 1, 20 do all[i] = unsync.spawn(os.execute, ("sleep 0.1; exit %d"):format(i)) end
+    for i = 1, 20 do assert.same(table.pack(nil, "exit", i), table.pack(all[i]:await())) end
+    assert.is_true(unsync.now() - started < 1.5 * script.slowness)
+  end)
+
+  it("hands down its three streams and no other descriptor", function()
+    local null <close> = io.open("/dev/null")
+    local pipe = io.popen("sleep 1", "w")
+    local path = script.path("descriptors")
+    os.execute("ls /proc/self/fd >" .. script.quote(path))
+    local seen = {}
+    for number in script.read_file(path):gmatch("%d+") do seen[#seen + 1] = number end
+    assert.same({"0", "1", "2", "3"}, seen) -- 3: the directory that ls itself has open
+    pipe:close()
+    null:close()
+  end)
+
+  it("waits for a command in a metamethod where stock Lua would block, and blocks there too", function()
+    local object = setmetatable({}, {__tostring = function() return tostring(select(3, os.execute("exit 6"))) end})
+    assert.equal("6", tostring(object))
+  end)
+
+  it("ends the command when its task is cancelled, the deaf too", function()
+    for _, deaf in ipairs({"", "trap '' TERM; "}) do
+      local pid_file = script.path("pid")
+      os.remove(pid_file)
+      local command = ("%secho $$ >%s.part; mv %s.part %s; while :; do sleep 0.05; done"):format(
+        deaf, pid_file, pid_file, pid_file)
+      local future = unsync.spawn(os.execute, command)
+      assert.is_true(script.eventually(function() return io.open(pid_file) ~= nil end))
+      local pid = script.read_file(pid_file):match("%d+")
+      assert.is_true(future:cancel())
+      local ok, err = pcall(future.await, future)
+      assert.is_false(ok)
+      assert.equal("cancelled", err.code)
+      assert.is_true(script.eventually(function() return io.open("/proc/" .. pid) == nil end))
+    end
+  end)
+
+  it("starts nothing in a task that is cancelled already", function()
+    local mark = script.path("mark")
+    local future = unsync.spawn(function()
+      local _ <close> = setmetatable({}, {__close = function() os.execute("echo >" .. script.quote(mark)) end})
+      unsync.sleep(60)
+    end)
+    future:cancel()
+    assert.is_false((pcall(future.await, future)))
+    unsync.sleep(0.02)
+    assert.is_nil((io.open(mark)))
+  end)
+
+  it("works in a thread and in a process", function()
+    local function run() return os.execute("exit 9") end
+    assert.same(table.pack(nil, "exit", 9), table.pack(unsync.thread(run)():await()))
+    assert.same(table.pack(nil, "exit", 9), table.pack(unsync.cpu(run)():await()))
+  end)
+end)
+
+describe("io.popen", function()
+  it("is as in stock Lua", function()
+    stock.compare [[
+      local file = io.popen("echo one; echo two; exit 3")
+      show(io.type(file), file:read("l"), file:read("n"), file:read("a"), file:read("a"), file:read("l"))
+      show(file:close())
+      show(io.type(file), tostring(file))
+      try(file.close, file)
+      try(file.read, file)
+      local file = io.popen("cat; exit 2", "w")
+      show(file:write("to ", "cat", 1, "\n") == file)
+      show(file:close())
+      show(io.popen("kill -9 $$"):close())
+      show(io.popen("true"):close())
+      for line in io.popen("printf 'a\nb\nc'"):lines() do show(line) end
+      for _, mode in ipairs {"rw", "", "x", "r+", "rb", "a"} do try(io.popen, "true", mode) end
+      try(io.popen)
+      try(io.popen, {})
+      try(function() io.popen("true", "x") end)
+      do local file <close> = io.popen("cat >/dev/null", "w") file:write("x") end
+      local file = io.popen("cat")
+      show(file:close())
+      show(io.close(io.popen("exit 4")))
+      io.write("before ")
+      local file = io.popen("cat", "w")
+      file:write("after\n")
+      file:close()
+      io.input(io.popen("echo by default; exit 1"))
+      show(io.read())
+      show(io.close(io.input()))
+      io.input(io.stdin)
+      show((tostring(io.popen("true")):gsub("0x%x+", "")))
+      show(file == file, getmetatable(io.popen("true")) == getmetatable(io.stdout), debug.getinfo(io.popen, "S").what)
+    ]]
+  end)
+
+  it("closes while others go on", function()
+    local pipe = io.popen("sleep 0.05; exit 5", "w")
+    local turns, ok, how, code = turns_of_others(pipe.close, pipe)
+    assert.same({nil, "exit", 5}, {ok, how, code})
+    assert.is_true(turns > 5)
+    turns = turns_of_others(function()
+      local _ <close> = io.popen("sleep 0.05", "w")
+    end)
+    assert.is_true(turns > 5)
+  end)
+
+  it("does not hold the loop when a forgotten one is collected", function()
+    local started = unsync.now()
+    for _ = 1, 3 do io.popen("sleep 3", "w") end
+    collectgarbage()
+    collectgarbage()
+    unsync.sleep(0.001)
+    assert.is_true(unsync.now() - started < 1.5 * script.slowness)
+  end)
+
+  it("leaves no descriptor and no dead process behind", function()
+    os.execute("true")
+    io.popen("true"):close()
+    local before = script.descriptors()
+    for _ = 1, 20 do
+      io.popen("true"):close()
+      os.execute("true")
+      io.popen("true")
+    end
+    collectgarbage()
+    collectgarbage()
+    local function dead_children()
+      local self = script.read_file("/proc/self/stat"):match("^%d+")
+      local pipe <close> = io.popen("cat /proc/[0-9]*/stat 2>/dev/null")
+      local dead = 0
+      for line in pipe:lines() do
+        local state, parent = line:match("^.*%) (%a) (%d+)")
+        if state == "Z" and parent == self then dead = dead + 1 end
+      end
+      return dead
+    end
+    assert.is_true(script.eventually(function() return dead_children() == 0 end))
+    assert.is_true(script.eventually(function() return script.descriptors() <= before end))
+  end)
+end)
