@@ -133,8 +133,15 @@ void *uns_arena_allocate(void *self, void *memory, size_t old_size_bytes, size_t
   uns_arena *arena = self;
   if (memory == NULL && new_size_bytes - 1 < UNS_ARENA_SMALL && !plain_heap && !uns_alloc_may_fail()) {
     void **list = &arena->free[(new_size_bytes - 1) / UNS_ARENA_STEP], *block = *list;
+    size_t size_bytes = (new_size_bytes + UNS_ARENA_STEP - 1) & ~(size_t)(UNS_ARENA_STEP - 1);
     if (block != NULL) {
       memcpy(list, block, sizeof *list);
+      arena->live_bytes += new_size_bytes;
+      return block;
+    }
+    if ((size_t)(arena->end - arena->next) >= size_bytes) {
+      block = arena->next;
+      arena->next += size_bytes;
       arena->live_bytes += new_size_bytes;
       return block;
     }

@@ -196,6 +196,10 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_timer_queue_deinit(&runtime->timers);
   for (uns_link *link; (link = uns_list_pop_front(&runtime->idle_jobs)) != NULL;)
     uns_job_free(uns_container_of(link, uns_job, link));
+  for (uns_source_name *name; (name = runtime->source_names) != NULL;) {
+    runtime->source_names = name->next;
+    uns_free(name);
+  }
   uns_free(runtime->idle_group);
   runtime->idle_group = NULL;
   uns_free(runtime->free_pins);
@@ -432,8 +436,8 @@ static void turn_uv(uns_runtime *runtime, uv_run_mode mode) {
   runtime->in_uv = false;
 }
 
-static void sleep_in_kernel(uns_runtime *runtime, uint64_t left_ns) {
-  arm_uv_timer(runtime, left_ns);
+static void sleep_in_kernel(uns_runtime *runtime) {
+  arm_uv_timer(runtime, uns_timers_left(runtime)); /* of now: the turn may have taken its time */
   if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) {
     turn_uv(runtime, UV_RUN_NOWAIT);
     return;
@@ -495,7 +499,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   runtime->now_ns = runtime->test_clock == NULL ? uns_runtime_turn_ns(runtime) : uns_now_ns(runtime);
   if (__builtin_expect(runtime->look_wanted, 0)) runtime->look(runtime, runtime->L);
   bool worked = take_news(runtime);
-  uint64_t left_ns = uns_timers_run(runtime, &worked);
+  uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);
   worked |= run_callbacks(runtime);
   bool alive = true;
@@ -510,7 +514,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   } else if ((runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
     worked = true;
   } else if (hope(runtime)) {
-    sleep_in_kernel(runtime, left_ns);
+    sleep_in_kernel(runtime);
   } else {
     alive = false;
   }

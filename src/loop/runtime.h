@@ -84,6 +84,12 @@ typedef struct uns_party {
   _Atomic(const void *) call;  /* that one, to be compared by other threads; or NULL */
 } uns_party;
 
+/* The name of a file in which tasks were started: loop/wait.c. */
+typedef struct uns_source_name {
+  struct uns_source_name *next;
+  char text[LUA_IDSIZE];
+} uns_source_name;
+
 /* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
 typedef struct uns_closer {
   uns_link link;
@@ -174,6 +180,7 @@ struct uns_runtime {
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
   void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
+  uns_source_name *source_names; /* newest first */
   uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/wrap.c's, by job->link */
   size_t idle_job_count;
   uns_link idle_scopes; /* bind/cancel.c's */
@@ -310,8 +317,8 @@ void uns_timer_init_real(uns_timer *timer, void (*fire)(uns_timer *, uns_runtime
 int uns_timer_arm(uns_runtime *runtime, uns_timer *timer, uint64_t deadline_ns);
 void uns_timer_disarm(uns_runtime *runtime, uns_timer *timer);
 static inline bool uns_timer_armed(const uns_timer *timer) { return timer->where != 0; }
-/* loop/timer.c, for the turn: fires what is due, and says if that was anything; nanoseconds until the next, UINT64_MAX if none. */
-uint64_t uns_timers_run(uns_runtime *runtime, bool *fired);
+/* loop/timer.c, for the turn: fires what was due when it began, and says if that was anything. */
+void uns_timers_run(uns_runtime *runtime, bool *fired);
 /* The same without firing any: 0 if one is due. */
 uint64_t uns_timers_left(const uns_runtime *runtime);
 

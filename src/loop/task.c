@@ -467,7 +467,10 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
   runtime->nested_starts++;
   if (!run(runtime, L, task, count)) broken(runtime, L, task);
   runtime->nested_starts--;
-  uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime)); /* an interrupt may have ended it: it is meant for us too */
+  /* An interrupt may have ended it: it is meant for us too. */
+  if (runtime->caught != NULL || (parent != NULL && (parent->unwinding || parent->base.cancelled))) {
+    uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime));
+  }
   return future;
 }
 

@@ -79,7 +79,7 @@ struct uns_task {
   lua_State *starter;                  /* while its start is under way: who started it; or NULL */
   struct {
     int line; /* 0: not known */
-    char source[LUA_IDSIZE];
+    const char *source; /* one of runtime->source_names */
   } spawned; /* where it was started, once it has waited */
   uint64_t id, parent_id;              /* 0: none */
   uns_task *resumer;                   /* while it runs: the task below it on the C stack, or NULL */

@@ -194,23 +194,19 @@ uint64_t uns_timers_left(const uns_runtime *runtime) {
   return runtime->test_clock == NULL ? left_ns : with_test_clock(runtime, left_ns);
 }
 
-static uint64_t run(uns_runtime *runtime, uns_timer_queue *queue, uint64_t now_ns, bool *fired) {
+static void run(uns_runtime *runtime, uns_timer_queue *queue, uint64_t now_ns, bool *fired) {
   while (queue->count > 0) {
     uns_timer *timer = first(queue);
-    if (timer->deadline_ns > now_ns) return timer->deadline_ns - now_ns;
+    if (timer->deadline_ns > now_ns) return;
     take_out(queue, timer);
     *fired = true;
     timer->fire(timer, runtime);
   }
-  return UINT64_MAX;
 }
 
-uint64_t uns_timers_run(uns_runtime *runtime, bool *fired) {
-  uint64_t turn_ns = uns_runtime_turn_ns(runtime), left_ns = run(runtime, &runtime->timers, turn_ns, fired);
-  uint64_t hint_ns = left_ns == UINT64_MAX ? UINT64_MAX : turn_ns + left_ns;
-  atomic_store_explicit(&runtime->due_hint_ns, hint_ns, memory_order_relaxed);
+void uns_timers_run(uns_runtime *runtime, bool *fired) {
+  run(runtime, &runtime->timers, uns_runtime_turn_ns(runtime), fired);
+  atomic_store_explicit(&runtime->due_hint_ns, uns_timer_queue_next_ns(&runtime->timers), memory_order_relaxed);
   uns_test_clock *clock = runtime->test_clock;
-  if (clock == NULL) return left_ns;
-  run(runtime, &clock->timers, uns_test_clock_now_ns(clock), fired);
-  return with_test_clock(runtime, left_ns);
+  if (clock != NULL) run(runtime, &clock->timers, uns_test_clock_now_ns(clock), fired);
 }

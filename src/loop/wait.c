@@ -4,6 +4,7 @@
  * A wait is refused before anything is put anywhere (uns_task_check_can_wait), with the name of what is in its way.
  */
 #include <lauxlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/error.h"
@@ -14,14 +15,31 @@ const char uns_task_wait_mark = 0;
 
 /* ---- ready, parked, awake ---- */
 
+/* A file's name, kept for as long as the runtime lives; NULL without memory, or where there are more than a program has. */
+static const char *keep_source(uns_runtime *runtime, const char *source) {
+  enum { SOURCES_MAX = 1000 };
+  uns_source_name *last = runtime->source_names;
+  if (last != NULL && strcmp(last->text, source) == 0) return last->text; /* most tasks are started where the last one was */
+  int count = 0;
+  for (uns_source_name *name = last; name != NULL; name = name->next, count++) {
+    if (strcmp(name->text, source) == 0) return name->text;
+  }
+  uns_source_name *name = count < SOURCES_MAX ? uns_malloc(sizeof *name) : NULL;
+  if (name == NULL) return NULL;
+  snprintf(name->text, sizeof name->text, "%s", source);
+  name->next = runtime->source_names;
+  runtime->source_names = name;
+  return name->text;
+}
+
 /* Where it was started: the first line of Lua below that is not ours. Taken now, for that stack will have moved on. */
-static void note_spawn_site(uns_task *task) {
+static void note_spawn_site(uns_runtime *runtime, uns_task *task) {
   lua_Debug frame;
   for (int level = 1; lua_getstack(task->starter, level, &frame); level++) {
     lua_getinfo(task->starter, "Sl", &frame);
     if (frame.currentline <= 0 || strncmp(frame.source, "@unsync/", 8) == 0) continue;
-    memcpy(task->spawned.source, frame.short_src, sizeof task->spawned.source);
-    task->spawned.line = frame.currentline;
+    task->spawned.source = keep_source(runtime, frame.short_src);
+    if (task->spawned.source != NULL) task->spawned.line = frame.currentline;
     return;
   }
 }
@@ -29,7 +47,7 @@ static void note_spawn_site(uns_task *task) {
 void uns_task_list(uns_runtime *runtime, uns_task *task) {
   task->listed = true;
   task->since_ns = runtime->now_ns;
-  if (task->starter != NULL) note_spawn_site(task);
+  if (task->starter != NULL) note_spawn_site(runtime, task);
   if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
   uns_list_push_back(&runtime->tasks, &task->live_link);
   runtime->live_count++;
