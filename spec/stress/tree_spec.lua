@@ -20,7 +20,7 @@ local function complaints(text)
       inside = line:find("planned failure of call", 1, true) or line:find("crashed: the worker process", 1, true)
         or line:find("timeout: call %d+ did not end in time")
     elseif not line:find("^%s") and not line:find("^in ") and not line:find("^stack traceback:")
-      and not line:find("^awaited in") then
+      and not line:find("^awaited in") and not line:find("^started at") then
       inside = false
     end
     if not inside then found[#found + 1] = line end

@@ -136,7 +136,8 @@ static void drop_held(uns_closer *closer, uns_runtime *runtime) {
 typedef struct {
   uns_timer timer;
   uns_job *job;
-  bool from_start; /* it counts from the start of the call, which is not known beforehand */
+  uint64_t timeout_due_ns; /* of the call itself; 0: none */
+  bool from_start;         /* it counts from the start of the call, which is not known beforehand */
 } call_deadline;
 
 static void on_call_deadline(uns_timer *timer, uns_runtime *runtime) {
@@ -146,14 +147,21 @@ static void on_call_deadline(uns_timer *timer, uns_runtime *runtime) {
   if (deadline->from_start && runtime->test_clock == NULL) { /* a test's calls count from the call: they start at once */
     bool started = atomic_load_explicit(&job->state, memory_order_acquire) == UNS_JOB_STARTED;
     uint64_t due_ns = (started && job->started_ns != 0 ? job->started_ns : uns_clock_ns()) + function->run_timeout_ns;
-    if (job->deadline_ns != 0 && job->deadline_ns < due_ns) due_ns = job->deadline_ns;
+    if (deadline->timeout_due_ns != 0 && deadline->timeout_due_ns < due_ns) due_ns = deadline->timeout_due_ns;
     if (due_ns > uns_clock_ns() && uns_timer_arm(runtime, timer, due_ns) == UNS_OK) return;
   }
   job->timed_out = true;
   uns_executors_cancel(runtime, job);
 }
 
-/* Arms the call's deadline, if its function has one. Without memory it gives up the call, and raises. */
+/* Of two points in time, 0 being none. */
+static uint64_t earlier(uint64_t a, uint64_t b) { return a == 0 || (b != 0 && b < a) ? b : a; }
+
+/*
+ * Tells the job by when it has to end, the deadlines around the call included. Arms its own, if its function has one;
+ * the others are armed by those who set them. Without memory it
+ * gives up the call, and raises.
+ */
 static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
   const uns_function *function = job->function;
   uint64_t called_ns = job->submitted_ns, due_ns = 0;
@@ -162,8 +170,9 @@ static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
     called_ns = uns_now_ns(runtime);
     if (due_ns != 0) due_ns = called_ns + function->timeout_ns;
   } else {
-    job->deadline_ns = due_ns;
+    job->deadline_ns = earlier(due_ns, uns_cancel_deadline(runtime));
   }
+  uint64_t timeout_due_ns = due_ns;
   if (function->run_timeout_ns > 0 && (due_ns == 0 || called_ns + function->run_timeout_ns < due_ns)) {
     due_ns = called_ns + function->run_timeout_ns;
   }
@@ -172,6 +181,7 @@ static void set_deadline(lua_State *L, uns_runtime *runtime, uns_job *job) {
   if (deadline != NULL) {
     uns_timer_init(&deadline->timer, on_call_deadline);
     deadline->job = job;
+    deadline->timeout_due_ns = timeout_due_ns;
     deadline->from_start = function->run_timeout_ns > 0;
     job->home_data = deadline;
     if (uns_timer_arm(runtime, &deadline->timer, due_ns) == UNS_OK) return;

@@ -164,6 +164,19 @@ void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope) {
   if (scope->task != NULL) reach(runtime, scope->task);
 }
 
+uint64_t uns_cancel_deadline(const uns_runtime *runtime) {
+  uint64_t earliest_ns = 0;
+  const uns_cancel_scope *scope = runtime->current != NULL ? runtime->current->scope : NULL;
+  for (; scope != NULL; scope = scope->outer) {
+    if (uns_timer_armed(&scope->deadline) && (earliest_ns == 0 || scope->deadline.deadline_ns < earliest_ns)) {
+      earliest_ns = scope->deadline.deadline_ns;
+    }
+    if (scope->shield) return earliest_ns;
+  }
+  uint64_t call_ns = runtime->job != NULL ? runtime->job->deadline_ns : 0;
+  return earliest_ns == 0 || (call_ns != 0 && call_ns < earliest_ns) ? call_ns : earliest_ns;
+}
+
 /* ---- futures ---- */
 
 static void cancel_task(uns_runtime *runtime, uns_task *task) {

@@ -18,6 +18,9 @@ void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope);
 /* Cancels it, and wakes its task from a wait that it reaches. */
 void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope);
 
+/* The earliest deadline that reaches the running task, on uns_now_ns; 0: none. In a worker the call's is among them. */
+uint64_t uns_cancel_deadline(const uns_runtime *runtime);
+
 /*
  * Asks the work behind the future at `index` to stop, for the reason on top of L (popped; nil: none). True if it had not
  * settled. A promise is settled at once. Loop thread.
