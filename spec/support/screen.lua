@@ -215,7 +215,7 @@ function screen:wait(pattern, limit_s)
     if type(pattern) == "function" then return pattern(self) end
     return self:text():find(pattern .. "%s*$") ~= nil
   end
-  if not script.eventually(function() return met() or self.code ~= nil end, limit_s or 20) or not met() then
+  if not script.eventually(function() return met() or self.code ~= nil end, limit_s or 60) or not met() then
     error(("waited in vain for %s; the screen:\n%s\n[%s]"):format(tostring(pattern), self:text(),
       self.code and "exit code " .. self.code or "it runs"), 2)
   end
@@ -223,7 +223,7 @@ end
 
 --- Waits for the end of the program; its exit code.
 function screen:exit_code()
-  if not script.eventually(function() return self.code ~= nil and self.ended end, 20) then
+  if not script.eventually(function() return self.code ~= nil and self.ended end, 60) then
     error("it does not end; the screen:\n" .. self:text(), 2)
   end
   return self.code

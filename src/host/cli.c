@@ -15,6 +15,7 @@
 #include "exec/watchdog.h"
 #include "host/dump.h"
 #include "host/explain.h"
+#include "host/lines.h"
 #include "host/program.h"
 #include "host/repl.h"
 #include "host/script.h"
@@ -260,6 +261,7 @@ static int run(const uns_script *script, const char *script_path, options *asked
   uns_dump_no_more_of(runtime);
   if (!uns_executors_free(executors)) { /* a thread is stuck in foreign code: nothing it may touch is taken away */
     uns_seeing_end();
+    uns_lines_close(); /* what a session has on its way to the terminal */
     fflush(NULL);
     _exit(code);
   }

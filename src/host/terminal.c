@@ -18,7 +18,7 @@
 enum {
   CHUNK = 1 << 16,
   PARTIAL_MAX = 512, /* bytes of an unfinished line that are written again when it goes on */
-  LINGER_MS = 50,    /* what looks like half a mark is written after that */
+  LINGER_MS = 250,   /* what looks like half a mark is written after that */
   DRAIN_MAX_S = 20   /* a terminal that was stopped (Ctrl-S) keeps nobody for longer */
 };
 
