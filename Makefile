@@ -27,7 +27,7 @@ MAKEFLAGS += --no-builtin-rules
 .PRECIOUS: build/lint/clang/%.o
 .DEFAULT_GOAL := all
 
-.PHONY: FORCE all help packages packages-test packages-check demo test stress check asan tsan memcheck bench lint format fuzz seeds faults \
+.PHONY: FORCE all help packages packages-test packages-check demo test stress check asan tsan memcheck bench lint format fuzz seeds faults coverage helgrind soak \
   install uninstall clean
 
 Q := $(if $(V),,@)
@@ -162,8 +162,10 @@ endef
 SANITIZE := -O1 -fno-omit-frame-pointer
 $(eval $(call build,build,))
 $(eval $(call build,build/asan,$(SANITIZE) -fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -DUNS_FAULTS))
-# In this one and in asan, the environment can make allocations fail: src/base/base.c.
+# In this one, in asan and in coverage, the environment can make allocations fail: src/base/base.c.
 $(eval $(call build,build/faults,-O1 -DUNS_FAULTS))
+# What each source is that ran in the tests. Counts of several processes add up; those of several threads must not be lost.
+$(eval $(call build,build/coverage,-O0 --coverage -fprofile-update=atomic -DUNS_FAULTS))
 # A wait leaves our frames by longjmp, so that ThreadSanitizer's own record of the call stack would grow without end.
 $(eval $(call build,build/tsan,$(SANITIZE) -fsanitize=thread $(if $(findstring clang,$(CC)),,--param=tsan-instrument-func-entry-exit=0)))
 
@@ -324,13 +326,22 @@ fuzz: build/fuzz/$(FUZZ) | packages-check ## FUZZ=codec|frame|plugin SECONDS=60:
 	  -rss_limit_mb=3000 -print_final_stats=1 -artifact_prefix=build/fuzz/$(FUZZ)-findings/ $(ARGS) \
 	  build/fuzz/$(FUZZ)-corpus spec/corpus/$(FUZZ) >build/fuzz/$(FUZZ).log 2>&1 || { tail -60 build/fuzz/$(FUZZ).log; exit 1; }
 	@grep '^#[0-9].*DONE\|^Done\|^stat::' build/fuzz/$(FUZZ).log
+coverage: all $(foreach part,program plugins spec-plugins tests,$(build/coverage/$(part))) $(PRELOADS) | packages-test ## how many lines of each source the tests run
+	@find build/coverage -name '*.gcda' -delete
+	@.ci/tests coverage build/coverage
+	@LUA_PATH='./?.lua;;' UNSYNC_BUILD=build build/unsync spec/support/fault_sweep.lua 19 7 build/coverage/unsync
+	@.ci/coverage build/coverage
+helgrind: $(build/tests) | packages-check ## tests in C of what threads share, under helgrind
+	@.ci/tests helgrind build
+soak: all $(build/spec-plugins) ## a million calls on every executor (ARGS=calls): nothing may grow
+	@LUA_PATH='./?.lua;;' UNSYNC_PLUGIN_PATH=build/spec/plugins build/unsync spec/support/soak.lua $(ARGS)
 faults: build/faults/unsync build/unsync build/spec/plugins/echo.so ## every allocation of a script that uses every executor fails once
 	@LUA_PATH='./?.lua;;' UNSYNC_BUILD=build build/unsync spec/support/fault_sweep.lua $(ARGS)
 seeds: build/fuzz/seeds $(build/plugins) ## write the inputs that fuzzing begins with into spec/corpus
 	@build/fuzz/seeds spec/corpus $(firstword $(build/plugins))
 
-C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(SPEC_PROGRAMS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
-C_HEADERS := $(wildcard include/*.h src/*/*.h spec/c/*.h spec/support/plugins/*.h)
+C_FILES := $(PROGRAM_SOURCE) $(LIBRARY_SOURCES) $(wildcard $(MODULE_SOURCE) src/tools/*.c spec/fuzz/*.c spec/support/preload/*.c) $(C_TESTS) $(SPEC_PLUGINS) $(SPEC_PROGRAMS) $(EXAMPLE_PLUGINS) $(wildcard examples/embed/*.c)
+C_HEADERS := $(wildcard include/*.h src/*/*.h spec/c/*.h spec/fuzz/*.h spec/support/plugins/*.h)
 LINT_WARNINGS := $(WARNINGS) -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Wimplicit-fallthrough -Werror
 LINT = $(LANGUAGE) $(LINT_WARNINGS) -pthread $(INCLUDES) $(CMOCKA_CFLAGS) $(CPPFLAGS)
 
@@ -349,7 +360,15 @@ build/lint/tidy/%: %.c .clang-tidy build/lint/clang/%.o
 	@touch $@
 -include $(wildcard build/lint/*/*/*.d build/lint/*/*/*/*.d build/lint/*/*/*/*/*.d)
 
-lint: $(patsubst %.c,build/lint/gcc/%.o,$(C_FILES)) $(patsubst %.c,build/lint/tidy/%,$(C_FILES)) | packages-check ## warnings of gcc, clang, clang-tidy and luacheck, as errors
+# Unlike the others it looks at all files at once, which takes seconds.
+build/lint/cppcheck: $(C_FILES) $(C_HEADERS) .ci/cppcheck.supp | packages-check
+	$(call say,CPPCHECK,all of them)
+	@mkdir -p $(@D)
+	$(Q)cppcheck --quiet --std=c11 --enable=warning,portability,performance --max-configs=1 --error-exitcode=1 \
+	  --suppressions-list=.ci/cppcheck.supp --template=gcc -Iinclude -Isrc -D_GNU_SOURCE $(C_FILES)
+	@touch $@
+
+lint: $(patsubst %.c,build/lint/gcc/%.o,$(C_FILES)) $(patsubst %.c,build/lint/tidy/%,$(C_FILES)) build/lint/cppcheck | packages-check ## warnings of gcc, clang, clang-tidy, cppcheck and luacheck, as errors
 	@luacheck --quiet --no-color $(wildcard lua spec examples bench .ci src/tools)
 	@echo "lint: nothing to say"
 

@@ -220,10 +220,9 @@ describe("the death of a worker process", function()
 
   it("fails what its tasks were to settle, wherever that went", function()
     local sent, go = unsync.promise(), unsync.promise()
-    local lost = unsync.cpu(function(sent, go)
-      local unsync = require("unsync")
-      sent:resolve({unsync.spawn(function() unsync.promise():await(1000) end)})
-      go:await()
+    local lost = unsync.cpu(function(to, begin)
+      to:resolve({unsync.spawn(function() unsync.promise():await(1000) end)})
+      begin:await()
       require("luv").kill(require("luv").os_getpid(), "sigkill")
     end)(sent, go)
     local inner = within(sent)[1]

@@ -176,3 +176,21 @@ describe("the number of threads #slow #plain", function()
     ]], {env = {LUA_PATH = "./?.lua;;"}}))
   end)
 end)
+
+describe("an idle worker #plain", function()
+  for _, kind in ipairs({"thread", "cpu"}) do
+    it("keeps no garbage: " .. kind, function()
+      assert.equal("true\n", script.output(([[
+        local unsync = require "unsync"
+        local script = require "spec.support.script"
+        local pid = unsync.%s(function()
+          local list = {}
+          for i = 1, 40 do list[i] = ("x"):rep(2 ^ 20 + i) end
+          return math.tointeger(require("luv").os_getpid())
+        end)():await()
+        -- Should its collection have come before anybody looks: then it is as good.
+        print(script.eventually(function() return script.resident_kib(pid) < 30000 end, 5))
+      ]]):format(kind), {env = {LUA_PATH = "./?.lua;;"}}))
+    end)
+  end
+end)

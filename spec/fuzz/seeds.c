@@ -107,7 +107,7 @@ static void add_frame(uns_packet *seed, uns_port *port, const uns_message *messa
 }
 
 static void write_frames(void) {
-  static const uns_port_ops ops = {export_cell, unexport_cell, NULL, NULL};
+  static const uns_port_ops ops = {.export_cell = export_cell, .unexport_cell = unexport_cell};
   static const uns_frame_kind kinds[] = {UNS_FRAME_CALL, UNS_FRAME_RESULT, UNS_FRAME_SETTLE, UNS_FRAME_HELLO, UNS_FRAME_UNREF};
   uint64_t last = 0;
   uns_port port;

@@ -1,6 +1,7 @@
---- fault_sweep [STEP [FIRST]]: every STEP-th allocation of the host and of a worker fails, each in a run of its own, over
---- spec/support/faults_script.lua; once alone, and once with all that come after it. Says how the runs ended; exit code
---- 1 if some ended badly. `make faults` runs it over every one, in the build that the environment can make fail.
+--- fault_sweep [STEP [FIRST [PROGRAM]]]: every STEP-th allocation of the host and of a worker fails, each in a run of
+--- its own, over spec/support/faults_script.lua; once alone, and once with all that come after it. Says how the runs
+--- ended; exit code 1 if some ended badly. `make faults` runs it over every one, in a build that the environment can
+--- make fail.
 local unsync = require("unsync")
 local faults = require("spec.support.faults")
 
@@ -29,9 +30,9 @@ for _, who in ipairs({"host", "worker"}) do
         if ended.badly <= 5 then print(outcome[2]) end
       end
     end
-    print(("%-6s %5d allocations, %5d runs, %s: %d went on with errors, %d ended with an error, %d did not notice, %d ended badly")
-      :format(who, counts[who], #numbers, count == 2 and "one fails" or "all fail from there", ended["with errors"],
-        ended["not at all"], ended.fine, ended.badly))
+    print(("%-6s %5d allocations, %5d runs, %s: %d went on with errors, %d ended with an error, %d did not notice, " ..
+      "%d ended badly"):format(who, counts[who], #numbers, count == 2 and "one fails" or "all fail from there",
+        ended["with errors"], ended["not at all"], ended.fine, ended.badly))
   end
 end
 os.exit(bad and 1 or 0, true)

@@ -17,7 +17,8 @@ function faults.run(env, program)
     full.ASAN_OPTIONS = (os.getenv("ASAN_OPTIONS") or "") .. ":detect_leaks=0"
   end
   -- One core: one thread, one process, and few ways for things to happen.
-  return script.run(nil, {options = {path}, env = full, program = program, limit_s = 60, wrapper = "taskset -c " .. core})
+  return script.run(nil, {options = {path}, env = full, program = program, limit_s = 60,
+    wrapper = "taskset -c " .. core})
 end
 
 --- Why that is no good end, or nil. `reasons` are patterns of which each error must match one.

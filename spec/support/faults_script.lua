@@ -9,10 +9,13 @@ local function step(name, body)
   -- In a scope, so that what a step that failed has begun is over before the next.
   local result = table.pack(pcall(unsync.timeout, 10 * slowness, unsync.scope, body))
   local ok, err = result[1], result[2]
-  print(name, ok and "fine" or (type(err) == "table" and err.code or "?") .. ": " .. tostring(err):gsub("\n.*", ""))
+  local said = (type(err) == "table" and err.code or "?") .. ": " .. tostring(err):gsub("\n.*", "")
+  print(name, ok and "fine" or said)
 end
 
-local function same(wanted, got) if wanted ~= got then error(("%s, not %s"):format(tostring(got), tostring(wanted)), 0) end end
+local function same(wanted, got)
+  if wanted ~= got then error(("%s, not %s"):format(tostring(got), tostring(wanted)), 0) end
+end
 
 step("io", function()
   local twice = unsync.io(function(n) unsync.yield() return n * 2 end)

@@ -74,17 +74,20 @@ static bool spin_for_news(worker *w, uint64_t seen) {
 /* Waits until the host has written past `seen`. False: it wants us to end. */
 static bool wait_for_news(worker *w, uint64_t seen) {
   uns_board *board = w->wire.board;
-  bool told = all_read(w);
+  bool told = all_read(w), rested = false;
   if (spin_for_news(w, seen)) return true;
   while (atomic_load(&board->to_child.tail) == seen) {
     if (closing(w)) return false;
     atomic_store(&board->child_asleep, 1);
     if (atomic_load(&board->to_child.tail) == seen && !closing(w)) {
-      bool woken = sleep_until_woken(w, told ? -1 : UNREAD_MS);
+      bool woken = sleep_until_woken(w, !told ? UNREAD_MS : !rested ? UNS_REST_AFTER_MS : -1);
       if (w->runtime->look_wanted) w->runtime->look(w->runtime, w->runtime->L);
       if (!woken && !told) {
         if (!all_read(w)) uns_parent_wake_supervisor(w->parent);
         told = true;
+      } else if (!woken && !rested) {
+        rested = true;
+        uns_runner_rest(w->runtime);
       }
     }
     atomic_store(&board->child_asleep, 0);

@@ -74,5 +74,8 @@ void uns_executors_submit(uns_executors *executors, uns_job *job);
 
 /* exec/runner.c: runs `job` here and now in `runtime`, until all that it started has ended; fills in its outcome. */
 void uns_runner_run(uns_runtime *runtime, uns_job *job);
+/* A worker has been idle for UNS_REST_AFTER_MS: what its calls have left behind is collected, if that may be much. */
+void uns_runner_rest(uns_runtime *runtime);
+enum { UNS_REST_AFTER_MS = 50 }; /* several times what a large collection takes */
 
 #endif

@@ -24,6 +24,8 @@ static const uint64_t IDLE_SURPLUS_NS = 1000000000;    /* idle for that long: a 
 static const uint64_t IDLE_CORE_NS = 10000000000;      /* the same for the rest */
 static const uint64_t IDLE_LENT_NS = 20000000;         /* meanwhile, how often it asks whether its strings came home */
 
+static const uint64_t REST_AFTER_NS = (uint64_t)UNS_REST_AFTER_MS * 1000000;
+
 typedef struct pool_thread {
   uns_worker worker;
   uns_link link; /* in pool->threads or pool->ended; guarded by pool->lock */
@@ -145,14 +147,20 @@ static uns_job *wait_for_job(pool_thread *thread) {
   uns_pool *pool = thread->pool;
   uns_job *job = spin_for_job(thread);
   uint64_t since = uns_clock_ns();
+  bool rested = thread->runtime == NULL;
   while (job == NULL) {
+    if (!rested && uns_clock_ns() - since >= REST_AFTER_NS) {
+      rested = true;
+      uns_runner_rest(thread->runtime);
+    }
     bool lent = take_mail(thread);
     bool surplus = uns_pool_threads(pool) > pool->dispatch.target; /* not under `lock`: stop_all takes it second */
-    uint64_t limit_ns = surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS;
+    uint64_t limit_ns = surplus ? IDLE_SURPLUS_NS : IDLE_CORE_NS, sleep_ns = lent ? IDLE_LENT_NS : limit_ns;
+    if (!rested && sleep_ns > REST_AFTER_NS) sleep_ns = REST_AFTER_NS;
     uv_mutex_lock(&thread->lock);
     atomic_store(&thread->asleep, true);
     if (atomic_load(&thread->given) == NULL && !atomic_load(&thread->stop)) {
-      uv_cond_timedwait(&thread->wake, &thread->lock, lent ? IDLE_LENT_NS : limit_ns);
+      uv_cond_timedwait(&thread->wake, &thread->lock, sleep_ns);
     }
     atomic_store(&thread->asleep, false);
     uv_mutex_unlock(&thread->lock);

@@ -241,3 +241,16 @@ void uns_runner_run(uns_runtime *runtime, uns_job *job) {
   run_job(runtime, job);
   uns_recorder_job_ends(job, runtime->track);
 }
+
+/* A state holds some 300 KiB from the start, and a collection of no more than twice what is alive frees little. */
+enum { REST_LEAST_KIB = 2048 };
+
+void uns_runner_rest(uns_runtime *runtime) {
+  lua_State *L = runtime->L;
+  int now_kib = lua_gc(L, LUA_GCCOUNT);
+  if (now_kib - runtime->rested_kib < REST_LEAST_KIB || now_kib / 2 < runtime->rested_kib) return;
+  lua_gc(L, LUA_GCCOLLECT);
+  lua_gc(L, LUA_GCCOLLECT); /* what had a finalizer */
+  runtime->rested_kib = lua_gc(L, LUA_GCCOUNT);
+  if (uns_mailbox_has_mail(runtime->mailbox)) uns_runtime_turn(runtime, false);
+}

@@ -103,7 +103,8 @@ static int files_replace(lua_State *L) {
 }
 
 static int close_directory(lua_State *L) {
-  DIR **directory = lua_touserdata(L, 1);
+  DIR **directory = luaL_testudata(L, 1, "unsync.Directory");
+  if (directory == NULL) return 0;
   if (*directory != NULL) closedir(*directory);
   *directory = NULL;
   return 0;

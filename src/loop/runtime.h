@@ -203,6 +203,7 @@ struct uns_runtime {
   bool telling;
   bool parking;       /* set by a wait right before it yields: this yield is for the scheduler, not for a consumer */
   bool job_told;       /* its tasks have been cancelled */
+  int rested_kib;      /* a worker's: what Lua held when it was last collected because it was idle; 0: never */
   bool is_worker;      /* not the main state: process-wide things are not its own */
   bool in_uv; /* inside uv_run: what makes a task ready now must keep libuv from sleeping */
   bool closing;

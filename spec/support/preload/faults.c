@@ -49,7 +49,7 @@ static void find(void *to, const char *name) {
   find(&next, #name)
 
 /* One line, in one piece. */
-static void note(const char *format, ...) {
+__attribute__((format(printf, 1, 2))) static void note(const char *format, ...) {
   char line[512];
   va_list all;
   va_start(all, format);
