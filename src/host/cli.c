@@ -227,14 +227,14 @@ static int run(const uns_script *script, const char *script_path, options *asked
     uns_executors_free(executors);
     return 1;
   }
+  if (!read_grace(executors)) {
+    uns_executors_free(executors);
+    return 1;
+  }
   int code = uns_seeing_begin(&asked->seeing, executors);
   if (code != 0) {
     uns_executors_free(executors);
     return code;
-  }
-  if (!read_grace(executors)) {
-    uns_executors_free(executors);
-    return 1;
   }
   executors->signals_changed = uns_signals_restore;
   executors->new_state = uns_state_new;
