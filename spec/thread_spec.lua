@@ -421,6 +421,27 @@ describe("the thread pool", function()
     assert.equal("true\ntrue\n", out)
   end)
 
+  it("has a thread for each call that blocks, also when the last ones were about to leave #slow", function()
+    local fifo = script.path("pool-fifo")
+    assert(os.execute("mkfifo " .. script.quote(fifo)))
+    local block = unsync.thread(function(started)
+      started:resolve()
+      io.open(fifo, "r"):close() -- returns when all have started, and somebody opens the other end
+    end)
+    -- Surplus threads leave after a second without work.
+    for _, pause in ipairs {0, 0.99, 0.001, 1, 0.01, 1.01, 0.1, 1.1} do
+      local started, calls = {}, {}
+      for i = 1, 10 do
+        started[i] = unsync.promise()
+        calls[i] = block(started[i])
+      end
+      for i = 1, 10 do started[i]:await(30 * script.slowness) end
+      local writer <close> = assert(io.open(fifo, "w"))
+      unsync.all(calls):await()
+      unsync.sleep(pause)
+    end
+  end)
+
   it("downloads with a blocking library in parallel #slow #plain", function()
     local port = unsync.promise()
     local uv = require("luv")
