@@ -29,6 +29,8 @@ enum { SLOT_FUTURE = 1, SLOT_HANDLER, SLOT_BODY };
 
 /* ---- what is recorded of it, where somebody wants to know ---- */
 
+#define COLD __attribute__((noinline, cold)) /* out of the way of those who do not pay for it */
+
 /* Its future's name; else the place in the source where its function is written. */
 static const char *record_name(uns_runtime *runtime, uns_task *task) {
   lua_State *co = task->co;
@@ -43,7 +45,7 @@ static const char *record_name(uns_runtime *runtime, uns_task *task) {
   return name;
 }
 
-static void record_call(uns_runtime *runtime, uns_task *task) {
+COLD static void record_call(uns_runtime *runtime, uns_task *task) {
   task->record.name = record_name(runtime, task);
   task->record.waited_for = NULL;
   task->record.called_ns = uns_clock_ns();
@@ -56,14 +58,14 @@ static uint64_t record_id(const uns_runtime *runtime, const uns_task *task) {
   return (uint64_t)runtime->track << 32 | (uint32_t)task->id;
 }
 
-static void record_run(uns_runtime *runtime, uns_task *task) {
+COLD static void record_run(uns_runtime *runtime, uns_task *task) {
   if (task->record.started_ns == 0) task->record.started_ns = uns_clock_ns();
   uns_recorder_task_runs(runtime->recorder, runtime->track, record_id(runtime, task), task->record.name,
                          task->record.waited_for);
 }
 
 /* It has parked, or ended. */
-static void record_rest(uns_runtime *runtime, uns_task *task, bool ended) {
+COLD static void record_rest(uns_runtime *runtime, uns_task *task, bool ended) {
   const char *waits_for = ended ? NULL : task->waits_for != NULL ? task->waits_for : "its turn";
   uns_recorder_task_rests(runtime->recorder, runtime->track, record_id(runtime, task), task->record.name,
                           task->record.known, waits_for);
@@ -71,7 +73,7 @@ static void record_rest(uns_runtime *runtime, uns_task *task, bool ended) {
   task->record.known = true;
 }
 
-static void record_end(uns_runtime *runtime, const uns_task *task) {
+COLD static void record_end(uns_runtime *runtime, const uns_task *task) {
   if (task->parent_id == 0 && runtime->callback_of == NULL) return; /* the script itself, or a call that a worker runs */
   uns_call_end end = task->future->state == UNS_FUTURE_DONE        ? UNS_CALL_DONE
                      : task->future->state == UNS_FUTURE_CANCELLED ? UNS_CALL_CANCELLED
