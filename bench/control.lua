@@ -57,7 +57,7 @@ local function map(workers)
   local n = 100000
   local compute = unsync.cpu(function(x)
     local sum = 0
-    for i = 1, 2000 do sum = sum + i % 7 * x end
+    for i = 1, 1000 do sum = sum + i % 7 * x end
     return sum
   end, { limit = workers })
   local items = {}

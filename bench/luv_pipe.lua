@@ -1,5 +1,5 @@
--- What "worker.lua process flight" is measured beside: two children of stock Lua over luv's pipes, by hand. A call is a line
--- with a number, the answer another one; 1,000 are under way at once.
+-- What "worker.lua process flight" is measured beside: two children of stock Lua over luv's pipes, by hand. A call is a
+-- line with a number, the answer another one; 1,000 are under way at once.
 local uv = require "luv"
 
 local CHILD = [[
