@@ -565,3 +565,61 @@ describe("where C stands in the way, the error unyieldable", function()
     assert.equal("text", tostring(setmetatable({}, {__tostring = function() return settled:await() end})))
   end)
 end)
+
+describe("tasks that are always ready", function()
+  local uv = require("luv")
+
+  -- Runs `wait` beside tasks that do nothing but give way, and returns what it returns.
+  local function beside_the_busy(wait, ...)
+    local over = false
+    local busy = {}
+    for i = 1, 3 do
+      busy[i] = unsync.spawn(function()
+        while not over do unsync.yield() end
+      end)
+    end
+    local result = unsync.spawn(wait, ...):await()
+    over = true
+    for i = 1, 3 do busy[i]:await() end
+    return result
+  end
+
+  it("starve no timer", function()
+    assert.is_true(beside_the_busy(function()
+      for _ = 1, 5 do unsync.sleep(0.001) end
+      return true
+    end))
+  end)
+
+  it("starve no call on a thread", function()
+    assert.equal(5, beside_the_busy(unsync.thread(function(x) return x end), 5))
+  end)
+
+  it("starve no input", function()
+    local fds, promise = uv.pipe({nonblock = true}, {nonblock = true}), unsync.promise()
+    local input, output = uv.new_pipe(), uv.new_pipe()
+    input:open(fds.read)
+    output:open(fds.write)
+    input:read_start(function(_, text) promise:resolve(text) end)
+    assert.equal("text", beside_the_busy(function()
+      output:write("text")
+      return promise:await()
+    end))
+    input:close()
+    output:close()
+  end)
+
+  it("starve no task that was ready before them", function()
+    local turns = 0
+    local other = unsync.spawn(function()
+      while turns < 100 do
+        turns = turns + 1
+        unsync.yield()
+      end
+    end)
+    assert.equal(100, beside_the_busy(function()
+      other:await()
+      return turns
+    end))
+  end)
+end)
