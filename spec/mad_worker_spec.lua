@@ -14,7 +14,7 @@ local function survives(task, plain)
     sane(1):await()
     local before
     for seed = 1, %d do
-      local lost = mad(seed, unsync.channel(1)) -- so that it has a number to speak of
+      local lost = mad(seed)
       local error_text = not pcall(lost.await, lost) and tostring(lost:error())
       local known = not error_text
       for _, word in ipairs({"crashed", "timeout", "interrupted", "damaged", "unsendable"}) do
