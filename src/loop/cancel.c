@@ -130,6 +130,7 @@ static void reach(uns_runtime *runtime, uns_task *task) {
 static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
   uns_cancel_scope *scope = uns_container_of(timer, uns_cancel_scope, deadline);
   if (!scope->cancelled) scope->timed_out = true;
+  if (scope->task != NULL && scope == &scope->task->base) scope->task->cancelled_ns = uns_clock_ns();
   uns_cancel_scope_cancel(runtime, scope);
 }
 

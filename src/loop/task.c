@@ -148,7 +148,10 @@ static void settle_body(lua_State *co, int status, uns_task *task) {
   }
   bool cancelled = task->base.cancelled && uns_error_is(co, -2, "cancelled");
   if (cancelled && task->base.timed_out) { /* its own deadline: the outcome is a timeout */
-    uns_cancel_push_timeout(co, task->future->name, "await");
+    lua_pushliteral(co, "stopped_by");
+    bool hooked = lua_rawget(co, -3) == LUA_TSTRING && strcmp(lua_tostring(co, -1), "hook") == 0;
+    lua_pop(co, 1);
+    uns_cancel_push_timeout(co, task->future->name, hooked ? "hook" : "await");
     lua_replace(co, -3);
     cancelled = false;
   }
