@@ -125,9 +125,8 @@ static void frame_one(uns_port *port, uint8_t *bytes, size_t size, bool own) {
 }
 
 static void frame_stream(const uint8_t *data, size_t size) {
-  static const uns_port_ops ops = {.import_cell = frame_import_cell,
-                                   .import_outcome = frame_import_outcome,
-                                   .import_channel = frame_import_channel};
+  static const uns_port_ops ops = {
+      .import_cell = frame_import_cell, .import_outcome = frame_import_outcome, .import_channel = frame_import_channel};
   frame_owner owner = {{NULL}};
   uns_port port;
   uns_port_init(&port, &ops, &owner);

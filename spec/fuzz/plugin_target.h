@@ -43,7 +43,8 @@ static struct {
 
 static const char *plugin_string(uint8_t byte) {
   static char long_name[80];
-  static const char *const strings[] = {NULL, "", "good", "other", "with space", "dot.dot", "../up", "g\xc3\xb6", long_name};
+  static const char *const strings[] = {NULL,      "",      "good",      "other",  "with space",
+                                        "dot.dot", "../up", "g\xc3\xb6", long_name};
   if (long_name[0] == '\0') memset(long_name, 'n', sizeof long_name - 1);
   return strings[byte % (sizeof strings / sizeof strings[0])];
 }
@@ -153,7 +154,8 @@ static inline int plugin_target(const uint8_t *data, size_t size) {
     snprintf(plugin_stage.path, sizeof plugin_stage.path, "%s/good.so", plugin_stage.file);
   }
   int fd = open(plugin_stage.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0 || write(fd, data + PLUGIN_HEAD, size - PLUGIN_HEAD) != (ssize_t)(size - PLUGIN_HEAD)) plugin_die("no file");
+  if (fd < 0 || write(fd, data + PLUGIN_HEAD, size - PLUGIN_HEAD) != (ssize_t)(size - PLUGIN_HEAD))
+    plugin_die("no file");
   close(fd);
   plugin_stage.input = data;
   plugin_set_up(data);
@@ -167,7 +169,8 @@ static inline int plugin_target(const uint8_t *data, size_t size) {
   const uns_plugin *plugin = uns_registry_load(registry, plugin_stage.path, &error);
   if (plugin != NULL) {
     for (size_t i = 0; i < plugin->task_count; i++) {
-      if (plugin->tasks[i].run == NULL || plugin->tasks[i].name[0] == '\0') plugin_die("a task without a name or function");
+      if (plugin->tasks[i].run == NULL || plugin->tasks[i].name[0] == '\0')
+        plugin_die("a task without a name or function");
     }
   }
   plugin_expect(plugin, &error);

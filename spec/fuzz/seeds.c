@@ -58,8 +58,8 @@ static uint8_t kind_of(const uns_shared *shared) {
   }
   if (shared->class->kind != UNS_SHARED_CODE) return shared->class->kind == UNS_SHARED_BLOCK ? CODEC_BLOCK : CODEC_LENT;
   const uns_code *code = (const uns_code *)(const void *)shared;
-  for (uint8_t i = 0; i < CODEC_CODES; i++) {
-    if (memcmp(code->hash, codec_world.codes[i]->hash, sizeof code->hash) == 0) return i;
+  for (int i = 0; i < CODEC_CODES; i++) {
+    if (memcmp(code->hash, codec_world.codes[i]->hash, sizeof code->hash) == 0) return (uint8_t)i;
   }
   return CODEC_DAMAGED;
 }
@@ -108,7 +108,8 @@ static void add_frame(uns_packet *seed, uns_port *port, const uns_message *messa
 
 static void write_frames(void) {
   static const uns_port_ops ops = {.export_cell = export_cell, .unexport_cell = unexport_cell};
-  static const uns_frame_kind kinds[] = {UNS_FRAME_CALL, UNS_FRAME_RESULT, UNS_FRAME_SETTLE, UNS_FRAME_HELLO, UNS_FRAME_UNREF};
+  static const uns_frame_kind kinds[] = {UNS_FRAME_CALL, UNS_FRAME_RESULT, UNS_FRAME_SETTLE, UNS_FRAME_HELLO,
+                                         UNS_FRAME_UNREF};
   uint64_t last = 0;
   uns_port port;
   uns_port_init(&port, &ops, &last);
@@ -119,7 +120,8 @@ static void write_frames(void) {
   add(&packet, "U\1\0\0\1\0\0\0\0\0\0\0\0\0\0\0\x85", 17);
   const uint8_t objects[] = {0, CODEC_LENT, CODEC_BLOCK, CODEC_PENDING, CODEC_SETTLED, 1, 0};
   for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-    uns_message message = {.words = {.kind = kinds[i], .slot = 1, .id = 7, .sequence = 9, .state = 1, .error_code = "ENOENT"}};
+    uns_message message = {
+        .words = {.kind = kinds[i], .slot = 1, .id = 7, .sequence = 9, .state = 1, .error_code = "ENOENT"}};
     for (int k = 0; k < UNS_TEXTS; k++) message.texts[k] = "text";
     for (size_t k = 0; k < sizeof objects && i < 3; k++) {
       if (uns_packet_add_ref(&packet, codec_object(objects[k])) < 0) frame_die("no memory");
@@ -137,7 +139,8 @@ static void write_frames(void) {
   uns_packet_deinit(&all);
   uns_packet_deinit(&packet);
   uns_port_deinit(&port);
-  const uint8_t ring[] = {128, 0, 5, 0, 100, 0, 4, 0, 50, 0, 0, 4, 255, 0, 4, 0, 9, 1, 2, 1, 7, 1, 0, 1, 90, 1, 4, 0, 40, 0, 1, 2, 3, 0, 6, 0, 0};
+  const uint8_t ring[] = {128, 0, 5, 0, 100, 0,  4, 0, 50, 0,  0, 4, 255, 0, 4, 0, 9, 1, 2,
+                          1,   7, 1, 0, 1,   90, 1, 4, 0,  40, 0, 1, 2,   3, 0, 6, 0, 0};
   uns_packet seed;
   uns_packet_init(&seed);
   add(&seed, ring, sizeof ring);
