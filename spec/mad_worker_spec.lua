@@ -46,6 +46,8 @@ describe("a worker process that has lost its mind", function()
   it("writes any words on the board", function() survives("board", false) end)
   it("writes any frame into its ring", function() survives("ring", true) end)
   it("says anything over its control socket", function() survives("control", true) end)
-  it("changes what it has written while it is read", function() survives("torn", false) end)
+  -- A race on purpose, within the worker itself: not for ThreadSanitizer.
+  local torn = script.build:find("tsan") and pending or it
+  torn("changes what it has written while it is read", function() survives("torn", false) end)
 
 end)
