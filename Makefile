@@ -28,7 +28,7 @@ MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := all
 
 .PHONY: FORCE all help packages packages-test packages-check demo test stress check asan tsan memcheck bench lint format fuzz seeds faults coverage helgrind soak \
-  install uninstall clean
+  reference install uninstall clean
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$1' '$2')
@@ -54,7 +54,8 @@ API_SOURCE := src/host/api.c
 LIBRARY_SOURCES := $(sort $(filter-out $(MODULE_SOURCE),$(wildcard $(foreach room,base core loop exec bind host,src/$(room)/*.c))))
 PROGRAM_SOURCE := $(wildcard src/main.c)
 LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
-REFERENCE_DOCS := docs/lua.md $(filter-out docs/lua.md,$(sort $(wildcard docs/*.md)))
+ANNOTATIONS := lua/meta/unsync.lua
+REFERENCE_DOCS := docs/lua.md $(filter-out docs/lua.md docs/reference.md,$(sort $(wildcard docs/*.md)))
 C_TESTS := $(sort $(wildcard spec/c/*_test.c))
 SPEC_PLUGINS := $(sort $(wildcard spec/support/plugins/*.c))
 SPEC_PROGRAMS := $(sort $(wildcard spec/support/*.c))
@@ -229,10 +230,10 @@ build/tools/lua: src/tools/lua.c build/flags | packages
 
 # What .doc shows at the prompt is what the documentation says.
 REFERENCE := build/gen/lua/unsync/reference.lua
-$(REFERENCE): build/tools/lua src/tools/reference.lua $(REFERENCE_DOCS)
+$(REFERENCE): build/tools/lua src/tools/reference.lua src/tools/annotations.lua $(ANNOTATIONS) $(REFERENCE_DOCS)
 	$(call say,LUA,$@)
 	@mkdir -p $(@D)
-	$(Q)build/tools/lua src/tools/reference.lua $@ $(REFERENCE_DOCS)
+	$(Q)build/tools/lua src/tools/reference.lua $@ $(ANNOTATIONS) $(REFERENCE_DOCS)
 
 $(call remember,build/gen/lua_modules.list,$(LUA_SOURCES))
 
@@ -371,6 +372,9 @@ build/lint/cppcheck: $(C_FILES) $(C_HEADERS) .ci/cppcheck.supp | packages-check
 lint: $(patsubst %.c,build/lint/gcc/%.o,$(C_FILES)) $(patsubst %.c,build/lint/tidy/%,$(C_FILES)) build/lint/cppcheck | packages-check ## warnings of gcc, clang, clang-tidy, cppcheck and luacheck, as errors
 	@luacheck --quiet --no-color $(wildcard lua spec examples bench .ci src/tools)
 	@echo "lint: nothing to say"
+
+reference: build/tools/lua ## write docs/reference.md from lua/meta/unsync.lua
+	@build/tools/lua src/tools/annotations.lua $(ANNOTATIONS) > build/reference.md && mv build/reference.md docs/reference.md
 
 format: | packages-check ## lay out the C sources by .clang-format
 	clang-format -i $(C_FILES) $(C_HEADERS)

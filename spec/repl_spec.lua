@@ -233,8 +233,8 @@ describe("a command", function()
 
   it(".doc shows what the documentation says, of functions and methods", function()
     local text = output({".doc unsync.scope", ".doc f:cancel", ".doc sleep", ".doc http.get", ".doc ch:try_recv()"})
-    for _, part in ipairs({"unsync.scope([opts,] fn)\n  ", "\nfuture:cancel([reason])\n  asks the work to stop",
-      "\nunsync.sleep(seconds)\n  ", "\nhttp.get(url [, opts])\n  a future of the answer\n", "ch:try_recv()\n  "}) do
+    for _, part in ipairs({"unsync.scope([opts,] fn)\n  ", "\nfuture:cancel([reason])\n  Asks the work to stop",
+      "\nunsync.sleep(seconds)\n  ", "\nhttp.get(url [, opts])\n  A future of the answer.\n", "ch:try_recv()\n  "}) do
       assert.matches(part, text, 1, true)
     end
     for line in text:gmatch("[^\n]+") do assert.is_true(#line <= 80, line) end

@@ -1,16 +1,17 @@
---- reference: makes the module unsync.reference, which `.doc` shows, of the tables in the documentation.
+--- reference: makes the module unsync.reference, which `.doc` shows, of the annotations and, where they have nothing,
+--- of the tables in the documentation.
 ---
----     lua reference.lua OUTPUT docs/lua.md ...
+---     lua reference.lua OUTPUT lua/meta/unsync.lua docs/lua.md ...
 ---
---- Of a file with a heading "Reference", what follows it. A row counts whose first cell has a signature in backquotes,
---- as `unsync.scope([opts,] fn)` or `future:cancel([reason])`; its other cell is the text. Rows with an empty first
---- cell go on with that. A table with `opts` at its head belongs to those signatures before it, under the same heading,
---- that mention opts.
+--- Of a document with a heading "Reference", what follows it. A row counts whose first cell has a signature in
+--- backquotes, as `unsync.scope([opts,] fn)` or `future:cancel([reason])`; its other cell is the text. Rows with an
+--- empty first cell go on with that. A table with `opts` at its head belongs to those signatures before it, under the
+--- same heading, that mention opts.
 local output = ...
 local inputs = {select(2, ...)}
 
 --- How a prefix of signatures is called in full.
-local modules = {http = "unsync.http", testing = "unsync.testing"}
+local modules = {http = "unsync.http", testing = "unsync.testing", inspect = "unsync.inspect"}
 
 local entries = {}
 
@@ -79,6 +80,36 @@ local function read(path)
   end
 end
 
+--- What the annotations say of each function: the text, its arguments, the fields of options, what comes back.
+local function annotated(path)
+  local file <close> = assert(io.open(path))
+  local items = assert(loadfile("src/tools/annotations.lua"))("module")(file:read("a"))
+  local classes = {}
+  for _, item in ipairs(items) do
+    if item.kind == "class" then classes[item.name] = item end
+  end
+  for _, item in ipairs(items) do
+    if item.kind == "function" then
+      local text = {}
+      local function add(format, ...) text[#text + 1] = plain(format:format(...)) end
+      if item.text ~= "" then add("%s", item.text) end
+      for _, param in ipairs(item.params) do
+        if param.note then add("  %s: %s", param.name, param.note) end
+        local class = classes[param.type]
+        for _, field in ipairs(class and param.optional and class.fields or {}) do
+          add("  %s: %s", field.name, field.note or field.type)
+        end
+      end
+      for _, returned in ipairs(item.returns) do
+        add("  returns %s%s", returned.type, returned.note and ": " .. returned.note or "")
+      end
+      local name = name_of(item.signature)
+      entries[name] = {name = name, signature = item.signature, text = text}
+    end
+  end
+end
+
+annotated(table.remove(inputs, 1))
 for _, path in ipairs(inputs) do read(path) end
 local names = {}
 for name in pairs(entries) do names[#names + 1] = name end
