@@ -103,9 +103,12 @@ static int set_up(void **state) {
 static void drop_registry(registry *r) {
   for (int i = 0; i < CELLS; i++) {
     uns_cell *cell = r->cells[i];
-    if (cell != NULL) { /* cells may hold themselves */
+    if (cell != NULL) { /* cells may hold each other; that one holds itself is not counted */
       uns_packet outcome = cell->outcome;
       uns_packet_init(&cell->outcome);
+      for (uint32_t j = 0; j < outcome.ref_count; j++) {
+        if (outcome.refs[j] == &cell->base) uns_shared_ref(cell);
+      }
       uns_packet_deinit(&outcome);
     }
     uns_shared_unref(cell);
