@@ -388,11 +388,12 @@ INSTALLED = $(foreach f,$(build/program),$f:bin:755) \
   $(foreach f,$(wildcard include/*.h),$f:include:644) \
   $(foreach f,$(build/plugins),$f:lib/unsync/plugins:644) \
   $(foreach f,$(wildcard lua/meta/*.lua),$f:share/unsync/meta:644) \
+  $(foreach f,$(wildcard lua/meta/unsync/*.lua),$f:share/unsync/meta/unsync:644) \
   $(foreach f,$(wildcard README.md LICENSE docs/*.md),$f:share/doc/unsync:644) \
   $(foreach f,$(wildcard docs/*.1),$f:share/man/man1:644) \
   $(foreach f,$(wildcard examples/*.* examples/*/*.*),$f:share/doc/unsync/$(patsubst %/,%,$(dir $f)):644)
 # Directories that are ours alone, the innermost first.
-INSTALLED_DIRS = lib/unsync/plugins lib/unsync share/unsync/meta share/unsync \
+INSTALLED_DIRS = lib/unsync/plugins lib/unsync share/unsync/meta/unsync share/unsync/meta share/unsync \
   $(patsubst %/,share/doc/unsync/%,$(sort $(dir $(wildcard examples/*/*.*)))) share/doc/unsync/examples share/doc/unsync
 to = $(DESTDIR)$(PREFIX)
 

@@ -61,7 +61,15 @@ local function names(set, without)
 end
 
 describe("the annotations", function()
-  it("are Lua", function() assert(loadfile(source)) end)
+  it("are Lua, and have a file for each module", function()
+    assert(loadfile(source))
+    for _, module in ipairs({ "http", "inspect", "testing" }) do
+      local text = script.read_file("lua/meta/unsync/" .. module .. ".lua")
+      assert.truthy(text:find("---@meta unsync." .. module .. "\n", 1, true))
+      assert.truthy(text:find("---@type unsync." .. module .. "\n", 1, true))
+      assert.truthy(classes["unsync." .. module])
+    end
+  end)
 
   it("have every public function and method, and none that does not exist", function()
     local there = real()
