@@ -87,7 +87,8 @@ describe("make install #plain", function()
     local list = files()
     for _, path in ipairs({ "bin/unsync", "lib/lua/5.4/unsync.so", "lib/libunsync.so", "lib/libunsync.a",
       "lib/pkgconfig/unsync.pc", "include/unsync.h", "include/unsync_plugin.h", "share/man/man1/unsync.1",
-      "share/unsync/meta/unsync.lua", "share/unsync/meta/unsync/http.lua", "share/doc/unsync/README.md", "share/doc/unsync/lua.md",
+      "share/unsync/meta/unsync.lua", "share/unsync/meta/unsync/http.lua",
+      "share/doc/unsync/README.md", "share/doc/unsync/lua.md",
       "share/doc/unsync/reference.md", "share/doc/unsync/examples/io.lua",
       "share/doc/unsync/examples/support/server.lua" }) do
       assert.truthy(list:find("./" .. path .. "\n", 1, true), path)
