@@ -363,7 +363,7 @@ for _, kind in ipairs({"thread", "cpu"}) do
         running:resolve()
         while true do tostring(0.5) end
       end, {grace = 0.05}))
-      assert.is_true(err.stopped_by == "hook" or kind == "cpu" and err.stopped_by == "sigterm")
+      assert.is_true(err.stopped_by == "hook" or kind == "cpu" and err.stopped_by:find("^sig"))
     end)
 
     it("cancels the tasks that it has started, and what it awaits elsewhere", function()
@@ -522,7 +522,7 @@ describe("a process that stands in C, and does not come back", function()
 
   it("is ended by SIGTERM after the grace period, and replaced", function()
     assert.equal("sigterm\ttrue\n", stopped([[
-      local stuck = unsync.cpu("crash.stuck", {grace = 0.05})
+      local stuck = unsync.cpu("crash.stuck", {grace = 0.5}) -- time enough to die of it, on a busy machine too
       local other = unsync.cpu(function() require "unsync".sleep(0.2) return true end)()
       print(stop(stuck), other:await())
     ]]))
@@ -532,7 +532,7 @@ describe("a process that stands in C, and does not come back", function()
     local rung = stopped([[
       print(stop(unsync.cpu(function()
         return (("a"):rep(60) .. "b"):find(("a-"):rep(14) .. "c") -- takes longer than anybody waits
-      end, {grace = 0.05})))
+      end, {grace = 0.5})))
     ]])
     assert.is_true(rung == "sigterm\n" or rung == "hook\n", rung) -- it may not have come so far
   end)

@@ -588,14 +588,15 @@ describe("stopping a call in a worker process", function()
       unsync.sleep(1000)
     end)(started)
     within(started)
-    assert.equal("await", stopped(waits))
+    local how = stopped(waits)
+    assert.is_true(how == "await" or how == "hook", how) -- the other one may not have come so far as to sleep
     started = gate.new()
     local spins = unsync.cpu(function(g)
       g:resolve()
       while true do end
     end)(started)
     within(started)
-    local how = stopped(spins)
+    how = stopped(spins)
     -- ThreadSanitizer holds signals back until the next call that it knows, and plain Lua makes none.
     assert.is_true(how == "hook" or (script.build:find("tsan") and how == "sigterm"), how)
   end)
@@ -625,7 +626,8 @@ describe("stopping a call in a worker process", function()
     end
     for _, ignore in ipairs {false, true} do
       local started = gate.new()
-      local future = unsync.cpu(stuck, {grace = 0.05})(started, ignore)
+      -- Long enough for a process to die of SIGTERM, on a busy machine too.
+      local future = unsync.cpu(stuck, {grace = ignore and 0.05 or 1})(started, ignore)
       local worker, sleeper = within(started)
       local before = computed(worker)
       assert.is_true(script.eventually(function() return computed(worker) > before + 2 end)) -- so it is in there

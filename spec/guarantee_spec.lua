@@ -2,7 +2,7 @@
 -- docs/cancellation.md is measured here. UNSYNC_WRITE=1 writes the table anew, from this run.
 local script = require("spec.support.script")
 
-local GRACE = 0.2 -- seconds
+local GRACE = 0.5 -- seconds, the default
 local PAGE = "docs/cancellation.md"
 
 --- What must have stopped the call, by executor and by what it stood in. Where two are named, the moment decides.
