@@ -430,9 +430,10 @@ describe("the thread pool", function()
         calls[i] = block(started[i])
       end
       for i = 1, 10 do started[i]:await(30 * script.slowness) end
-      local writer <close> = assert(io.open(fifo, "w"))
+      local writer = assert(io.open(fifo, "w"))
       unsync.all(calls):await()
       unsync.sleep(pause)
+      writer:close()
     end
   end)
 

@@ -1,6 +1,6 @@
---- Measures how soon calls end that never would. Prints a line for each executor, for what its call stands in, and for
---- how it is stopped: `executor|what|how|settled|stopped_by|code|ended`. `settled`: seconds until the future had settled;
---- `ended`: until the last sign of life of the work, `-` if it goes on.
+--- Measures how soon calls end that never would. Prints a line for each executor, for what its call stands in, and
+--- for how it is stopped: `executor|what|how|settled|stopped_by|code|ended`. `settled`: seconds until the future had
+--- settled; `ended`: until the last sign of life of the work, `-` if it goes on.
 --- arg[1]: the grace period; arg[2]: a directory to write to; arg[3]: the plugin directory.
 local unsync = require("unsync")
 
