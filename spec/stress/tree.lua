@@ -40,7 +40,7 @@ function tree.grow(seed)
   end
 
   local function one(depth, place)
-    local draw = random(20)
+    local draw = random(22)
     if draw <= 9 and depth < 4 and next_id < calls then
       local ways = {"await", "await", "await", "leave", "cancel", "cancel_late", "await_limit", "timeout", "race",
         "all", "close", "option", "scope", "detour"}
@@ -58,11 +58,11 @@ function tree.grow(seed)
     if draw <= 17 then return {"swallow"} end
     if draw <= 18 then return {"clean_up"} end
     if draw <= 19 then return random(3) == 1 and {"fail"} or {"promise", random(3)} end
-    if place == "cpu" and crashes < 2 and random(2) == 1 then
+    if draw == 20 and place == "cpu" and crashes < 2 then
       crashes = crashes + 1
       return {"crash", random(2) == 1 and "kill" or "exit"}
     end
-    return {"pipe", random(4) - 1, random(6)}
+    return {"pipe", random(4) - 1, random(6), ({"io", "io", "thread", "cpu"})[random(4)]}
   end
 
   function grow_call(depth, place)
@@ -297,14 +297,14 @@ function verbs.promise(step)
   elseif ok and won ~= (value == "theirs") then broken("a promise has settled twice, or never") end
 end
 
---- Items through a channel of that capacity: all of them, once, in order.
+--- Items through a channel of that capacity, from there: all of them, once, in order.
 function verbs.pipe(step)
   local capacity, count = step[2], step[3]
   local channel = unsync.channel(capacity)
-  local sender = unsync.spawn(function()
-    for i = 1, count do channel:send(i) end
-    channel:close()
-  end)
+  local sender = unsync[step[4]](function(to)
+    for i = 1, count do to:send(i) end
+    to:close()
+  end)(channel)
   local ok, err = pcall(function()
     local last = 0
     for item in channel do
