@@ -4,14 +4,14 @@
  *   - The rules are the state's; they go with each call to its worker, whose state follows them.
  *   - All declarations with a name are known, by a weak table: a new rule reaches those that exist. Calls under way stay where
  *     they are.
- * The rules: core/placement.h. What a declaration makes of its place: wrap.c.
+ * The rules: core/placement.h. What a declaration makes of its place: declaration.c.
  */
 #include "bind/place.h"
 
 #include <string.h>
 
 #include "bind/bind.h"
-#include "bind/wrap.h"
+#include "bind/declaration.h"
 #include "core/placement.h"
 #include "loop/package_path.h"
 
@@ -32,7 +32,7 @@ static void push_declarations(lua_State *L) {
 void uns_place_declared(lua_State *L, uns_runtime *runtime, int index) {
   index = lua_absindex(L, index);
   luaL_checkstack(L, 6, NULL);
-  if (runtime->placement != NULL) uns_wrap_place(L, index, runtime->placement, false);
+  if (runtime->placement != NULL) uns_declaration_place(L, index, runtime->placement, false);
   push_declarations(L);
   lua_pushvalue(L, index);
   lua_pushboolean(L, 1);
@@ -46,7 +46,7 @@ static int adopt(lua_State *L) {
   const char *rules = lua_touserdata(L, 2);
   push_declarations(L);
   for (int pass = 0; pass < 2; pass++) {
-    for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1)) uns_wrap_place(L, -2, rules, pass == 0);
+    for (lua_pushnil(L); lua_next(L, 3); lua_pop(L, 1)) uns_declaration_place(L, -2, rules, pass == 0);
   }
   runtime->placement = (char *)rules;
   uns_package_path_forget(runtime);

@@ -11,8 +11,6 @@
 bool uns_is_wrapped(lua_State *L, int index);
 /* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
 int uns_wrap_spawn(lua_State *L);
-/* Places the declaration at `index` by `rules`, or only looks whether it can be; raises where it cannot. */
-void uns_wrap_place(lua_State *L, int index, const char *rules, bool only_check);
 /* "io", "thread" or "cpu", or NULL where it is none. */
 const char *uns_wrapped_kind(lua_State *L, int index);
 

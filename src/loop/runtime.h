@@ -158,7 +158,7 @@ struct uns_runtime {
   const char *callback_of; /* whose callback runs, outside of any task, so nothing can wait: "luv"; else NULL */
   uns_link failures;   /* failures nobody has looked at, oldest first (loop/failure.c) */
   size_t kept_failures; /* of these, those whose futures are gone */
-  uns_link holding;       /* functions whose limit holds calls back (bind/wrap.c) */
+  uns_link holding;       /* functions whose limit holds calls back (bind/send.c) */
   uns_closer held_closer; /* for these calls */
   struct uns_last_site {
     const char *text;
@@ -181,7 +181,7 @@ struct uns_runtime {
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
   void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
   uns_source_name *source_names; /* newest first */
-  uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/wrap.c's, by job->link */
+  uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/send.c's, by job->link */
   size_t idle_job_count;
   uns_link idle_scopes; /* bind/cancel.c's */
   int kept_scope_count;
