@@ -42,7 +42,7 @@ static int companion_gc(lua_State *L) {
   /* Where the whole state ends, the future may still be used: by a finalizer of the script's that comes later. */
   lua_getiuservalue(L, 1, 1);
   uns_future *future = lua_touserdata(L, -1);
-  if (future != NULL) future->cell = NULL;
+  if (future != NULL && future->cell == mine->cell) future->cell = NULL;
   bool told = mine->watching && !uns_cell_unwatch(mine->cell, &mine->watcher);
   uns_shared_unref(mine->cell);
   mine->cell = NULL;
@@ -433,9 +433,8 @@ void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index
   lua_settop(L, top);
 }
 
-/* Ties `cell` (one reference, taken over) to the future at `index`, from now on its companion's. */
-static companion *add_companion(uns_runtime *runtime, lua_State *L, int index, uns_cell *cell) {
-  uns_future *future = lua_touserdata(L, index);
+/* Gives the future at `index` a companion, which has no cell yet. */
+static companion *add_companion(uns_runtime *runtime, lua_State *L, int index) {
   companion **slot = lua_newuserdatauv(L, sizeof *slot, 1);
   *slot = NULL;
   lua_pushvalue(L, index);
@@ -443,11 +442,9 @@ static companion *add_companion(uns_runtime *runtime, lua_State *L, int index, u
   luaL_setmetatable(L, COMPANION_TYPE);
   companion *mine = uns_calloc(1, sizeof *mine);
   if (mine == NULL) {
-    uns_shared_unref(cell);
     luaL_error(L, "not enough memory");
     return NULL;
   }
-  mine->cell = cell;
   mine->watcher.mail.deliver = on_cell_settled;
   mine->watcher.mailbox = runtime->mailbox;
   *slot = mine;
@@ -455,12 +452,18 @@ static companion *add_companion(uns_runtime *runtime, lua_State *L, int index, u
   lua_pushvalue(L, index);
   lua_pushvalue(L, -3);
   lua_rawset(L, -3);
+  lua_pop(L, 2);
+  return mine;
+}
+
+/* Ties `cell` (one reference, taken over) to the future at `index`, whose companion has it before anything can raise. */
+static void tie_cell(lua_State *L, int index, companion *mine, uns_cell *cell) {
+  mine->cell = cell;
   lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
   lua_pushvalue(L, index);
   lua_rawsetp(L, -2, cell);
-  lua_pop(L, 3);
-  future->cell = cell;
-  return mine;
+  lua_pop(L, 1);
+  ((uns_future *)lua_touserdata(L, index))->cell = cell;
 }
 
 uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
@@ -468,12 +471,13 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
   if (future->cell != NULL) return future->cell;
   index = lua_absindex(L, index);
   luaL_checkstack(L, 12, NULL);
+  companion *mine = add_companion(runtime, L, index);
   uns_cell *cell = uns_cell_new();
-  if (cell == NULL) return NULL;
+  if (cell == NULL) return NULL; /* a companion without one does nothing */
   cell->task = future->task;
   cell->job = future->job;
   cell->by_task = !future->resolvable;
-  companion *mine = add_companion(runtime, L, index, cell);
+  tie_cell(L, index, mine, cell);
   uns_failure *failure = push_failure(L, index);
   if (failure != NULL) {
     share_failure(L, index);
@@ -499,7 +503,8 @@ uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell 
   lua_pop(L, 2);
   uns_future *future = uns_future_push(runtime, L, UNS_KIND_PROMISE, NULL);
   future->foreign = true;
-  companion *mine = add_companion(runtime, L, lua_gettop(L), uns_shared_ref(cell));
+  companion *mine = add_companion(runtime, L, lua_gettop(L));
+  tie_cell(L, lua_gettop(L), mine, uns_shared_ref(cell));
   mine->watching = true;
   uns_cell_watch(cell, &mine->watcher);
   return future;
