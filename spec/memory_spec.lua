@@ -4,8 +4,8 @@ local script = require("spec.support.script")
 
 --- Runs `body`, which defines a function `round(n)` that does something n times, until everything is warm; then says
 --- how much came on top while it was done 100,000 times more. What leaks grows each time; what is still being warmed up
---- (a thread more, or one that has begun and has not opened its loop yet; the heap's own pieces) does not: so up to three
---- times, until it stays flat.
+--- (a thread more, or one that has not opened its loop yet; the heap's own pieces) does not: so up to three times,
+--- until it stays flat.
 local function soak(body, rounds)
   local out = script.output(([[
     local unsync = require "unsync"
