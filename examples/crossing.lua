@@ -3,7 +3,7 @@
 hello, Ada (call 1)
 good night, Ada (call 1)	0
 30	true
-false	argument 1.input.file: userdata "FILE*"
+false	unsendable: argument 1.input.file: userdata "FILE*"
 unsendable	argument 1.input.file
 upvalue file
 unsendable	result 2[1]

@@ -204,7 +204,7 @@ for _, kind in ipairs(kinds) do
       local function path(fn, ...)
         local err = failure(unsync[kind](fn), ...)
         assert.equal("unsendable", err.code)
-        assert.equal(err.path .. ": coroutine", tostring(err))
+        assert.equal("unsendable: " .. err.path .. ": coroutine", tostring(err))
         return err.path
       end
       assert.equal("argument 1", path(same, thread))
@@ -217,7 +217,7 @@ for _, kind in ipairs(kinds) do
       local file = io.tmpfile()
       local err = failure(echo, {log = file})
       assert.equal("argument 1.log", err.path)
-      assert.equal('argument 1.log: userdata "FILE*"', tostring(err))
+      assert.equal('unsendable: argument 1.log: userdata "FILE*"', tostring(err))
       file:close()
       err = failure(echo, setmetatable({}, {__gc = function() end}))
       assert.equal("argument 1", err.path)

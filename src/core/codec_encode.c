@@ -95,7 +95,7 @@ static void find_path(uns_encoder *e, uint64_t sought, int index) {
   lua_settop(L, top);
 }
 
-/* Raises "argument 2.conn.socket: " and the formatted reason, of the code "unsendable", with `path`. */
+/* Raises "unsendable: argument 2.conn.socket: " and the formatted reason, of the code "unsendable", with `path`. */
 _Noreturn void uns_encoder_refuse(uns_encoder *e, const char *format, ...) {
   lua_State *L = e->L;
   luaL_checkstack(L, LUA_MINSTACK, NULL);
@@ -113,7 +113,7 @@ _Noreturn void uns_encoder_refuse(uns_encoder *e, const char *format, ...) {
   }
   uns_codec_push_path(L, e->place, e->names);
   const char *path = lua_tostring(L, -1);
-  uns_error_push(L, "unsendable", "%s: %s", path, reason);
+  uns_error_push(L, "unsendable", "unsendable: %s: %s", path, reason);
   lua_pushvalue(L, -2);
   lua_setfield(L, -2, "path");
   e->code = UNS_EUNSENDABLE;

@@ -54,7 +54,7 @@ typedef struct uns_encoder {
 enum { UNS_SLOT_QUEUE = 1, UNS_SLOT_KEPT, UNS_SLOT_COUNT = UNS_SLOT_KEPT };
 
 _Noreturn void uns_encoder_no_memory(uns_encoder *e);
-/* Raises "argument 2.conn.socket: " and the formatted reason, of the code "unsendable", with `path`. */
+/* Raises "unsendable: argument 2.conn.socket: " and the formatted reason, of the code "unsendable", with `path`. */
 _Noreturn void uns_encoder_refuse(uns_encoder *e, const char *format, ...);
 /* The same, because of the type of the value at `i`. */
 _Noreturn void uns_encoder_refuse_type(uns_encoder *e, int i);

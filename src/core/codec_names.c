@@ -218,7 +218,7 @@ void uns_codec_push_named(lua_State *L, const char *module, size_t module_size, 
         return;
       }
     }
-    uns_error_push(L, "unsendable", "there is no class \"%s\" here: no module that makes it is loaded",
+    uns_error_push(L, "unsendable", "unsendable: there is no class \"%s\" here: no module that makes it is loaded",
                    lua_tostring(L, -2));
     lua_error(L);
   }
@@ -235,6 +235,7 @@ void uns_codec_push_named(lua_State *L, const char *module, size_t module_size, 
   }
   lua_pushlstring(L, module, module_size);
   lua_pushlstring(L, field, field_size);
-  uns_error_push(L, "unsendable", "module \"%s\" has no field \"%s\" here", lua_tostring(L, -2), lua_tostring(L, -1));
+  uns_error_push(L, "unsendable", "unsendable: module \"%s\" has no field \"%s\" here", lua_tostring(L, -2),
+                 lua_tostring(L, -1));
   lua_error(L);
 }

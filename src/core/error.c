@@ -8,7 +8,7 @@
 
 #define ERROR_TYPE "unsync.Error"
 
-/* "message", or "message (code)" where the message does not say the code itself */
+/* The message; where a script has taken it away, the code. */
 static int error_tostring(lua_State *L) {
   lua_getfield(L, 1, "message");
   if (lua_type(L, -1) != LUA_TSTRING) {

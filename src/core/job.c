@@ -85,6 +85,13 @@ void uns_job_fail(uns_job *job, const char *code, const char *format, ...) {
   va_end(arguments);
 }
 
+void uns_job_fail_unsent(uns_job *job, const char *what, int status) {
+  const char *name = job->function->name;
+  if (status == UNS_ENOMEM) uns_job_fail(job, "ENOMEM", "not enough memory to send %s of %s", what, name);
+  else
+    uns_job_fail(job, "unsendable", "unsendable: in %s of %s is something that cannot leave the process", what, name);
+}
+
 void uns_job_note_progress(uns_job *job, uint64_t done, uint64_t total) {
   bool known = atomic_load_explicit(&job->progress_count, memory_order_relaxed) > 0 &&
                atomic_load_explicit(&job->progress_done, memory_order_relaxed) == done &&

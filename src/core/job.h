@@ -110,6 +110,11 @@ void uns_job_empty(uns_job *job);
 void uns_job_again(uns_job *job, uns_function *function);
 /* Fills in an UNS_OUTCOME_ERROR. */
 void uns_job_fail(uns_job *job, const char *code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * The same where no message to another process could be made of `what`, "the arguments" or "the result": for want of
+ * memory, if `status` is UNS_ENOMEM; else it holds what means nothing outside.
+ */
+void uns_job_fail_unsent(uns_job *job, const char *what, int status);
 /* Another process says how far its task is: keeps that, and passes it on where it is news. Numbers are a double's bits. */
 void uns_job_note_progress(uns_job *job, uint64_t done, uint64_t total);
 /* A job in the place of one that is abandoned: goes home as it would have, cancelled. NULL without memory. */

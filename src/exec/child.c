@@ -133,12 +133,7 @@ static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
     int status = uns_frame_build(&frame, &w->out, &message, &job->result);
     if (status == UNS_OK) break;
     if (job->outcome == UNS_OUTCOME_ERROR) exit(EXIT_BROKEN); /* not even that: the host will say that we are gone */
-    if (status == UNS_ENOMEM) {
-      uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
-    } else {
-      uns_job_fail(job, "unsendable", "%s: its result holds something that cannot leave the process",
-                   job->function->name);
-    }
+    uns_job_fail_unsent(job, "the result", status);
   }
   fflush(stdout);
   fflush(stderr);

@@ -353,10 +353,8 @@ static void fail_call(uns_parent *parent, uns_job *job, int status) {
   bool still = uns_table_take(&parent->calls, job->id) != NULL;
   uv_mutex_unlock(&parent->lock);
   if (!still) return;
-  const char *name = job->function->name;
   if (status == UNS_ECLOSED) uns_job_fail(job, "closed", "closed: the program is ending");
-  else if (status == UNS_ENOMEM) uns_job_fail(job, "ENOMEM", "not enough memory to hand %s to the host", name);
-  else uns_job_fail(job, "unsendable", "%s: its arguments hold something that cannot leave the process", name);
+  else uns_job_fail_unsent(job, "the arguments", status);
   uns_job_post(job);
 }
 
@@ -367,7 +365,7 @@ void uns_parent_submit(uns_parent *parent, uns_job *job) {
   bool kept = uns_table_put(&parent->calls, job->id, job);
   uv_mutex_unlock(&parent->lock);
   if (!kept) {
-    uns_job_fail(job, "ENOMEM", "not enough memory to hand %s to the host", job->function->name);
+    uns_job_fail_unsent(job, "the arguments", UNS_ENOMEM);
     uns_job_post(job);
     return;
   }

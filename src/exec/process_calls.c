@@ -131,12 +131,7 @@ static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
 }
 
 static void fail_unsent(uns_process_pool *pool, uns_job *job, int status) {
-  if (status == UNS_ENOMEM) {
-    uns_job_fail(job, "ENOMEM", "not enough memory to hand %s to a worker process", job->function->name);
-  } else {
-    uns_job_fail(job, "unsendable", "%s: its arguments hold something that cannot leave the process",
-                 job->function->name);
-  }
+  uns_job_fail_unsent(job, "the arguments", status);
   uns_process_pool_abandon(pool, job);
 }
 

@@ -92,11 +92,7 @@ static void on_nested_end(uns_mail *mail, void *receiver) {
     message.words.id = call->id;
     int status = uns_service_send(call->child, &message, &job->result);
     if (status == UNS_ECORRUPT || status == UNS_ENOMEM) {
-      if (status == UNS_ENOMEM)
-        uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
-      else
-        uns_job_fail(job, "unsendable", "%s: its result holds something that cannot leave the process",
-                     job->function->name);
+      uns_job_fail_unsent(job, "the result", status);
       uns_message_of_result(&message, job);
       message.words.id = call->id;
       uns_service_must_send(call->child, &message, NULL);
