@@ -2,7 +2,7 @@
 ---     --[[ Output:                    what goes to stdout
 ---     --[[ Errors, exit code 1:       what goes to stderr; without it that is nothing, and the exit code is 0
 local build = os.getenv("UNSYNC_BUILD") or "build"
-local limit = 20 * (tonumber(os.getenv("UNSYNC_SLOWNESS")) or 1) -- seconds; whatever hangs ends with exit code 124
+local limit = 60 * (tonumber(os.getenv("UNSYNC_SLOWNESS")) or 1) -- seconds; whatever hangs ends with exit code 124
 
 local function read(path)
   local file <close> = assert(io.open(path))

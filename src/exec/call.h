@@ -4,7 +4,8 @@
  * Arguments are read straight from the call's packet, results written straight into the result's.
  *   - The task runs on the calling thread; nothing of Lua is needed there.
  *   - The first failure counts. It travels as an error value, so its texts may have any length.
- * Which function it is: exec/registry.h. Who calls: exec/runner.c.
+ * Which function it is: exec/registry.h. Who calls: exec/runner.c. Arguments, and what is said of those that are wrong:
+ * call_arguments.c, call_error.c; call.c has the rest.
  */
 #ifndef UNS_CALL_H
 #define UNS_CALL_H
