@@ -120,6 +120,35 @@ describe("map", function()
     assert.same({ 2, 3, 1 }, found)
   end)
 
+  it("keeps those that come early until their turn, and starts no more meanwhile", function()
+    local gates, started, found = {}, 0, {}
+    for i = 1, 6 do gates[i] = unsync.promise() end
+    local task = unsync.spawn(function()
+      for value, number in unsync.map(function(gate)
+        started = started + 1
+        return gate:await()
+      end, gates, { concurrency = 3 }) do
+        found[#found + 1] = value == number and value
+      end
+    end)
+    for i = 6, 1, -1 do
+      gates[i]:resolve(i)
+      for _ = 1, 3 do unsync.yield() end
+      if i > 1 then assert.same({ 3, {} }, { started, found }) end
+    end
+    task:await()
+    assert.same({ 6, { 1, 2, 3, 4, 5, 6 } }, { started, found })
+  end)
+
+  it("has ended for a task that waits for its next result when another leaves it", function()
+    local results <const> = unsync.map(function() unsync.promise():await() end, { 1, 2 }, { concurrency = 2 })
+    local task = unsync.spawn(function() return results() end)
+    unsync.yield()
+    getmetatable(results).__close(results)
+    assert.is_nil(task:await(10))
+    assert.is_nil(results())
+  end)
+
   it("takes items from an iterator, no sooner than their turn, and never holds more than concurrency", function()
     for _, ordered in ipairs({ true, false }) do
       local taken, running, most, given = 0, 0, 0, 0

@@ -1,6 +1,6 @@
 --- combine: many futures, one after the other: as_completed and map. What makes one future of many is in C.
 local core = require("unsync.core")
-local spawn, drop, is_future = core.spawn, core.drop, core.is_future
+local spawn, is_future = core.spawn, core.is_future
 
 local combine = {}
 
@@ -31,31 +31,34 @@ function combine.as_completed(list)
       bad(1, "as_completed", ("item %d is a %s, not a future"):format(i, type(list[i])))
     end
   end
-  for i = 1, #list do collector:add(list[i]) end
-  return function() return collector:next() end
+  for i = 1, #list do collector:add(list[i], i) end
+  return function() return (collector:next()) end
 end
 
 ---@class unsync.MapOptions
 ---@field concurrency? integer  calls that run or whose results lie there; default: cores for cpu functions, else 16
 ---@field ordered? boolean  whether results come in the order of the items; default: true
 
---- What a map is doing: the futures of the items `first` to `last` by their numbers, and the numbers by future. One
---- that came out of the collector, settled, before its turn stands in `settled_early`.
+--- What a map is doing. The collector holds the futures of the items that are under way or whose results lie there, by
+--- their numbers, and the iterator's task beside them.
 ---@class unsync.Map
 local Map = {}
-Map.__index = Map
 
---- Starts the call for an item. One that cannot start is a future that has failed: it has its turn like any other.
-local function start(self, ...)
-  local ok, future = pcall(self.call, self.fn, ...)
-  self:enter(ok and future or core.rejected(future))
+-- Looked up once, since they are called for each item.
+local some = core.collector()
+local add, following, await = some.add, some.next, core.resolved().await
+
+--- The call for an item was made. One that could not start is a future that has failed: it has its turn like any other.
+local function enter(self, ok, future)
+  local number = self.last + 1
+  self.last, self.held = number, self.held + 1
+  add(self.collector, ok and future or core.rejected(future), number)
 end
 
-function Map:enter(future)
-  self.last = self.last + 1
-  self.held = self.held + 1
-  self.futures[self.last], self.numbers[future] = future, self.last
-  self.collector:add(future)
+--- Starts the call for an item.
+local function start(self, ...)
+  if self.wrapped then return enter(self, pcall(self.fn, ...)) end
+  return enter(self, pcall(spawn, self.fn, ...))
 end
 
 --- What the iterator, which ran as a task since it may wait, came to.
@@ -64,7 +67,7 @@ local function take(self, ok, ...)
   self.pulling = nil
   if not ok then
     self.exhausted = true
-    self:enter(future) -- its error is the last item
+    enter(self, true, future) -- its error is the last item
   elseif (...) == nil then
     self.exhausted = true
   else
@@ -73,55 +76,33 @@ local function take(self, ok, ...)
 end
 
 --- Starts calls until there are as many as there may be.
-function Map:fill()
+local function fill(self)
+  local list = self.list
   while not self.exhausted and not self.pulling and self.held < self.concurrency do
-    if self.list then
-      self.place = self.place + 1
-      if self.place > self.count then
+    if list then
+      local place = self.place + 1
+      self.place = place
+      if place > self.count then
         self.exhausted = true
       else
-        start(self, self.list[self.place])
+        start(self, list[place])
       end
     else
       self.pulling = spawn(self.iterator)
       if self.pulling:done() then
-        take(self, pcall(self.pulling.await, self.pulling))
+        take(self, pcall(await, self.pulling))
       else
-        self.collector:add(self.pulling)
+        add(self.collector, self.pulling)
       end
-    end
-  end
-end
-
---- The next future whose turn has come, settled, and the number of its item; nil at the end.
-function Map:settled()
-  while true do
-    self:fill()
-    local head = self.ordered and self.futures[self.first]
-    if head and self.settled_early[head] then
-      self.settled_early[head] = nil
-      return head, self.first
-    end
-    if self.held == 0 and not self.pulling then return nil end
-    local future = self.collector:next()
-    if future == self.pulling then
-      take(self, pcall(future.await, future))
-    elseif self.ordered then
-      self.settled_early[future] = true
-    else
-      return future, self.numbers[future]
     end
   end
 end
 
 --- Nobody wants the rest: what runs is cancelled.
-function Map:leave()
+local function leave(self)
   self.exhausted = true
-  local pulling, futures = self.pulling, self.futures
-  self.pulling, self.futures, self.numbers, self.settled_early, self.held = nil, {}, {}, {}, 0
-  self.collector = core.collector()
-  if pulling then drop(pulling) end
-  for _, future in pairs(futures) do drop(future) end
+  self.pulling, self.held = nil, 0
+  self.collector:drop()
 end
 
 local function first_result(number, ...)
@@ -132,17 +113,22 @@ local function first_result(number, ...)
   return first, number
 end
 
+--- Of the item whose turn is next; nil at the end.
 local function next_result(self)
-  local future, number = self:settled()
-  if not future then return nil end
+  local future, number, failed
+  repeat
+    if self.held < self.concurrency then fill(self) end
+    if self.held == 0 and not self.pulling then return nil end
+    future, number, failed = following(self.collector)
+    if not future then return nil end -- left meanwhile, by another task
+    if not number then take(self, pcall(await, future)) end
+  until number
   self.held = self.held - 1
-  self.futures[number], self.numbers[future] = nil, nil
-  if self.ordered then self.first = self.first + 1 end
-  if not future:error() then self:fill() end
-  return first_result(number, future:await())
+  if not failed then fill(self) end
+  return first_result(number, await(future))
 end
 
-Map.__close = Map.leave
+Map.__close = leave
 Map.__call = next_result
 
 local function read_options(options)
@@ -180,12 +166,10 @@ function combine.map(fn, items, options)
   local kind = core.kind(fn)
   local self = setmetatable({
     fn = kind and fn or function(...) return followed(fn(...)) end,
-    call = kind and function(wrapped, ...) return wrapped(...) end or spawn,
+    wrapped = kind ~= nil,
     concurrency = options.concurrency or (kind == "cpu" and core.cores()) or 16,
-    ordered = options.ordered ~= false,
-    collector = core.collector(),
-    futures = {}, numbers = {}, settled_early = {}, first = 1, last = 0, held = 0,
-    place = 0,
+    collector = core.collector(options.ordered ~= false),
+    last = 0, held = 0, place = 0,
   }, Map)
   if is_list then
     self.list, self.count = items, #items

@@ -207,6 +207,7 @@ static int combine(lua_State *L, group_mode mode) {
     mine->members[i].future = NULL;
     mine->members[i].waiter.wake = on_settled;
     mine->members[i].waiter.listens = false;
+    mine->members[i].waiter.quiet = true;
     uns_list_init(&mine->members[i].waiter.link);
   }
   lua_pushvalue(L, 2);

@@ -251,11 +251,11 @@ static int settle(lua_State *L) {
   return 0;
 }
 
-/* Nobody waits for it, or one task: to tell them allocates nothing. */
+/* Nobody waits for it, or one whom to tell allocates nothing. */
 static bool told_quietly(const uns_future *future) {
   const uns_waiter *first = uns_waiter_first(&future->waiters);
   if (future->cell != NULL) return false;
-  return first == NULL || (uns_task_is_waiter(first) && first->link.next == &future->waiters);
+  return first == NULL || (first->quiet && first->link.next == &future->waiters);
 }
 
 /* The case that matters, in which nothing can fail: up to one result. Else decoded values may be left on the stack. */

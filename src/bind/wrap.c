@@ -56,6 +56,7 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const uns_d
   mine->task = future->task;
   mine->waiter.wake = give_back;
   mine->waiter.listens = true;
+  mine->waiter.quiet = false;
   uns_list_init(&mine->waiter.link);
   uns_list_init(&mine->link);
   if (hold) uns_list_push_back(&function->held, &mine->link);

@@ -31,6 +31,7 @@ typedef struct uns_waiter {
   void (*wake)(struct uns_waiter *waiter, uns_runtime *runtime, uns_future *future);
   uint8_t told; /* uns_told, of a wait for something else than a future */
   bool listens; /* it only keeps the books: nobody awaits the future by it */
+  bool quiet;   /* to tell it allocates nothing */
   /* Of a wait at a channel: */
   uns_task *task;                     /* that waits */
   struct uns_choice **choice;         /* NULL: it waits for this alone. What it points to is made at need */

@@ -252,11 +252,12 @@ const char *uns_runtime_site(uns_runtime *runtime, lua_State *L) {
   struct uns_last_site *last = &runtime->last_site;
   lua_Debug frame;
   for (int level = 1; level < LEVELS && lua_getstack(L, level, &frame) != 0; level++) { /* 0 is the C function that asks */
-    lua_getinfo(L, "Sl", &frame);
+    lua_getinfo(L, level == 1 ? "Sl" : "S", &frame);
+    if (*frame.what == 'C' || strncmp(frame.source, "@unsync/", 8) == 0) continue;
+    if (level > 1) lua_getinfo(L, "l", &frame); /* only now: to find a line takes longer than all the rest */
     if (frame.currentline <= 0) continue;
     if (frame.currentline == last->line && last->text != NULL && strcmp(frame.short_src, last->source) == 0)
       return last->text;
-    if (strncmp(frame.source, "@unsync/", 8) == 0) continue;
     if (!lua_checkstack(runtime->L, 3)) return NULL;
     last->line = frame.currentline;
     last->text = NULL;

@@ -218,8 +218,6 @@ static void account(uns_runtime *runtime, lua_State *L, int coroutines) {
   if (size_kib < 0 || lua_gc(L, LUA_GCISRUNNING) > 0) lua_gc(L, LUA_GCSTEP, size_kib);
 }
 
-bool uns_task_is_waiter(const uns_waiter *waiter) { return waiter->wake == on_settled; }
-
 static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_task *task = uns_calloc(1, sizeof *task);
   if (task == NULL) return NULL;
@@ -231,6 +229,7 @@ static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_list_init(&task->waiter.link);
   uns_list_init(&task->mutexes);
   task->waiter.wake = on_settled;
+  task->waiter.quiet = true;
   task->waiter.task = task;
   uns_timer_init(&task->timer, on_deadline);
   uns_cancel_scope_init(&task->base);

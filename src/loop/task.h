@@ -227,9 +227,6 @@ static inline int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_S
 /* True for the C function in which a task's body is called: an error raised in its own frame is not the body's. */
 bool uns_task_is_base(lua_CFunction function);
 
-/* True if it is a task that awaits, and nothing else. */
-bool uns_task_is_waiter(const uns_waiter *waiter);
-
 /* Pushes the future of a live task, or nil for the main thread. */
 void uns_task_push_future(lua_State *L, uns_task *task);
 /* Enters the tasks that run now, the one that resumed the other, in runtime->tasks. */
