@@ -87,6 +87,70 @@ describe("a context variable", function()
     assert.is_nil(next(kept))
   end)
 
+  it("keeps no value that another has replaced, or that a call was given which has returned", function()
+    local v = unsync.var()
+    local kept = setmetatable({}, { __mode = "k" })
+    local function value()
+      local new = {}
+      kept[new] = true
+      return new
+    end
+    v:set(value())
+    unsync.spawn(function() v:set(value()) end):await()
+    v:with(value(), function() end)
+    v:set(nil)
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(next(kept))
+  end)
+
+  it("has in each task what was set there, of many variables and whatever the order", function()
+    local variables = {}
+    for i = 1, 40 do variables[i] = unsync.var(-i) end
+    local function check(model)
+      for i, v in ipairs(variables) do
+        local expected = model[i] == nil and -i or model[i]
+        if expected == "nil" then expected = nil end
+        assert(expected == v:get())
+      end
+    end
+    local function copy(model)
+      local new = {}
+      for i, value in pairs(model) do new[i] = value end
+      return new
+    end
+    local function play(model, depth)
+      for step = 1, 30 do
+        local i = math.random(#variables)
+        local value = math.random(4) == 1 and "nil" or depth * 1000 + step
+        local what = math.random(8)
+        if what <= 4 then
+          if value == "nil" then variables[i]:set(nil) else variables[i]:set(value) end
+          model[i] = value
+        elseif what == 5 then
+          local inner = copy(model)
+          inner[i] = value
+          if value == "nil" then value = nil end
+          pcall(variables[i].with, variables[i], value, function()
+            check(inner)
+            unsync.yield()
+            check(inner)
+            error()
+          end)
+        elseif what == 6 and depth < 3 then
+          unsync.spawn(play, copy(model), depth + 1)
+        else
+          unsync.yield()
+        end
+        check(model)
+      end
+    end
+    unsync.scope(function()
+      for _ = 1, 5 do unsync.spawn(play, {}, 1) end
+    end)
+    for i, v in ipairs(variables) do assert.equal(-i, v:get()) end
+  end)
+
   it("follows into thread and cpu calls, and those that they make", function()
     local v, w, unset = unsync.var("default"), unsync.var(), unsync.var("unset")
     for _, kind in ipairs({ "thread", "cpu" }) do

@@ -27,10 +27,13 @@ static const char numbers_key = 0; /* registry: identity -> its number in this s
 
 static const char variable_mark = 0;
 
+static const char nil_mark = 0; /* as a light userdata: a variable is set, to nil */
+
 typedef struct {
   const char *mark; /* &variable_mark: told by it, as futures are */
   uns_runtime *runtime;
   lua_Integer number; /* 0: it is still being read */
+  size_t place;       /* where in a context it was found last: most have it there */
 } variable;
 
 /* The variable at `index`, or NULL. */
@@ -81,37 +84,41 @@ static uns_task *check_task(lua_State *L, uns_runtime *runtime) {
   return runtime->current;
 }
 
-/* Pushes what the running task sees of the variable: nil where it is unset. */
-static void push_raw(uns_runtime *runtime, lua_State *L, const variable *var) {
-  uns_context_push(runtime, L, runtime->current);
-  if (lua_isnil(L, -1)) return;
-  lua_rawgeti(L, -1, var->number);
-  lua_replace(L, -2);
+/* What the task, which may be NULL, sees of the variable; NULL: its default. */
+static const uns_context_value *find_value(const uns_task *task, variable *var) {
+  if (task == NULL || task->context == NULL) return NULL;
+  return uns_context_find(task->context, var->number, &var->place);
+}
+
+/* Pushes a value as it was set. */
+static void push_value(lua_State *L, const uns_context_value *value) {
+  if (value->ref == LUA_REFNIL) lua_pushnil(L);
+  else lua_rawgeti(L, LUA_REGISTRYINDEX, value->ref);
+}
+
+/* get() of what is set to nil, or not set, or not found where it was last. */
+static __attribute__((noinline)) int get_slowly(lua_State *L) {
+  variable *var = check_variable(L, 1);
+  const uns_context_value *value = find_value(var->runtime->current, var);
+  if (value != NULL) push_value(L, value);
+  else lua_getiuservalue(L, 1, VALUE_DEFAULT);
+  return 1;
 }
 
 /* variable:get() -> value */
 static int variable_get(lua_State *L) {
   const variable *var = test_variable(L, 1);
-  if (var == NULL) var = check_variable(L, 1);
+  if (__builtin_expect(var == NULL, 0)) return get_slowly(L);
   const uns_task *task = var->runtime->current;
-  if (task != NULL && task->context != NULL) {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, task->context->ref);
-    int type = lua_rawgeti(L, -1, var->number);
-    if (type == LUA_TLIGHTUSERDATA && lua_touserdata(L, -1) == &uns_context_nil) {
-      lua_pushnil(L);
-      return 1;
-    }
-    if (type != LUA_TNIL) return 1;
+  const uns_context *context = task != NULL ? task->context : NULL;
+  if (context == NULL) {
+    lua_getiuservalue(L, 1, VALUE_DEFAULT);
+    return 1;
   }
-  lua_getiuservalue(L, 1, VALUE_DEFAULT);
+  const uns_context_entry *entry = &context->entries[var->place];
+  if (var->place >= context->count || entry->number != var->number || entry->value->ref < 0) return get_slowly(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, entry->value->ref);
   return 1;
-}
-
-/* The value on top, as it lies in a context. */
-static void mark_nil(lua_State *L) {
-  if (!lua_isnil(L, -1)) return;
-  lua_pop(L, 1);
-  lua_pushlightuserdata(L, (void *)&uns_context_nil);
 }
 
 /* variable:set(value): for this task, and those it starts from now on */
@@ -120,11 +127,7 @@ static int variable_set(lua_State *L) {
   const variable *var = check_variable(L, 1);
   luaL_checkany(L, 2);
   lua_settop(L, 2);
-  uns_task *task = check_task(L, runtime);
-  lua_pushinteger(L, var->number);
-  lua_insert(L, 2);
-  mark_nil(L);
-  uns_context_set(runtime, L, task);
+  uns_context_set(runtime, L, check_task(L, runtime), var->number);
   return 0;
 }
 
@@ -133,8 +136,13 @@ static int restore_close(lua_State *L) {
   if (runtime->current == NULL || luaL_testudata(L, 1, RESTORE_TYPE) == NULL) return 0;
   lua_settop(L, 1);
   lua_getiuservalue(L, 1, RESTORE_NUMBER);
-  lua_getiuservalue(L, 1, RESTORE_VALUE);
-  uns_context_set(runtime, L, runtime->current);
+  lua_Integer number = lua_tointeger(L, -1);
+  if (lua_getiuservalue(L, 1, RESTORE_VALUE) == LUA_TNIL) {
+    uns_context_unset(runtime, L, runtime->current, number);
+    return 0;
+  }
+  if (lua_touserdata(L, -1) == &nil_mark) lua_pushnil(L);
+  uns_context_set(runtime, L, runtime->current, number);
   return 0;
 }
 
@@ -147,19 +155,20 @@ static int after_with(lua_State *L, int status, lua_KContext context) {
 /* variable:with(value, fn, ...) -> what fn returns: the value is set while it runs */
 static int variable_with(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  const variable *var = check_variable(L, 1);
+  variable *var = check_variable(L, 1);
   luaL_checktype(L, 3, LUA_TFUNCTION);
   uns_task *task = check_task(L, runtime);
   lua_newuserdatauv(L, 0, 2);
   lua_pushinteger(L, var->number);
   lua_setiuservalue(L, -2, RESTORE_NUMBER);
-  push_raw(runtime, L, var);
+  const uns_context_value *before = find_value(task, var);
+  if (before == NULL) lua_pushnil(L);
+  else if (before->ref == LUA_REFNIL) lua_pushlightuserdata(L, (void *)&nil_mark);
+  else push_value(L, before);
   lua_setiuservalue(L, -2, RESTORE_VALUE);
   luaL_setmetatable(L, RESTORE_TYPE);
-  lua_pushinteger(L, var->number);
   lua_pushvalue(L, 2);
-  mark_nil(L);
-  uns_context_set(runtime, L, task);
+  uns_context_set(runtime, L, task, var->number);
   lua_replace(L, 1);
   lua_remove(L, 2);
   lua_toclose(L, 1);
@@ -276,10 +285,8 @@ static int core_with_context(lua_State *L) {
     lua_pushvalue(L, i);
     lua_Integer number = number_of(L);
     lua_pop(L, 1);
-    lua_pushinteger(L, number);
     lua_pushvalue(L, i + 1);
-    mark_nil(L);
-    uns_context_set(runtime, L, task);
+    uns_context_set(runtime, L, task, number);
   }
   int arguments = lua_gettop(L) - function;
   lua_callk(L, arguments, LUA_MULTRET, function - 1, after_call);
@@ -298,35 +305,34 @@ static bool can_cross(lua_State *L, int index) {
   return yes;
 }
 
+/* The `i`-th value that the running task sees; NULL: there are no more. Anew each time: what runs between may set others. */
+static const uns_context_entry *entry_at(const uns_runtime *runtime, size_t i) {
+  const uns_context *context = runtime->current != NULL ? runtime->current->context : NULL;
+  return context != NULL && i < context->count ? &context->entries[i] : NULL;
+}
+
+/* Pushes the identity of a variable. */
+static void push_identity(lua_State *L, lua_Integer number) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &numbers_key);
+  lua_rawgeti(L, -1, number);
+  lua_remove(L, -2);
+}
+
 int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable) {
-  if (runtime->current == NULL || runtime->current->context == NULL) return 0;
+  const uns_context_entry *entry = entry_at(runtime, 0);
+  if (entry == NULL) return 0;
   int top = lua_gettop(L);
   luaL_checkstack(L, 8, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &with_context_key);
   lua_pushinteger(L, 0);
-  uns_context_push(runtime, L, runtime->current);
-  int table = lua_gettop(L);
   lua_Integer count = 0;
-  lua_pushnil(L);
-  while (lua_next(L, table)) { /* what is found is put below the table, which moves up */
-    if (lua_type(L, -1) == LUA_TLIGHTUSERDATA && lua_touserdata(L, -1) == &uns_context_nil) {
-      lua_pop(L, 1);
-      lua_pushnil(L);
-    }
-    if (only_sendable && !can_cross(L, lua_gettop(L))) {
-      lua_pop(L, 1);
-      continue;
-    }
+  for (size_t i = 0; (entry = entry_at(runtime, i)) != NULL; i++) {
     luaL_checkstack(L, 8, NULL);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &numbers_key);
-    lua_rawgeti(L, -1, lua_tointeger(L, -3));
-    lua_replace(L, -2);
-    lua_insert(L, table);     /* the identity */
-    lua_insert(L, table + 1); /* the value */
-    table += 2;
-    count++;
+    push_identity(L, entry->number);
+    push_value(L, entry->value);
+    if (only_sendable && !can_cross(L, lua_gettop(L))) lua_pop(L, 2);
+    else count++;
   }
-  lua_settop(L, table - 1);
   if (count == 0) {
     lua_settop(L, top);
     return 0;
@@ -339,22 +345,21 @@ int uns_variables_insert(lua_State *L, uns_runtime *runtime, bool only_sendable)
 }
 
 bool uns_variables_push_named(lua_State *L, uns_runtime *runtime) {
-  if (runtime->current == NULL || runtime->current->context == NULL) return false;
+  const uns_context_entry *entry = entry_at(runtime, 0);
+  if (entry == NULL) return false;
   luaL_checkstack(L, 8, NULL);
   int top = lua_gettop(L);
   bool any = false;
   lua_newtable(L);
-  uns_context_push(runtime, L, runtime->current);
-  for (lua_pushnil(L); lua_next(L, top + 2); lua_pop(L, 1)) {
-    int value = lua_gettop(L);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &numbers_key);
-    lua_rawgeti(L, -1, lua_tointeger(L, value - 1)); /* the identity */
-    if (is_name(lua_tostring(L, -1)) && lua_touserdata(L, value) != &uns_context_nil && can_cross(L, value)) {
-      lua_pushvalue(L, value);
+  for (size_t i = 0; (entry = entry_at(runtime, i)) != NULL; i++) {
+    push_identity(L, entry->number);
+    push_value(L, entry->value);
+    if (is_name(lua_tostring(L, -2)) && !lua_isnil(L, -1) && can_cross(L, lua_gettop(L))) {
       lua_rawset(L, top + 1);
       any = true;
+    } else {
+      lua_pop(L, 2);
     }
-    lua_settop(L, value);
   }
   lua_settop(L, any ? top + 1 : top);
   return any;
