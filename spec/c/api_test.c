@@ -1,84 +1,16 @@
 /*
- * api: a host in somebody else's program, as include/unsync.h promises it.
- *
- * Worker processes are the program of the build under test.
+ * api: a host in somebody else's program, as include/unsync.h promises it: runs, limits, calls, options, the end.
+ * Driven by the program's own loop, and beside other hosts and threads: api_drive_test.c.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
+#include "api_host.h"
 
-#include <cmocka.h>
-#include <lauxlib.h>
-#include <lua.h>
-#include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <semaphore.h>
+#include <stdbool.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
-#include "unsync.h"
-
-static char program[4096];
-
-static unsync_options default_options(void) { return (unsync_options){.size = sizeof(unsync_options), .program = program}; }
-
-static unsync_host *new_host(void) {
-  unsync_options options = default_options();
-  unsync_host *host = NULL;
-  assert_int_equal(unsync_host_new(&host, &options), 0);
-  assert_non_null(host);
-  return host;
-}
-
-static int run_with_limit(unsync_host *host, const char *code, uint64_t timeout_ms) {
-  return unsync_host_run_string(host, code, strlen(code), "=test", 0, NULL, timeout_ms);
-}
-
-static int run(unsync_host *host, const char *code) { return run_with_limit(host, code, 0); }
-
-static void runs_well(unsync_host *host, const char *code) {
-  int status = run(host, code);
-  if (status != 0) fail_msg("%s: %s", unsync_code_text(status), unsync_host_error(host));
-  assert_string_equal(unsync_host_error(host), "");
-}
-
-static void has_error(const unsync_host *host, const char *part) {
-  if (strstr(unsync_host_error(host), part) == NULL) fail_msg("no \"%s\" in: %s", part, unsync_host_error(host));
-}
-
-static lua_Integer global(unsync_host *host, const char *name) {
-  lua_State *L = unsync_host_lua(host);
-  lua_getglobal(L, name);
-  lua_Integer value = luaL_optinteger(L, -1, -1);
-  lua_pop(L, 1);
-  return value;
-}
-
-/* Turns the host as a program's own loop would, until there is no more to come. */
-static int drive(unsync_host *host) {
-  for (;;) {
-    int status = unsync_host_turn(host);
-    if (status != UNSYNC_AGAIN) return status;
-    struct pollfd watched = {.fd = unsync_host_fd(host), .events = POLLIN};
-    int timeout_ms = unsync_host_timeout_ms(host);
-    int found = poll(&watched, 1, timeout_ms >= 0 && timeout_ms < 20000 ? timeout_ms : 20000);
-    if (found == 0 && timeout_ms < 0) fail_msg("nothing came in 20 s");
-  }
-}
-
-static int start(unsync_host *host, const char *code) {
-  return unsync_host_start_string(host, code, strlen(code), "=test", 0, NULL);
-}
-
-static void sleep_ms(long ms) {
-  struct timespec left = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-  while (nanosleep(&left, &left) != 0) continue;
-}
 
 /* ---- running ---- */
 
@@ -294,180 +226,6 @@ static void refuses_to_be_turned_from_inside(void **state) {
   assert_int_equal(unsync_host_free(host), 0);
 }
 
-static void *try_from_elsewhere(void *argument) {
-  unsync_host *host = argument;
-  bool refused = run(host, "x = 1") == UNSYNC_ETHREAD && unsync_host_turn(host) == UNSYNC_ETHREAD &&
-                 unsync_host_free(host) == UNSYNC_ETHREAD && unsync_host_cancel(host) == UNSYNC_ETHREAD &&
-                 unsync_host_hold(host) == UNSYNC_ETHREAD;
-  return refused ? host : NULL;
-}
-
-static void refuses_other_threads(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  pthread_t thread;
-  void *refused;
-  assert_int_equal(pthread_create(&thread, NULL, try_from_elsewhere, host), 0);
-  pthread_join(thread, &refused);
-  assert_ptr_equal(refused, host);
-  assert_int_equal(unsync_host_free(host), 0);
-}
-
-/* ---- somebody else's loop ---- */
-
-static void is_driven_by_another_loop(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  assert_int_equal(unsync_host_turn(host), 0); /* nothing to do */
-  assert_int_equal(start(host, "local unsync = require 'unsync'\n"
-                               "local function double(n) return n * 2 end\n"
-                               "unsync.spawn(function() unsync.sleep(0.03) late = 1 end)\n"
-                               "unsync.sleep(0.01)\n"
-                               "sum = unsync.thread(double)(1):await() + unsync.cpu(double)(10):await()"),
-                   0);
-  assert_int_equal(drive(host), 0);
-  assert_int_equal(global(host, "sum"), 22);
-  assert_int_equal(global(host, "late"), 1);
-  assert_int_equal(start(host, "error('at once')"), 0);
-  assert_int_equal(drive(host), UNSYNC_ESCRIPT);
-  has_error(host, "at once");
-  assert_int_equal(unsync_host_turn(host), 0); /* told once */
-  assert_int_equal(start(host, "require('unsync').promise():await()"), 0);
-  assert_int_equal(drive(host), UNSYNC_ESCRIPT);
-  has_error(host, "deadlock");
-  assert_int_equal(start(host, "local uv = require 'luv' local t = uv.new_timer() fired = 0\n"
-                               "t:start(5, 5, function() fired = fired + 1 if fired == 3 then t:close() end end)"),
-                   0);
-  assert_int_equal(drive(host), 0);
-  assert_int_equal(global(host, "fired"), 3);
-  assert_int_equal(unsync_host_free(host), 0);
-}
-
-static void sleeps_while_there_is_nothing_to_do(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  assert_int_equal(start(host, "require('unsync').sleep(0.1)"), 0);
-  int turns = 0;
-  while (unsync_host_turn(host) == UNSYNC_AGAIN) {
-    int timeout_ms = unsync_host_timeout_ms(host);
-    assert_in_range(timeout_ms, 0, 100);
-    struct pollfd watched = {.fd = unsync_host_fd(host), .events = POLLIN};
-    poll(&watched, 1, timeout_ms);
-    turns++;
-  }
-  assert_in_range(turns, 1, 20);
-  assert_int_equal(unsync_host_free(host), 0);
-}
-
-static void cancels_what_runs(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  assert_int_equal(start(host, "require('unsync').sleep(60)"), 0);
-  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
-  assert_int_equal(unsync_host_cancel(host), 0);
-  assert_int_equal(drive(host), UNSYNC_ESCRIPT);
-  has_error(host, "cancelled");
-  assert_int_equal(unsync_host_free(host), 0);
-}
-
-static atomic_int posted_calls, posted_ends;
-
-static void on_post(lua_State *L, void *context) {
-  if (L == NULL) {
-    atomic_fetch_add(&posted_ends, 1);
-    return;
-  }
-  atomic_fetch_add(&posted_calls, 1);
-  lua_getglobal(L, "got");
-  lua_pushinteger(L, *(int *)context);
-  lua_call(L, 1, 0);
-}
-
-typedef struct {
-  unsync_host *host;
-  int number;
-} poster;
-
-static void *post_from_elsewhere(void *argument) {
-  poster *mine = argument;
-  for (int i = 0; i < 100; i++) unsync_host_post(mine->host, on_post, &mine->number);
-  return NULL;
-}
-
-static int let_go(lua_State *L) {
-  unsync_host_release(lua_touserdata(L, lua_upvalueindex(1)));
-  return 0;
-}
-
-static void takes_posts_from_any_thread(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  lua_State *L = unsync_host_lua(host);
-  lua_pushlightuserdata(L, host);
-  lua_pushcclosure(L, let_go, 1);
-  lua_setglobal(L, "let_go");
-  for (int round = 0; round < 2; round++) { /* driven from outside, then by itself */
-    atomic_store(&posted_calls, 0);
-    assert_int_equal(unsync_host_hold(host), 0);
-    const char code[] = "local unsync = require 'unsync' local all = unsync.promise() sum = 0 local count = 0\n"
-                        "function got(n) sum = sum + n count = count + 1 if count == 200 then all:resolve() end end\n"
-                        "all:await() let_go()";
-    if (round == 0) assert_int_equal(start(host, code), 0);
-    poster posters[2] = {{host, 1}, {host, 1000}};
-    pthread_t threads[2];
-    for (int i = 0; i < 2; i++) {
-      if (round == 1) lua_register(L, "got", let_go); /* until the script has its own; never called before */
-      if (round == 0) assert_int_equal(pthread_create(&threads[i], NULL, post_from_elsewhere, &posters[i]), 0);
-    }
-    if (round == 1) {
-      for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, post_from_elsewhere, &posters[i]), 0);
-      runs_well(host, code);
-    } else {
-      assert_int_equal(drive(host), 0);
-    }
-    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
-    assert_int_equal(atomic_load(&posted_calls), 200);
-    assert_int_equal(global(host, "sum"), 100 * 1001);
-  }
-  int number = 0;
-  atomic_store(&posted_ends, 0);
-  assert_int_equal(unsync_host_post(host, on_post, &number), 0);
-  assert_int_equal(unsync_host_free(host), 0);
-  assert_int_equal(atomic_load(&posted_ends), 1);
-}
-
-static void waits_for_what_is_held(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  assert_int_equal(unsync_host_hold(host), 0);
-  assert_int_equal(start(host, "p = require('unsync').promise() got = p:await()"), 0);
-  for (int i = 0; i < 5; i++) assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
-  assert_int_equal(unsync_host_timeout_ms(host), -1);
-  lua_State *L = unsync_host_lua(host);
-  assert_int_equal(luaL_dostring(L, "p:resolve(5)"), LUA_OK);
-  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
-  assert_int_equal(unsync_host_release(host), 0);
-  assert_int_equal(drive(host), 0);
-  assert_int_equal(global(host, "got"), 5);
-  assert_int_equal(unsync_host_free(host), 0);
-}
-
-static void lets_plain_calls_start_but_not_wait(void **state) {
-  (void)state;
-  unsync_host *host = new_host();
-  lua_State *L = unsync_host_lua(host);
-  assert_int_equal(luaL_dostring(L, "local unsync = require 'unsync'\n"
-                                    "unsync.spawn(function() unsync.sleep(0.001) got = 1 end)\n"
-                                    "local ok, why = pcall(unsync.sleep, 1) return ok, why.code"),
-                   LUA_OK);
-  assert_false(lua_toboolean(L, -2));
-  assert_string_equal(lua_tostring(L, -1), "unyieldable");
-  lua_pop(L, 2);
-  assert_int_equal(drive(host), 0);
-  assert_int_equal(global(host, "got"), 1);
-  assert_int_equal(unsync_host_free(host), 0);
-}
-
 /* ---- options ---- */
 
 typedef struct {
@@ -554,54 +312,6 @@ static void reads_options_of_other_sizes(void **state) {
   assert_string_equal(unsync_code_text(99), "unknown code");
 }
 
-/* ---- several ---- */
-
-static void *live_a_life(void *argument) {
-  unsync_options options = default_options();
-  options.processes = 1;
-  options.threads = 1;
-  unsync_host *host;
-  if (unsync_host_new(&host, &options) != 0) return argument;
-  char code[512];
-  snprintf(code, sizeof code,
-           "local unsync = require 'unsync' local me = %d\n"
-           "local function add(n) return n + me end sum = 0\n"
-           "for i = 1, 20 do sum = sum + unsync.thread(add)(i):await() unsync.sleep(0.0001) end\n"
-           "sum = sum + unsync.cpu(add)(1000):await()",
-           *(int *)argument);
-  bool fine = run(host, code) == 0 && global(host, "sum") == 210 + 1000 + 21 * *(int *)argument;
-  if (!fine) fprintf(stderr, "%s\n", unsync_host_error(host));
-  return unsync_host_free(host) == 0 && fine ? NULL : argument;
-}
-
-static void lives_beside_others(void **state) {
-  (void)state;
-  int numbers[3] = {1, 2, 3};
-  pthread_t threads[3];
-  for (int i = 0; i < 3; i++) assert_int_equal(pthread_create(&threads[i], NULL, live_a_life, &numbers[i]), 0);
-  for (int i = 0; i < 3; i++) {
-    void *failed;
-    pthread_join(threads[i], &failed);
-    assert_null(failed);
-  }
-  unsync_host *one = new_host(), *other = new_host(); /* on the same thread, by turns */
-  const char code[] = "local unsync = require 'unsync' for i = 1, 5 do unsync.sleep(0.002) count = i end";
-  assert_int_equal(start(one, code), 0);
-  assert_int_equal(start(other, code), 0);
-  bool going = true;
-  while (going) {
-    going = false;
-    struct pollfd watched[2] = {{.fd = unsync_host_fd(one), .events = POLLIN}, {.fd = unsync_host_fd(other), .events = POLLIN}};
-    going |= unsync_host_turn(one) == UNSYNC_AGAIN;
-    going |= unsync_host_turn(other) == UNSYNC_AGAIN;
-    if (going) poll(watched, 2, 1);
-  }
-  assert_int_equal(global(one, "count"), 5);
-  assert_int_equal(global(other, "count"), 5);
-  assert_int_equal(unsync_host_free(one), 0);
-  assert_int_equal(unsync_host_free(other), 0);
-}
-
 /* ---- the end ---- */
 
 static void ends_with_work_in_flight(void **state) {
@@ -616,8 +326,8 @@ static void ends_with_work_in_flight(void **state) {
   assert_int_equal(
       start(host, "local unsync, uv = require 'unsync', require 'luv'\n"
                   "local function spin(s) local t = os.clock() while os.clock() - t < s do end end\n"
-                  "unsync.thread(spin)(0.2) unsync.cpu(spin)(5) unsync.cpu(unsync.sleep)(5)\n"
-                  "for _ = 1, 20 do unsync.thread(spin)(0.1) end\n"
+                  "computing = unsync.cpu(spin)(5) unsync.cpu(unsync.sleep)(5)\n"
+                  "function compute_here() unsync.thread(spin)(0.2) for _ = 1, 20 do unsync.thread(spin)(0.1) end end\n"
                   "unsync.spawn(function() unsync.sleep(60) end) unsync.spawn(function() unsync.promise():await() end)\n"
                   "local p = unsync.promise() unsync.thread(function() p:resolve(1) end)()\n"
                   "uv.new_timer():start(10000, 0, function() end)\n"
@@ -626,16 +336,27 @@ static void ends_with_work_in_flight(void **state) {
                   "  pcall(unsync.thread, 'no.such') pcall(unsync.thread(spin), 1) pcall(p.await, p) coroutine.wrap(print) end})\n"
                   "unsync.sleep(60)"),
       0);
-  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
-  sleep_ms(20);
+  lua_State *L = unsync_host_lua(host);
+  for (bool computing = false; !computing;) {
+    struct pollfd watched = {.fd = unsync_host_fd(host), .events = POLLIN};
+    poll(&watched, 1, 1);
+    assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+    assert_int_equal(luaL_dostring(L, "return computing:status() ~= 'pending'"), LUA_OK);
+    computing = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
+  assert_int_equal(luaL_dostring(L, "compute_here()"), LUA_OK);
   assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
   assert_int_equal(unsync_host_free(host), 0);
 }
 
-/* block(): stands in foreign code for 30 s */
+static sem_t standing;
+
+/* block(): stands in foreign code for good */
 static int block(lua_State *L) {
   (void)L;
-  sleep_ms(30000);
+  sem_post(&standing);
+  for (;;) pause();
   return 0;
 }
 
@@ -648,6 +369,7 @@ static int open_blocking(lua_State *L) {
 }
 
 static int free_while_stuck(void) {
+  sem_init(&standing, 0, 0);
   unsync_options options = default_options();
   options.setup = open_blocking;
   options.grace_ms = 50;
@@ -655,7 +377,7 @@ static int free_while_stuck(void) {
   if (unsync_host_new(&host, &options) != 0) return 1;
   if (start(host, "local unsync = require 'unsync' unsync.thread(function() blocking.block() end)() unsync.sleep(60)") != 0) return 2;
   if (unsync_host_turn(host) != UNSYNC_AGAIN) return 3;
-  sleep_ms(100);
+  while (sem_wait(&standing) != 0) continue;
   return unsync_host_free(host) == UNSYNC_ESTUCK ? 0 : 4;
 }
 
@@ -711,8 +433,7 @@ static void survives_a_lack_of_memory(void **state) {
 }
 
 int main(void) {
-  const char *build = getenv("UNSYNC_BUILD");
-  snprintf(program, sizeof program, "%s/unsync", build != NULL ? build : "build");
+  find_program();
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(leaves_a_stuck_thread_what_it_may_touch),
     cmocka_unit_test(runs_a_string),
@@ -726,16 +447,8 @@ int main(void) {
     cmocka_unit_test(gives_up_what_does_not_end),
     cmocka_unit_test(calls_functions_that_wait),
     cmocka_unit_test(refuses_to_be_turned_from_inside),
-    cmocka_unit_test(refuses_other_threads),
-    cmocka_unit_test(is_driven_by_another_loop),
-    cmocka_unit_test(sleeps_while_there_is_nothing_to_do),
-    cmocka_unit_test(cancels_what_runs),
-    cmocka_unit_test(takes_posts_from_any_thread),
-    cmocka_unit_test(waits_for_what_is_held),
-    cmocka_unit_test(lets_plain_calls_start_but_not_wait),
     cmocka_unit_test(sets_states_up),
     cmocka_unit_test(reads_options_of_other_sizes),
-    cmocka_unit_test(lives_beside_others),
     cmocka_unit_test(ends_with_work_in_flight),
     cmocka_unit_test(survives_a_lack_of_memory),
   };

@@ -1,5 +1,5 @@
 /*
- * codec: what crosses, what is refused and why, and what is lent. The cases are in spec/support/codec_cases.lua, which
+ * codec: what crosses, what is refused and why, and what is lent. The cases are in spec/support/codec/, which
  * runs "here"; what Lua cannot say is below. Damaged bytes, and no memory: codec_damage_test.c.
  */
 #include "codec_world.h"
