@@ -1,6 +1,6 @@
 /*
- * codec: what crosses, what is refused and why, and what is lent. The cases are in spec/support/codec/, which
- * runs "here"; what Lua cannot say is below. Damaged bytes, and no memory: codec_damage_test.c.
+ * codec: what crosses, what is refused and why, and what is lent. The cases are in spec/support/codec/, and
+ * run "here"; what Lua cannot say is below. Damaged bytes, and no memory: codec_damage_test.c.
  */
 #include "codec_world.h"
 
