@@ -56,10 +56,17 @@ static int put_hex(unsync_task *t, const unsigned char *digest, unsigned size) {
   return unsync_put_string(t, hex, 2 * (size_t)size);
 }
 
+/* Ends the digest, and puts it. */
+static int put_digest(unsync_task *t, EVP_MD_CTX *context) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned size = 0;
+  if (EVP_DigestFinal_ex(context, digest, &size) == 1) return put_hex(t, digest, size);
+  fail_openssl(t, "digest");
+  return UNSYNC_FAILED;
+}
+
 /* Digests `size` bytes, a piece at a time. */
 static int digest_bytes(unsync_task *t, const EVP_MD *algorithm, const char *bytes, size_t size) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned digest_size = 0;
   int result = UNSYNC_FAILED;
   EVP_MD_CTX *context = EVP_MD_CTX_new();
   if (context == NULL || EVP_DigestInit_ex2(context, algorithm, NULL) != 1) {
@@ -79,11 +86,7 @@ static int digest_bytes(unsync_task *t, const EVP_MD *algorithm, const char *byt
     at += piece;
     unsync_progress(t, (double)at, (double)size);
   }
-  if (EVP_DigestFinal_ex(context, digest, &digest_size) != 1) {
-    fail_openssl(t, "digest");
-    goto done;
-  }
-  result = put_hex(t, digest, digest_size);
+  result = put_digest(t, context);
 
 done:
   EVP_MD_CTX_free(context);
@@ -107,8 +110,6 @@ static int task_digest(unsync_task *t) { return digest_named(t, unsync_arg_text(
 
 /* Digests what a file holds. */
 static int digest_file(unsync_task *t, const EVP_MD *algorithm, const char *path) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned digest_size = 0;
   int result = UNSYNC_FAILED;
   double done = 0, total = 0;
   struct stat info;
@@ -146,11 +147,7 @@ static int digest_file(unsync_task *t, const EVP_MD *algorithm, const char *path
     unsync_fail_errno(t, errno, path);
     goto done;
   }
-  if (EVP_DigestFinal_ex(context, digest, &digest_size) != 1) {
-    fail_openssl(t, "digest");
-    goto done;
-  }
-  result = put_hex(t, digest, digest_size);
+  result = put_digest(t, context);
 
 done:
   EVP_MD_CTX_free(context);

@@ -28,6 +28,7 @@
 #include "core/writer.h"
 #include "exec/call.h"
 #include "exec/executors.h"
+#include "lua_cases.h"
 
 #define CASES "spec/support/call_cases.lua"
 
@@ -147,18 +148,9 @@ static void state_close(lua_State *L) {
   lua_close(L);
 }
 
-static int traceback(lua_State *L) {
-  luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
-  return 1;
-}
-
 static void runs_a_case(void **state) {
   lua_State *L = state_new();
-  lua_pushcfunction(L, traceback);
-  if (luaL_dofile(L, CASES)) fail_msg("%s", lua_tostring(L, -1));
-  lua_getfield(L, -1, "run");
-  lua_pushstring(L, *state);
-  if (lua_pcall(L, 1, 0, 1) != LUA_OK) fail_msg("%s", lua_tostring(L, -1));
+  lua_cases_run_one(L, CASES, *state);
   state_close(L);
 }
 
@@ -540,24 +532,9 @@ int main(void) {
       cmocka_unit_test(may_be_watched_from_threads_of_the_task),
       cmocka_unit_test(is_found_by_its_name),
   };
-  enum { IN_C = sizeof in_c / sizeof in_c[0], MOST = 200 };
-  static struct CMUnitTest all[MOST];
   lua_State *L = luaL_newstate();
   luaL_openlibs(L);
-  if (luaL_dofile(L, CASES)) {
-    fprintf(stderr, "%s\n", lua_tostring(L, -1));
-    return 1;
-  }
-  lua_getfield(L, -1, "names");
-  size_t count = (size_t)lua_rawlen(L, -1);
-  if (count + IN_C > MOST) return 1;
-  for (size_t i = 0; i < count; i++) {
-    lua_rawgeti(L, -1, (lua_Integer)i + 1);
-    all[i] = (struct CMUnitTest){lua_tostring(L, -1), runs_a_case, NULL, NULL, (void *)(uintptr_t)lua_tostring(L, -1)};
-    lua_pop(L, 1);
-  }
-  memcpy(all + count, in_c, sizeof in_c);
-  int failed = _cmocka_run_group_tests("call", all, count + IN_C, set_up_all, tear_down_all);
+  int failed = lua_cases_run("call", L, CASES, runs_a_case, in_c, sizeof in_c / sizeof in_c[0], set_up_all, tear_down_all);
   lua_close(L);
   return failed;
 }

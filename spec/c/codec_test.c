@@ -3,6 +3,7 @@
  * run "here"; what Lua cannot say is below. Damaged bytes, and no memory: codec_damage_test.c.
  */
 #include "codec_world.h"
+#include "lua_cases.h"
 
 #include <stdio.h>
 
@@ -13,20 +14,11 @@
 
 /* ---- the cases in Lua ---- */
 
-static int traceback(lua_State *L) {
-  luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
-  return 1;
-}
-
 static void runs_a_case(void **state) {
   world both;
   world_open(&both);
   lua_State *L = both.here;
-  lua_pushcfunction(L, traceback);
-  if (luaL_dofile(L, CASES)) fail_msg("%s", lua_tostring(L, -1));
-  lua_getfield(L, -1, "run");
-  lua_pushstring(L, *state);
-  if (lua_pcall(L, 1, 0, 1) != LUA_OK) fail_msg("%s", lua_tostring(L, -1));
+  lua_cases_run_one(L, CASES, *state);
   world_close(&both);
 }
 
@@ -143,25 +135,10 @@ int main(void) {
       cmocka_unit_test(lent_strings_outlive_their_state),
       cmocka_unit_test(loads_code_once),
   };
-  enum { IN_C = sizeof in_c / sizeof in_c[0], MOST = 200 };
-  static struct CMUnitTest all[MOST];
   world both;
   world_open(&both);
   lua_State *L = both.here;
-  if (luaL_dofile(L, CASES)) {
-    fprintf(stderr, "%s\n", lua_tostring(L, -1));
-    return 1;
-  }
-  lua_getfield(L, -1, "names");
-  size_t count = (size_t)lua_rawlen(L, -1);
-  if (count + IN_C > MOST) return 1;
-  for (size_t i = 0; i < count; i++) {
-    lua_rawgeti(L, -1, (lua_Integer)i + 1);
-    all[i] = (struct CMUnitTest){lua_tostring(L, -1), runs_a_case, NULL, NULL, (void *)(uintptr_t)lua_tostring(L, -1)};
-    lua_pop(L, 1);
-  }
-  memcpy(all + count, in_c, sizeof in_c);
-  int failed = _cmocka_run_group_tests("codec", all, count + IN_C, NULL, NULL);
+  int failed = lua_cases_run("codec", L, CASES, runs_a_case, in_c, sizeof in_c / sizeof in_c[0], NULL, NULL);
   world_close(&both);
   return failed;
 }

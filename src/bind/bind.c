@@ -9,6 +9,15 @@ void uns_bind_functions(lua_State *L, uns_runtime *runtime, const luaL_Reg *func
   luaL_setfuncs(L, functions, 1);
 }
 
+void uns_bind_push_closure(lua_State *L, uns_runtime *runtime, lua_CFunction function, int second, int third) {
+  second = lua_absindex(L, second);
+  third = lua_absindex(L, third);
+  lua_pushlightuserdata(L, runtime);
+  lua_pushvalue(L, second);
+  lua_pushvalue(L, third);
+  lua_pushcclosure(L, function, 3);
+}
+
 uint64_t uns_check_seconds(lua_State *L, int index) {
   lua_Number seconds = luaL_checknumber(L, index);
   luaL_argcheck(L, !isnan(seconds), index, "seconds expected, got NaN");

@@ -17,6 +17,8 @@ static inline uns_runtime *uns_upvalue_runtime(lua_State *L) { return lua_touser
 
 /* Sets `functions` in the table on top, each with the runtime as its upvalue. */
 void uns_bind_functions(lua_State *L, uns_runtime *runtime, const luaL_Reg *functions);
+/* Pushes `function` as a closure over the runtime and the values at `second` and `third`. */
+void uns_bind_push_closure(lua_State *L, uns_runtime *runtime, lua_CFunction function, int second, int third);
 
 /* The number of seconds at `index` as nanoseconds: raises for what is no number, NaN or negative; huge is capped. */
 uint64_t uns_check_seconds(lua_State *L, int index);

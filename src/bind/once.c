@@ -37,21 +37,12 @@ static int once_call(lua_State *L) {
   return uns_task_await(runtime, L, 2, 0);
 }
 
-static void push_once(lua_State *L, uns_runtime *runtime, int maker, int identity) {
-  maker = lua_absindex(L, maker);
-  identity = lua_absindex(L, identity);
-  lua_pushlightuserdata(L, runtime);
-  lua_pushvalue(L, maker);
-  lua_pushvalue(L, identity);
-  lua_pushcclosure(L, once_call, 3);
-}
-
 /* once(fn) -> function() */
 static int core_once(lua_State *L) {
   static atomic_ulong made;
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_pushfstring(L, "%d:%p:%d", (int)getpid(), (void *)L, (int)atomic_fetch_add(&made, 1));
-  push_once(L, uns_upvalue_runtime(L), 1, -1);
+  uns_bind_push_closure(L, uns_upvalue_runtime(L), once_call, 1, -1);
   return 1;
 }
 
@@ -64,7 +55,7 @@ static int cross_encode(lua_State *L, int index) {
 static int cross_create(lua_State *L, uns_shared *shared) {
   (void)shared;
   lua_pushnil(L);
-  push_once(L, uns_runtime_of(L), -1, -1);
+  uns_bind_push_closure(L, uns_runtime_of(L), once_call, -1, -1);
   lua_remove(L, -2);
   return 0;
 }

@@ -94,18 +94,9 @@ static int wrapped_call(lua_State *L) {
   return 1;
 }
 
-static void push_wrapped(lua_State *L, uns_runtime *runtime, int body, int declared) {
-  body = lua_absindex(L, body);
-  declared = lua_absindex(L, declared);
-  lua_pushlightuserdata(L, runtime);
-  lua_pushvalue(L, body);
-  lua_pushvalue(L, declared);
-  lua_pushcclosure(L, wrapped_call, 3);
-}
-
 static int declare(lua_State *L, uns_kind kind) {
   int declared = uns_declare(L, kind);
-  push_wrapped(L, uns_upvalue_runtime(L), 1, declared);
+  uns_bind_push_closure(L, uns_upvalue_runtime(L), wrapped_call, 1, declared);
   return 1;
 }
 
@@ -167,7 +158,7 @@ static int cross_create(lua_State *L, uns_shared *shared) {
   uns_runtime *runtime = uns_runtime_of(L);
   lua_pushnil(L);
   uns_declaration_push(L, runtime);
-  push_wrapped(L, runtime, -2, -1);
+  uns_bind_push_closure(L, runtime, wrapped_call, -2, -1);
   lua_replace(L, -3);
   lua_pop(L, 1);
   return 0;

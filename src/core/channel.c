@@ -263,24 +263,25 @@ static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait) {
 
 /* ---- in line ---- */
 
-uns_channel_result uns_shared_channel_send(uns_shared_channel *channel, uns_channel_item *item) {
-  if (channel->remote != NULL) return channel->remote->send(channel->remote, channel, item);
+/* `step`, send or receive, under the lock; who is to hear of it hears of it after that. */
+static uns_channel_result locked(uns_shared_channel *channel, uns_channel_item *item,
+                                 uns_channel_result (*step)(uns_shared_channel *, uns_channel_item *, posts *)) {
   posts to_post = {NULL, NULL};
   lock(channel);
-  uns_channel_result result = send(channel, item, &to_post);
+  uns_channel_result result = step(channel, item, &to_post);
   unlock(channel);
   post(&to_post);
   return result;
 }
 
+uns_channel_result uns_shared_channel_send(uns_shared_channel *channel, uns_channel_item *item) {
+  if (channel->remote != NULL) return channel->remote->send(channel->remote, channel, item);
+  return locked(channel, item, send);
+}
+
 uns_channel_result uns_shared_channel_receive(uns_shared_channel *channel, uns_channel_item *item) {
   if (channel->remote != NULL) return channel->remote->receive(channel->remote, channel, item);
-  posts to_post = {NULL, NULL};
-  lock(channel);
-  uns_channel_result result = receive(channel, item, &to_post);
-  unlock(channel);
-  post(&to_post);
-  return result;
+  return locked(channel, item, receive);
 }
 
 bool uns_shared_channel_has_room(uns_shared_channel *channel) {

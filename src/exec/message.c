@@ -13,12 +13,16 @@
 #define PROTOCOL "4"
 const char *uns_frame_build_id(void) { return "unsync " UNSYNC_VERSION ", " LUA_RELEASE ", protocol " PROTOCOL; }
 
+static struct uns_message_words *begin(uns_message *message, uns_frame_kind kind, const uns_job *job) {
+  memset(message, 0, sizeof *message);
+  message->words.kind = kind;
+  message->words.id = job->id;
+  return &message->words;
+}
+
 void uns_message_of_call(uns_message *message, const uns_job *job) {
   const uns_function *function = job->function;
-  memset(message, 0, sizeof *message);
-  struct uns_message_words *words = &message->words;
-  words->kind = UNS_FRAME_CALL;
-  words->id = job->id;
+  struct uns_message_words *words = begin(message, UNS_FRAME_CALL, job);
   words->submitted_ns = job->submitted_ns;
   words->deadline_ns = job->deadline_ns;
   words->timeout_ns = function->timeout_ns;
@@ -35,10 +39,7 @@ void uns_message_of_call(uns_message *message, const uns_job *job) {
 }
 
 void uns_message_of_result(uns_message *message, const uns_job *job) {
-  memset(message, 0, sizeof *message);
-  struct uns_message_words *words = &message->words;
-  words->kind = UNS_FRAME_RESULT;
-  words->id = job->id;
+  struct uns_message_words *words = begin(message, UNS_FRAME_RESULT, job);
   words->started_ns = job->started_ns;
   words->ended_ns = job->ended_ns;
   words->state = job->outcome;

@@ -361,28 +361,26 @@ int uns_future_push_outcome(uns_runtime *runtime, lua_State *L, int index) {
   return uns_failure_raise(runtime, L);
 }
 
-void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index) {
-  (void)runtime;
+/* Pushes one of the failure's values, or nil: there is none. Whoever asks has looked at it. */
+static void push_of_failure(lua_State *L, int index, int value) {
   uns_failure *failure = push_failure(L, index);
   if (failure == NULL) {
     lua_pushnil(L);
     return;
   }
   uns_failure_observe(failure);
-  lua_getiuservalue(L, -1, UNS_FAILURE_ERROR);
+  lua_getiuservalue(L, -1, value);
   lua_remove(L, -2);
+}
+
+void uns_future_push_error(uns_runtime *runtime, lua_State *L, int index) {
+  (void)runtime;
+  push_of_failure(L, index, UNS_FAILURE_ERROR);
 }
 
 void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index) {
   (void)runtime;
-  uns_failure *failure = push_failure(L, index);
-  if (failure == NULL) {
-    lua_pushnil(L);
-    return;
-  }
-  uns_failure_observe(failure);
-  lua_getiuservalue(L, -1, UNS_FAILURE_TRACEBACK);
-  lua_remove(L, -2);
+  push_of_failure(L, index, UNS_FAILURE_TRACEBACK);
 }
 
 /* ---- across threads ---- */
