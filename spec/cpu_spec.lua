@@ -25,6 +25,29 @@ end)
 local function alive(number) return (require("luv").kill(number, 0)) == 0 end
 
 describe("unsync.cpu", function()
+  it("hears of the end of a short call while one that was given behind it takes long", function()
+    local path = os.tmpname()
+    os.remove(path)
+    local call = unsync.cpu(function(n, waits_for)
+      local file
+      repeat file = not waits_for or io.open(waits_for) until file
+      if waits_for then file:close() end
+      return n
+    end)
+    local function all(n, long)
+      local futures = {}
+      for i = 1, n do futures[i] = call(i, i % 10 == 0 and long or nil) end
+      return futures
+    end
+    for _, future in ipairs(all(200)) do future:await() end -- known to be short by now
+    local futures = all(40, path)
+    for i = 1, 9 do assert.equal(i, futures[i]:await(60 * slow)) end
+    assert.is_false(futures[10]:done())
+    io.open(path, "w"):close()
+    for i = 10, 40 do assert.equal(i, futures[i]:await(60 * slow)) end
+    os.remove(path)
+  end)
+
   it("returns every result in order, nils included", function()
     local same = unsync.cpu(function(...) return ... end)
     assert.same(table.pack(1, nil, 3, nil), table.pack(within(same(1, nil, 3, nil))))

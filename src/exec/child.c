@@ -15,6 +15,8 @@
 #include "exec/ring.h"
 #include "exec/watchdog.h"
 
+static const uint64_t SHARED_WAKE_NS = 100000; /* so long may the end of a call wait for others to share its wake-up */
+
 enum {
   UNREAD_MS = 2, /* an end that the script's loop has not read by then is read by the supervisor: the script is busy */
   EXIT_BROKEN = 70
@@ -28,6 +30,7 @@ typedef struct worker {
   uns_port in, out;
   uns_function *function; /* of the last call; one reference */
   uint64_t sequence;      /* of the call that runs */
+  uint64_t untold_ns;     /* since when there is an end that a dozing host was not woken for; 0: there is none */
   uns_spin spin;
 } worker;
 
@@ -71,9 +74,15 @@ static bool spin_for_news(worker *w, uint64_t seen) {
   return hit;
 }
 
+static void wake_host(worker *w) {
+  w->untold_ns = 0;
+  if (atomic_exchange(&w->wire.board->host_asleep, UNS_HOST_AWAKE) != UNS_HOST_AWAKE) write_eventfd(UNS_FD_LOOP);
+}
+
 /* Waits until the host has written past `seen`. False: it wants us to end. */
 static bool wait_for_news(worker *w, uint64_t seen) {
   uns_board *board = w->wire.board;
+  if (w->untold_ns != 0) wake_host(w);
   bool told = all_read(w), rested = false;
   if (spin_for_news(w, seen)) return true;
   while (atomic_load(&board->to_child.tail) == seen) {
@@ -97,11 +106,23 @@ static bool wait_for_news(worker *w, uint64_t seen) {
 
 /* ---- the ends of calls ---- */
 
+/* What was written is for the script's loop (`home`), or for the supervisor. */
 static void notify(worker *w, bool home) {
-  if (!home) uns_parent_wake_supervisor(w->parent);
-  else if (atomic_load(&w->wire.board->host_asleep) && atomic_exchange(&w->wire.board->host_asleep, 0)) {
-    write_eventfd(UNS_FD_LOOP);
+  uint32_t asleep = atomic_load(&w->wire.board->host_asleep);
+  if (!home) {
+    uns_parent_wake_supervisor(w->parent);
+  } else if (asleep == UNS_HOST_DOZES) {
+    if (w->untold_ns == 0) w->untold_ns = uns_clock_ns();
+  } else if (asleep != UNS_HOST_AWAKE) {
+    wake_host(w);
   }
+}
+
+/* A frame has been dealt with: wakes a host that dozes, unless more calls are there and it can wait for their ends. */
+static void tell_dozing(worker *w) {
+  if (w->untold_ns == 0) return;
+  if (uns_ring_has_news(&w->wire.to_child) && uns_clock_ns() - w->untold_ns < SHARED_WAKE_NS) return;
+  wake_host(w);
 }
 
 /* Writes a frame, piece by piece where it is larger than what is free. */
@@ -126,6 +147,7 @@ static void write_frame(worker *w, const uns_frame *frame, bool home) {
 
 static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
   uns_frame frame;
+  if (all_read(w)) w->untold_ns = 0; /* somebody else has woken it */
   for (;;) {
     uns_message message;
     uns_message_of_result(&message, job);
@@ -294,6 +316,7 @@ static void serve(worker *w) {
     } else {
       handle_frame(w, bytes, (size_t)size_bytes);
       consume(w, (size_t)size_bytes);
+      tell_dozing(w);
     }
   }
 }

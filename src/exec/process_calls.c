@@ -125,7 +125,7 @@ static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
   child->unsent[child->unsent_count++] = (uint8_t)slot;
   if (job->home == pool->main_mailbox) {
     atomic_fetch_add(&child->main_jobs, 1);
-    if (atomic_load(&pool->main_asleep)) atomic_store(&board->host_asleep, 1);
+    if (atomic_load(&pool->main_asleep)) atomic_store(&board->host_asleep, UNS_HOST_ASLEEP);
   }
   return write_on(child, status);
 }
@@ -409,7 +409,8 @@ void uns_calls_pass_progress(uns_child *child) {
   if (sequence == 0 || atomic_load(&board->progress_call) != sequence) return; /* there is more to come */
   uv_mutex_lock(&child->lock); /* so that the call does not end meanwhile */
   for (unsigned slot = 0; slot < UNS_CLAIMS; slot++) {
-    if (child->jobs[slot] != NULL && child->sequences[slot] == sequence) uns_job_note_progress(child->jobs[slot], done, total);
+    if (child->jobs[slot] != NULL && child->sequences[slot] == sequence)
+      uns_job_note_progress(child->jobs[slot], done, total);
   }
   uv_mutex_unlock(&child->lock);
 }
@@ -545,15 +546,17 @@ bool uns_calls_read(uns_child *child, uns_runtime *runtime) {
 bool uns_calls_poll(uns_source *source, uns_runtime *runtime) {
   uns_process_pool *pool = uns_container_of(source, uns_process_pool, source);
   bool found = false;
-  uint32_t count = atomic_load_explicit(&pool->count, memory_order_acquire);
+  uint32_t count = atomic_load_explicit(&pool->count, memory_order_acquire), working = 0;
   for (uint32_t i = 0; i < count; i++) {
     uns_child *child = pool->children[i];
     if (atomic_load_explicit(&child->main_jobs, memory_order_relaxed) == 0) continue;
+    if (atomic_load_explicit(&child->wire.board->waiting, memory_order_relaxed) % 2 == 0) working++;
     if (uv_mutex_trylock(&child->read_lock) != 0) continue; /* the supervisor reads it, and posts */
     if (child->readable && uns_ring_has_news(&child->wire.to_host)) found |= uns_calls_read(child, runtime);
     uv_mutex_unlock(&child->read_lock);
   }
   source->busy = atomic_load_explicit(&pool->main_jobs, memory_order_relaxed) > 0;
+  source->crowded = working >= (uint32_t)pool->executors->cores;
   return found;
 }
 
@@ -561,6 +564,7 @@ bool uns_calls_poll(uns_source *source, uns_runtime *runtime) {
 bool uns_calls_fall_asleep(uns_source *source, bool asleep) {
   uns_process_pool *pool = uns_container_of(source, uns_process_pool, source);
   bool may = true;
+  source->dozes = false;
   atomic_store(&pool->main_asleep, asleep);
   uint32_t count = atomic_load_explicit(&pool->count, memory_order_acquire);
   for (uint32_t i = 0; i < count; i++) {
@@ -570,7 +574,11 @@ bool uns_calls_fall_asleep(uns_source *source, bool asleep) {
        posts; what comes after its last look counts here. */
     uv_mutex_lock(&child->read_lock);
     if (child->readable) {
-      atomic_store(&child->wire.board->host_asleep, asleep);
+      uv_mutex_lock(&child->lock);
+      bool doze = asleep && child->in_flight > 1; /* with more to do it need not wake us for each end */
+      uv_mutex_unlock(&child->lock);
+      source->dozes |= doze;
+      atomic_store(&child->wire.board->host_asleep, doze ? UNS_HOST_DOZES : asleep ? UNS_HOST_ASLEEP : UNS_HOST_AWAKE);
       if (asleep && uns_ring_has_news(&child->wire.to_host)) may = false;
     }
     uv_mutex_unlock(&child->read_lock);

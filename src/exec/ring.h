@@ -33,12 +33,19 @@ typedef struct uns_ring_words {
 /* How far a call given to a child has come: its sequence number times four, plus one of these. */
 typedef enum { UNS_CLAIM_FREE, UNS_CLAIM_GIVEN, UNS_CLAIM_STARTED, UNS_CLAIM_REVOKED } uns_claim;
 
+/* How the script's loop sleeps. */
+typedef enum {
+  UNS_HOST_AWAKE,
+  UNS_HOST_ASLEEP, /* each end of a call wakes it */
+  UNS_HOST_DOZES   /* it wakes up by itself soon: while the child has more calls, several ends may share a wake-up */
+} uns_host_sleep;
+
 typedef struct uns_board {
   /* The child's sleep: 1 while it waits for a frame in the kernel; whoever writes one then writes its eventfd.
      seq_cst against the tail of `to_child`. */
   _Alignas(64) _Atomic uint32_t child_asleep;
   _Atomic uint32_t closing; /* the host ends this child in order */
-  /* The same for the script's loop, against `to_host`. */
+  /* The same for the script's loop, against `to_host`: a uns_host_sleep. */
   _Alignas(64) _Atomic uint32_t host_asleep;
   _Alignas(64) _Atomic uint32_t waiting; /* the child's call waits for something: its place is free for others */
   _Atomic uint32_t silences; /* how often all its threads have come to wait for others only; read by the host's silence.c */

@@ -358,6 +358,21 @@ static bool poll_sources(uns_runtime *runtime) {
   return found;
 }
 
+static bool source_crowded(const uns_runtime *runtime) {
+  for (const uns_link *link = runtime->sources.next; link != &runtime->sources; link = link->next) {
+    if (uns_container_of(link, uns_source, link)->crowded) return true;
+  }
+  return false;
+}
+
+/* How long it may sleep, of `left_ns`. */
+static uint64_t dozing_ns(const uns_runtime *runtime, uint64_t left_ns) {
+  for (const uns_link *link = runtime->sources.next; link != &runtime->sources; link = link->next) {
+    if (uns_container_of(link, uns_source, link)->dozes && left_ns > UNS_DOZE_NS) left_ns = UNS_DOZE_NS;
+  }
+  return left_ns;
+}
+
 static bool source_busy(const uns_runtime *runtime) {
   for (const uns_link *link = runtime->sources.next; link != &runtime->sources; link = link->next) {
     if (uns_container_of(link, uns_source, link)->busy) return true;
@@ -438,7 +453,8 @@ static void turn_uv(uns_runtime *runtime, uv_run_mode mode) {
 }
 
 static void sleep_in_kernel(uns_runtime *runtime) {
-  arm_uv_timer(runtime, uns_timers_left(runtime)); /* of now: the turn may have taken its time */
+  uint64_t left_ns = uns_timers_left(runtime); /* of now: the turn may have taken its time */
+  arm_uv_timer(runtime, left_ns);
   if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) {
     turn_uv(runtime, UV_RUN_NOWAIT);
     return;
@@ -447,6 +463,7 @@ static void sleep_in_kernel(uns_runtime *runtime) {
   if (runtime->lend != NULL) runtime->lend(runtime, true);
   bool tired = uns_list_empty(&runtime->ready); /* where no more may wait, lending has woken one with the error `limit` */
   if (tired && uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
+    if (dozing_ns(runtime, left_ns) < left_ns) arm_uv_timer(runtime, UNS_DOZE_NS);
     bool quiet = runtime->party.parties != NULL && !time_helps(runtime) && !own_flight(runtime);
     if (quiet) uns_party_rest(runtime);
     turn_uv(runtime, UV_RUN_ONCE);
@@ -477,6 +494,7 @@ int uns_runtime_fall_asleep(uns_runtime *runtime) {
     uns_runtime_awake(runtime);
     return 0;
   }
+  left_ns = dozing_ns(runtime, left_ns);
   uv_ref((uv_handle_t *)&runtime->mail_poll); /* libuv would not sleep for what it does not count */
   int timeout_ms = uv_backend_timeout(&runtime->loop);
   uv_unref((uv_handle_t *)&runtime->mail_poll);
@@ -512,7 +530,8 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
     }
   } else if (__builtin_expect(runtime->test_clock != NULL, 0) && uns_test_clock_move(runtime, in_flight(runtime))) {
     worked = true; /* all wait, and time has passed */
-  } else if ((runtime->pending > runtime->pending_io || source_busy(runtime)) && spin(runtime)) {
+  } else if ((runtime->pending > runtime->pending_io || source_busy(runtime)) && !source_crowded(runtime) &&
+             spin(runtime)) {
     worked = true;
   } else if (hope(runtime)) {
     sleep_in_kernel(runtime);

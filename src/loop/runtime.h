@@ -32,7 +32,9 @@ typedef struct uns_source {
   /* The loop is about to sleep (true), or is awake again (false). While it sleeps, news must write the mailbox's
      eventfd; false: something has come already, so it must not sleep. May be NULL. */
   bool (*fall_asleep)(struct uns_source *source, bool asleep);
-  bool busy; /* something is expected: worth a short spin before sleeping, and hope for whoever waits */
+  bool busy;    /* something is expected: worth a short spin before sleeping, and hope for whoever waits */
+  bool crowded; /* those who work at it can use all cores: a spin would only take one of them away */
+  bool dozes;   /* set by fall_asleep: some news waits for the loop to wake up by itself, UNS_DOZE_NS later at the latest */
 } uns_source;
 
 /* Something to do in the next turn, outside of any task; embedded in what asks for it. Must run no user code. */
@@ -97,7 +99,8 @@ typedef struct uns_closer {
 } uns_closer;
 
 enum {
-  UNS_POLL_NS = 100000 /* between two looks at libuv while tasks are ready: a look is a system call */
+  UNS_POLL_NS = 100000, /* between two looks at libuv while tasks are ready: a look is a system call */
+  UNS_DOZE_NS = 1000000 /* the longest sleep during which not all news wakes the loop: libuv's shortest */
 };
 
 struct uns_runtime {
