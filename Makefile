@@ -271,13 +271,15 @@ build/embed/%: examples/embed/%.c build/libunsync.so build/flags | packages
 	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -MMD -MP -pthread -Iinclude $(LUA_CFLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< -Lbuild -lunsync $(LUA_LIBS) '-Wl,-rpath,$$ORIGIN/..' $(UV_CFLAGS) $(UV_LIBS)
 -include $(wildcard build/embed/*.d)
 
-# What the bench compares with, in C: bench/c/NAME.c is build/bench/NAME.
+# What the bench compares with, in C: bench/c/NAME.c is build/bench/NAME. One of them is a host of its own.
 BENCHES := $(patsubst bench/c/%.c,build/bench/%,$(sort $(wildcard bench/c/*.c)))
 
+build/bench/processes: build/libunsync.so
+build/bench/processes: BENCH_LIBS = -Lbuild -lunsync '-Wl,-rpath,$$ORIGIN/..'
 build/bench/%: bench/c/%.c build/flags | packages
 	$(call say,CC,$@)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -pthread $(INCLUDES) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(LUA_LIBS) $(UV_LIBS) $(LDLIBS)
+	$(Q)$(CC) $(LANGUAGE) $(WARNINGS) -pthread $(INCLUDES) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(BENCH_LIBS) $(LUA_LIBS) $(UV_LIBS) $(LDLIBS)
 
 # --- goals -----------------------------------------------------------------------------------------------------------------
 

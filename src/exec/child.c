@@ -15,7 +15,7 @@
 #include "exec/ring.h"
 #include "exec/watchdog.h"
 
-static const uint64_t SHARED_WAKE_NS = 100000; /* so long may the end of a call wait for others to share its wake-up */
+static const uint64_t SHARED_WAKE_NS = 150000; /* so long may the end of a call wait for others to share its wake-up */
 
 enum {
   UNREAD_MS = 2, /* an end that the script's loop has not read by then is read by the supervisor: the script is busy */

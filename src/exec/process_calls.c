@@ -6,7 +6,7 @@
 #include "core/recorder.h"
 #include "exec/worker_process.h"
 
-static const uint64_t AHEAD_NS = 200000;  /* work given ahead to a child, at most */
+static const uint64_t AHEAD_NS = 400000;  /* work given ahead to a child, at most */
 static const uint64_t STUCK_NS = 3000000; /* what was given ahead waits that long for one call, then another takes it:
                                                    about the scheduler's slice, so that a child that has just lost its
                                                    core is left alone */

@@ -523,7 +523,8 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   worked |= run_callbacks(runtime);
   bool alive = true;
   if (worked || !wait || !uns_list_empty(&runtime->ready)) { /* more may be ready by now */
-    if (uns_list_empty(&runtime->ready) || uns_runtime_turn_ns(runtime) - runtime->polled_ns >= UNS_POLL_NS) {
+    bool asked = !wait && uns_list_empty(&runtime->ready); /* else there will be a sleep, which looks, too */
+    if (asked || uns_runtime_turn_ns(runtime) - runtime->polled_ns >= UNS_POLL_NS) {
       runtime->polled_ns = uns_runtime_turn_ns(runtime);
       if (runtime->before_sleep != NULL) runtime->before_sleep(runtime);
       turn_uv(runtime, UV_RUN_NOWAIT);
