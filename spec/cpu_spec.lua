@@ -290,6 +290,7 @@ describe("the death of a worker process", function()
       end
       return found
     end
+    math.randomseed(1)
     local futures, kills = {}, 0
     for i = 1, 1000 do futures[i] = work(i, i % 3 == 0 and 0.002 or 0) end
     local killer = unsync.spawn(function()

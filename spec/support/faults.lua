@@ -1,15 +1,17 @@
---- Runs spec/support/faults_script.lua where something in it fails, and judges how it ended: each time in Lua errors
---- that say what failed, or in a clean exit, never in a crash, a hang or a leak.
+--- Runs spec/support/faults_script.lua, or faults_wide.lua, where something in it fails, and judges how it ended: each
+--- time in Lua errors that say what failed, or in a clean exit, never in a crash, a hang or a leak.
 local script = require("spec.support.script")
 
 local faults = {}
 
 local slowness = script.slowness
-local path = "spec/support/faults_script.lua"
+-- What may be run: by name.
+local paths = {script = "spec/support/faults_script.lua", wide = "spec/support/faults_wide.lua"}
 local core = script.read_file("/proc/self/status"):match("Cpus_allowed_list:%s*(%d+)") or "0"
 
---- Runs it with `env`; `program` as in script.run. Returns what script.run does.
-function faults.run(env, program)
+--- Runs the script `which` ("script", the default, or "wide") with `env`; `program` as in script.run. Returns what
+--- script.run does.
+function faults.run(env, program, which)
   local full = {UNSYNC_PLUGIN_PATH = script.build .. "/spec/plugins", UNSYNC_SLOWNESS = tostring(slowness)}
   for name, value in pairs(env) do full[name] = value end
   -- Where all is failing, the end is all that can be asked for.
@@ -17,7 +19,7 @@ function faults.run(env, program)
     full.ASAN_OPTIONS = (os.getenv("ASAN_OPTIONS") or "") .. ":detect_leaks=0"
   end
   -- One core: one thread, one process, and few ways for things to happen.
-  return script.run(nil, {options = {path}, env = full, program = program, limit_s = 60,
+  return script.run(nil, {options = {paths[which or "script"]}, env = full, program = program, limit_s = 60,
     wrapper = "taskset -c " .. core})
 end
 
@@ -74,10 +76,10 @@ function faults.run_with_call(name, number, who)
 end
 
 --- How many allocations the host and its workers make: a table by "host" and "worker".
-function faults.count_allocations(program)
+function faults.count_allocations(program, which)
   local log = script.path("allocations")
   script.write_file(log, "")
-  local ran = faults.run({UNSYNC_FAIL_ALLOC_LOG = log}, program)
+  local ran = faults.run({UNSYNC_FAIL_ALLOC_LOG = log}, program, which)
   assert(ran.code == 0 and ran.err == "", ran.out .. ran.err)
   local counts = {host = 0, worker = 0}
   for who, number in script.read_file(log):gmatch("(%l+) (%d+)") do

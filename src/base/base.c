@@ -7,8 +7,10 @@
 #include <time.h>
 
 #ifdef UNS_FAULTS
+#include <execinfo.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #endif
 
 atomic_long uns_alloc_countdown; /* > 0: allocations left until one fails */
@@ -17,7 +19,8 @@ atomic_long uns_alloc_countdown; /* > 0: allocations left until one fails */
 /*
  * Builds for specs: UNSYNC_FAIL_ALLOC=WHO:N:COUNT in the environment makes COUNT allocations of a process fail, from its
  * N-th on. WHO is host or worker. Lua asks once more after a collection, so one that fails for it takes two.
- * UNSYNC_FAIL_ALLOC_LOG names a file to which each process adds, at its end, how many it has made.
+ * UNSYNC_FAIL_ALLOC_LOG names a file to which each process adds, at its end, how many it has made. With
+ * UNSYNC_FAIL_ALLOC_TRACE the first one that fails tells stderr where.
  */
 static atomic_long asked;
 static long fail_first, fail_count;
@@ -41,9 +44,16 @@ __attribute__((destructor)) static void tell(void) {
   fclose(log);
 }
 
+static void tell_where(void) {
+  void *frames[64];
+  backtrace_symbols_fd(frames, backtrace(frames, 64), STDERR_FILENO);
+}
+
 static bool environment_says_so(void) {
   long number = atomic_fetch_add_explicit(&asked, 1, memory_order_relaxed) + 1;
-  return number >= fail_first && number - fail_first < fail_count;
+  if (number < fail_first || number - fail_first >= fail_count) return false;
+  if (number == fail_first && getenv("UNSYNC_FAIL_ALLOC_TRACE") != NULL) tell_where();
+  return true;
 }
 #else
 static bool environment_says_so(void) { return false; }

@@ -159,8 +159,7 @@ static void run_group(uns_callback *callback, uns_runtime *runtime) {
   if (lua_pcall(L, 1, 0, 0) != LUA_OK) { /* no memory for the results: that is the outcome */
     lua_getiuservalue(L, -2, VALUE_FUTURE);
     lua_insert(L, -2);
-    lua_pushnil(L);
-    uns_future_fail(runtime, L, lua_gettop(L) - 2, UNS_FUTURE_FAILED);
+    uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_FAILED);
     lua_pop(L, 1);
   }
   lua_pop(L, 1);

@@ -241,16 +241,6 @@ static int settle(lua_State *L) {
   return 0;
 }
 
-/* Protected: fails the future of the request at 1 with the error at 2. */
-static int settle_with_error(lua_State *L) {
-  request *mine = lua_touserdata(L, 1);
-  lua_getiuservalue(L, 1, 1);
-  lua_insert(L, 2);
-  lua_pushnil(L);
-  uns_future_fail(mine->runtime, L, 2, UNS_FUTURE_FAILED);
-  return 0;
-}
-
 /* `url` without user and password, for messages; owned by libcurl (curl.free); NULL without memory. */
 static char *shown_url(const char *url, CURLU *parsed) {
   char *shown = NULL;
@@ -283,10 +273,9 @@ static void on_ended(uns_transfer *transfer, uns_transfer_end how, CURLcode resu
     lua_pushvalue(L, -2);
     lua_pushlightuserdata(L, &end);
     if (lua_pcall(L, 2, 0, 0) != LUA_OK) { /* no memory for the answer: that is told instead */
-      lua_pushcfunction(L, settle_with_error);
-      lua_pushvalue(L, top + 1);
-      lua_pushvalue(L, top + 2);
-      lua_pcall(L, 2, 0, 0); /* where even that fails, whoever waits gets `deadlock` */
+      lua_getiuservalue(L, top + 1, 1);
+      lua_insert(L, -2);
+      uns_future_fail_safely(runtime, L, top + 2, UNS_FUTURE_FAILED);
     }
   }
   if (shown != NULL) uns_curl.free(shown);
@@ -517,10 +506,9 @@ int uns_open_http(lua_State *L) {
   static const luaL_Reg functions[] = {{"request", http_request}, {NULL, NULL}};
   uns_runtime *runtime = uns_runtime_of(L);
   if (runtime == NULL) return luaL_error(L, "unsync.http: this state has no event loop");
-  if (luaL_newmetatable(L, REQUEST_TYPE)) {
-    lua_pushcfunction(L, request_gc);
-    lua_setfield(L, -2, "__gc");
-  }
+  luaL_newmetatable(L, REQUEST_TYPE);
+  lua_pushcfunction(L, request_gc); /* whether it was there or not: an attempt before this one may have failed here */
+  lua_setfield(L, -2, "__gc");
   lua_pop(L, 1);
   luaL_newlibtable(L, functions);
   lua_pushlightuserdata(L, runtime);

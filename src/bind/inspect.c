@@ -1,5 +1,6 @@
 /* inspect: the running task, all live ones, calls under way, what waits for what, and the workers. */
 #include "bind/bind.h"
+#include "core/error.h"
 #include "exec/look.h"
 
 /* current() -> Future of the running task; nil in a callback, and on a main thread that is no task */
@@ -194,8 +195,9 @@ static void push_waiting(lua_State *L, uns_task *task, const uns_chain_link *beh
   if (task->wanted != NULL && behind->kind == UNS_BEHIND_TASK) uns_text_add(&text, "%s", task->waits_for);
   else uns_chain_add_wait(&text, task, behind, false);
   if (uns_timer_armed(&task->timer)) uns_text_add(&text, task->awaited != NULL ? ", or a limit in time" : "");
-  set_text(L, "waits_for", text.bytes);
-  uns_free(text.bytes);
+  if (text.bytes == NULL) return;
+  uns_error_push_text(L, text.bytes);
+  lua_setfield(L, -2, "waits_for");
 }
 
 static void push_call_link(lua_State *L, uns_runtime *runtime, const uns_future *future, const uns_job *job) {
@@ -210,21 +212,38 @@ static void push_call_link(lua_State *L, uns_runtime *runtime, const uns_future 
   lua_setfield(L, -2, "worker_id");
 }
 
-/* The rest of the chain, in other states: a record for each of them, with the lines that they have answered. */
-static void add_elsewhere(lua_State *L, uns_runtime *runtime, uns_chain_link link) {
-  if (link.cell != NULL) uns_shared_ref(link.cell);
-  for (int hops = 0; hops < 8; hops++) {
-    uns_text text = {0};
-    if (!uns_look_behind(runtime, &link, &text)) {
-      uns_free(text.bytes);
-      break;
-    }
+enum { HOPS_MAX = 8 };
+
+/* What other states have answered. */
+typedef struct {
+  int count;
+  uns_text texts[HOPS_MAX]; /* owned */
+} answers;
+
+/* push_answers(answers, list): a record for each */
+static int push_answers(lua_State *L) {
+  const answers *all = lua_touserdata(L, 1);
+  for (int i = 0; i < all->count; i++) {
     lua_createtable(L, 0, 1);
-    set_text(L, "text", text.bytes != NULL ? text.bytes : "?");
-    uns_free(text.bytes);
+    set_text(L, "text", all->texts[i].bytes != NULL ? all->texts[i].bytes : "?");
     append(L);
   }
+  return 0;
+}
+
+/* The rest of the chain, in other states: a record for each of them, with the lines that they have answered. */
+static void add_elsewhere(lua_State *L, uns_runtime *runtime, uns_chain_link link) {
+  luaL_checkstack(L, 4, NULL);
+  answers all = {0};
+  if (link.cell != NULL) uns_shared_ref(link.cell);
+  while (all.count < HOPS_MAX && uns_look_behind(runtime, &link, &all.texts[all.count])) all.count++;
   uns_shared_unref(link.cell);
+  lua_pushcfunction(L, push_answers);
+  lua_pushlightuserdata(L, &all);
+  lua_pushvalue(L, 2);
+  int status = lua_pcall(L, 2, 0, 0);
+  for (int i = 0; i < HOPS_MAX; i++) uns_free(all.texts[i].bytes);
+  if (status != LUA_OK) lua_error(L);
 }
 
 /* why(future) -> list of records: the future's own first, then what that waits for, down to the reason */

@@ -21,10 +21,12 @@ static int text_release(lua_State *L) {
 static char **push_text(lua_State *L) {
   char **text = lua_newuserdatauv(L, sizeof *text, 0);
   *text = NULL;
-  if (luaL_newmetatable(L, TEXT_TYPE)) {
+  luaL_newmetatable(L, TEXT_TYPE);
+  if (lua_getfield(L, -1, "__gc") == LUA_TNIL) { /* new, or memory ran out when it was */
     lua_pushcfunction(L, text_release);
-    lua_setfield(L, -2, "__gc");
+    lua_setfield(L, -3, "__gc");
   }
+  lua_pop(L, 1);
   lua_setmetatable(L, -2);
   return text;
 }

@@ -15,6 +15,12 @@ enum { UPVALUE_RUNTIME = 1, UPVALUE_MAKER, UPVALUE_IDENTITY };
 
 static const char values_key = 0; /* registry: identity -> future */
 
+/* start(fn) -> Future */
+static int start(lua_State *L) {
+  uns_task_start(uns_runtime_of(L), L, 0, "once");
+  return 1;
+}
+
 static int once_call(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   lua_settop(L, 0); /* the value is the same for every caller: arguments could not be */
@@ -27,9 +33,12 @@ static int once_call(lua_State *L) {
     lua_pushvalue(L, lua_upvalueindex(UPVALUE_MAKER));
     uns_task *task = runtime->current;
     uns_group *group = task != NULL ? task->group : NULL;
+    lua_pushcfunction(L, start);
+    lua_insert(L, 2);
     if (task != NULL) task->group = NULL; /* it is everybody's, not this scope's; it does not wait here */
-    uns_task_start(runtime, L, 0, "once");
+    int status = lua_pcall(L, 1, 1, 0);
     if (task != NULL) task->group = group;
+    if (status != LUA_OK) return lua_error(L);
     lua_pushvalue(L, lua_upvalueindex(UPVALUE_IDENTITY));
     lua_pushvalue(L, 2);
     lua_rawset(L, 1);

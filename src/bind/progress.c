@@ -59,6 +59,13 @@ static void call_listeners(uns_runtime *runtime, lua_State *L) {
   }
 }
 
+/* report(job, future) */
+static int report(lua_State *L) {
+  uns_job *job = lua_touserdata(L, 1);
+  if (push_record(L, 2, false) && read_job(L, job)) call_listeners(uns_runtime_of(L), L);
+  return 0;
+}
+
 static void on_progress(uns_mail *mail, void *receiver) {
   uns_job *job = uns_container_of(mail, uns_job, progress_mail);
   uns_runtime *runtime = receiver;
@@ -66,8 +73,11 @@ static void on_progress(uns_mail *mail, void *receiver) {
   if (runtime == NULL) return;
   lua_State *L = runtime->L;
   int top = lua_gettop(L);
+  if (!lua_checkstack(L, 4)) return;
+  lua_pushcfunction(L, report);
+  lua_pushlightuserdata(L, job);
   uns_runtime_push_pin(runtime, L, job->pin);
-  if (push_record(L, -1, false) && read_job(L, job)) call_listeners(runtime, L);
+  lua_pcall(L, 2, 0, 0); /* without memory this report is left out: the last one comes with the end */
   lua_settop(L, top);
 }
 

@@ -184,8 +184,7 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
   group->waiting = NULL;
   if (task->interrupt == UNS_INTERRUPT_ERROR) {
     luaL_checkstack(L, 2, NULL);
-    uns_runtime_push_pin(runtime, L, task->interrupt_error);
-    uns_runtime_unpin(runtime, task->interrupt_error);
+    uns_task_take_interrupt_error(runtime, L, task);
     if (lua_gettop(L) == SLOT_RESULTS) lua_pushvalue(L, -1); /* the block had returned nothing */
     take_error(L, group);
   }

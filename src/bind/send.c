@@ -336,25 +336,50 @@ static void on_completion(uns_mail *mail, void *receiver) {
 /* ---- leaving ---- */
 
 /*
- * Encodes the call that lies on the stack, with the context variables that can cross. An error is that of the call alone:
- * it is pushed.
+ * A job for a call of the `count` values on the stack, its future pinned; NULL, and the reason on top: they cannot cross.
+ * Raises where there is no memory. Until it is submitted nothing may raise that does not give both back.
  */
-static int encode_call(lua_State *L, uns_runtime *runtime, uns_job *job, int count) {
+static uns_job *make_job(lua_State *L, uns_runtime *runtime, const uns_declaration *declared, int count) {
   static const uns_codec_names lua_names = {"argument", 1, true}, native_names = {"argument", 1, false};
-  if (job->function->native != NULL) {
-    job->named_context = uns_variables_push_named(L, runtime);
-    int status = uns_codec_encode(L, 1, count + job->named_context, &native_names, &job->call);
-    if (status == UNS_OK) lua_settop(L, count);
-    return status;
+  uns_function *function = declared->function;
+  uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
+  int pin = uns_runtime_pin(runtime, L);
+  uns_job *job = take_job(runtime, function);
+  if (job == NULL) {
+    uns_runtime_unpin(runtime, pin);
+    luaL_error(L, "not enough memory");
+    return NULL;
   }
-  for (int only_sendable = 0; only_sendable <= 1; only_sendable++) {
-    int extra = uns_variables_insert(L, runtime, only_sendable);
-    if (extra == 0) break;
-    if (uns_codec_encode(L, 1, count + extra, &lua_names, &job->call) == UNS_OK) return UNS_OK;
-    lua_rotate(L, 1, -extra);
+  job->mail.deliver = on_completion;
+  job->pin = pin;
+  const uns_codec_names *names = function->native != NULL ? &native_names : &lua_names;
+  int status = uns_codec_encode(L, 1, count, names, &job->call);
+  if (status == UNS_OK) return job;
+  uns_runtime_unpin(runtime, pin);
+  uns_job_free(job);
+  if (status == UNS_ENOMEM) lua_error(L);
+  return NULL;
+}
+
+/* The same, with the context variables that can cross. Raises what is wrong with the call itself. */
+static uns_job *encode_call(lua_State *L, uns_runtime *runtime, const uns_declaration *declared, int count) {
+  bool native = declared->function->native != NULL;
+  int extra = native && uns_variables_push_named(L, runtime) ? 1 : 0;
+  for (int only_sendable = 0; !native && only_sendable <= 1; only_sendable++) {
+    int with_variables = uns_variables_insert(L, runtime, only_sendable);
+    if (with_variables == 0) break;
+    uns_job *job = make_job(L, runtime, declared, count + with_variables);
+    if (job != NULL) return job;
+    lua_rotate(L, 1, -with_variables);
     lua_settop(L, count);
   }
-  return uns_codec_encode(L, 1, count, &lua_names, &job->call);
+  uns_job *job = make_job(L, runtime, declared, count + extra);
+  if (job == NULL) {
+    lua_error(L);
+    return NULL;
+  }
+  job->named_context = extra > 0;
+  return job;
 }
 
 int uns_send_call(lua_State *L, uns_runtime *runtime, const uns_declaration *declared) {
@@ -365,23 +390,9 @@ int uns_send_call(lua_State *L, uns_runtime *runtime, const uns_declaration *dec
   int count = lua_gettop(L);
   luaL_checkstack(L, 8, NULL);
   uns_search_path *path = function->native == NULL ? uns_package_path(runtime, L) : NULL;
-  /* First what may raise, as long as there is no job that would be left over. */
-  uns_future_push(runtime, L, (uns_kind)function->kind, declared->name);
-  int pin = uns_runtime_pin(runtime, L);
-  uns_job *job = take_job(runtime, function);
-  if (job == NULL) {
-    uns_runtime_unpin(runtime, pin);
-    return luaL_error(L, "not enough memory");
-  }
-  job->mail.deliver = on_completion;
-  job->pin = pin;
-  if (encode_call(L, runtime, job, count) != UNS_OK) {
-    uns_runtime_unpin(runtime, pin);
-    uns_job_free(job);
-    return lua_error(L);
-  }
+  uns_job *job = encode_call(L, runtime, declared, count);
   set_deadline(L, runtime, job);
-  uns_runtime_push_pin(runtime, L, pin);
+  uns_runtime_push_pin(runtime, L, job->pin);
   uns_future *future = lua_touserdata(L, -1);
   job->parent_id = runtime->current != NULL ? runtime->current->id : 0;
   if (function->native != NULL) uns_progress_attach(job);

@@ -299,10 +299,11 @@ static bool can_cross(lua_State *L, int index) {
   if (type == LUA_TNIL || type == LUA_TBOOLEAN || type == LUA_TNUMBER || type == LUA_TSTRING) return true;
   uns_packet packet;
   uns_packet_init(&packet);
-  bool yes = uns_codec_encode(L, index, 1, &names, &packet) == UNS_OK;
-  if (!yes) lua_pop(L, 1);
+  int status = uns_codec_encode(L, index, 1, &names, &packet);
   uns_packet_deinit(&packet);
-  return yes;
+  if (status == UNS_ENOMEM) lua_error(L); /* which says nothing about the value */
+  if (status != UNS_OK) lua_pop(L, 1);
+  return status == UNS_OK;
 }
 
 /* The `i`-th value that the running task sees; NULL: there are no more. Anew each time: what runs between may set others. */

@@ -44,14 +44,13 @@ static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *futu
 /* io with a limit: beyond it, calls stand in line. The arguments lie on the stack, and above them the function. */
 static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const uns_declaration *declared, int count) {
   uns_function *function = declared->function;
+  uns_future *future = uns_task_call(runtime, L, count, declared->name, true);
   permit *mine = uns_malloc(sizeof *mine);
   if (mine == NULL) {
+    uns_cancel_work(runtime, future);
     luaL_error(L, "not enough memory");
     return NULL;
   }
-  bool hold = function->running >= function->limit;
-  if (!hold) function->running++;
-  uns_future *future = uns_task_call(runtime, L, count, declared->name, hold);
   mine->function = uns_shared_ref(function);
   mine->task = future->task;
   mine->waiter.wake = give_back;
@@ -59,9 +58,13 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const uns_d
   mine->waiter.quiet = false;
   uns_list_init(&mine->waiter.link);
   uns_list_init(&mine->link);
-  if (hold) uns_list_push_back(&function->held, &mine->link);
-  if (uns_future_settled(future)) give_back(&mine->waiter, runtime, future);
-  else uns_future_add_waiter(future, &mine->waiter);
+  uns_future_add_waiter(future, &mine->waiter);
+  if (function->running >= function->limit) {
+    uns_list_push_back(&function->held, &mine->link);
+  } else { /* it may be over before this returns, and what interrupts it may be raised here as well */
+    function->running++;
+    uns_task_begin(runtime, L, mine->task);
+  }
   return future;
 }
 

@@ -6,6 +6,8 @@
 
 #include <uv.h>
 
+#include "base/base.h"
+
 #define ERROR_TYPE "unsync.Error"
 
 /* The message; where a script has taken it away, the code. */
@@ -57,6 +59,23 @@ int uns_error_raise(lua_State *L, const char *code, const char *format, ...) {
   lua_setfield(L, -2, "message");
   lua_error(L);
   __builtin_unreachable(); /* lua_error is not declared so */
+}
+
+/* push_text(text) -> string */
+static int push_text(lua_State *L) {
+  lua_pushstring(L, lua_touserdata(L, 1));
+  return 1;
+}
+
+void uns_error_push_text(lua_State *L, char *text) {
+  bool fine = lua_checkstack(L, 3);
+  if (fine) {
+    lua_pushcfunction(L, push_text);
+    lua_pushlightuserdata(L, text);
+    fine = lua_pcall(L, 1, 1, 0) == LUA_OK;
+  }
+  uns_free(text);
+  if (!fine) luaL_error(L, "not enough memory");
 }
 
 int uns_error_is(lua_State *L, int index, const char *code) {

@@ -16,6 +16,8 @@ void uns_error_push(lua_State *L, const char *code, const char *format, ...);
 void uns_error_push_errno(lua_State *L, int number, const char *what);
 /* Raises one. The position of the caller is put before the message where Lua code called. */
 __attribute__((noreturn)) int uns_error_raise(lua_State *L, const char *code, const char *format, ...);
+/* Pushes `text`, from uns_malloc, and frees it, also where this raises for want of memory. */
+void uns_error_push_text(lua_State *L, char *text);
 /* True if the value at `index` is a table of the class; with `code` not NULL, of that code. */
 int uns_error_is(lua_State *L, int index, const char *code);
 

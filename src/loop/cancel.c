@@ -188,6 +188,21 @@ static void cancel_task(uns_runtime *runtime, uns_task *task) {
   if (task->held) uns_task_release(runtime, task);
 }
 
+/* push_error(stopped future) -> the error that says so */
+static int push_error(lua_State *L) {
+  lua_pushnil(L);
+  uns_cancel_push_error(L, lua_touserdata(L, 1), "await");
+  return 1;
+}
+
+/* The future on top, whose work has been stopped, is cancelled. Raises nothing: timers and others do this. */
+static void end_stopped(uns_runtime *runtime, lua_State *L) {
+  lua_pushcfunction(L, push_error);
+  lua_pushvalue(L, -2);
+  lua_pcall(L, 1, 1, 0); /* without memory: that error */
+  uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_CANCELLED);
+}
+
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
   if (uns_future_settled(future)) return false;
   if (future->task != NULL) {
@@ -199,12 +214,8 @@ bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
     return true;
   }
   if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 8) && runtime->stop(runtime, future)) {
-    lua_State *L = runtime->L;
-    lua_pushnil(L);
-    uns_cancel_push_error(L, future, "await");
-    lua_pushnil(L);
-    uns_future_fail(runtime, L, lua_gettop(L) - 2, UNS_FUTURE_CANCELLED);
-    lua_pop(L, 1);
+    end_stopped(runtime, runtime->L);
+    lua_pop(runtime->L, 1);
     return true;
   }
   return false;
@@ -229,12 +240,13 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
     lua_pop(L, 1);
     return uns_cancel_work(runtime, future);
   }
+  index = lua_absindex(L, index);
+  uns_cancel_push_error(L, future, "await"); /* while it may raise, nothing has been stopped */
   if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 2) && runtime->stop(runtime, future)) {
     lua_pop(runtime->L, 1);
   }
-  uns_cancel_push_error(L, future, "await");
-  lua_pushnil(L);
-  return uns_future_fail(runtime, L, index, UNS_FUTURE_CANCELLED);
+  uns_future_fail_safely(runtime, L, index, UNS_FUTURE_CANCELLED);
+  return true;
 }
 
 int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t deadline_ns) {

@@ -413,12 +413,13 @@ uns_shared_channel *uns_channel_share(uns_runtime *runtime, lua_State *L, int in
     move_waits(L, index, &c);
   } else {
     restore(&c);
-    const char *reason = luaL_tolstring(L, -1, NULL);
-    lua_pushfstring(L, "a channel with something in it that cannot cross: %s", reason);
-    lua_replace(L, -3);
-    lua_pop(L, 1);
   }
   uns_free(c.waits);
   uns_shared_unref(c.shared); /* the handle has its own */
-  return fine ? channel->shared : NULL;
+  if (fine) return channel->shared;
+  const char *reason = luaL_tolstring(L, -1, NULL);
+  lua_pushfstring(L, "a channel with something in it that cannot cross: %s", reason);
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+  return NULL;
 }

@@ -38,8 +38,9 @@ void uns_deadlock_add_chain(uns_text *text, uns_task *start, bool frozen) { add_
 
 void uns_chain_add_all(uns_text *text, uns_task *start) { add_chain(text, start, false, false); }
 
-/* Pushes the error with the chain of waits that starts at `task`. */
-static void push_deadlock(lua_State *L, uns_task *task) {
+/* push_error(task): the error with the chain of waits that starts there */
+static int push_error(lua_State *L) {
+  uns_task *task = lua_touserdata(L, 1);
   uns_text text = {0};
   uns_text_add(&text, "%s", headline);
   uns_deadlock_add_chain(&text, task, false);
@@ -47,10 +48,18 @@ static void push_deadlock(lua_State *L, uns_task *task) {
   if (clock != NULL && clock->stopped && clock->timers.count > 0) {
     uns_text_add(&text, " (the test clock stands still, and nobody is left to move it)");
   }
-  lua_pushstring(L, text.lost ? "deadlock: nothing can ever end this wait" : text.bytes);
-  uns_free(text.bytes);
+  if (text.lost) lua_pushliteral(L, "deadlock: nothing can ever end this wait");
+  else uns_error_push_text(L, text.bytes);
   uns_error_push(L, "deadlock", "%s", lua_tostring(L, -1));
-  lua_remove(L, -2);
+  return 1;
+}
+
+/* Pushes what `push` returns of `data`; where there is no memory for it, that is the error. The loop calls this. */
+static void push_protected(lua_State *L, lua_CFunction push, void *data) {
+  luaL_checkstack(L, 4, NULL);
+  lua_pushcfunction(L, push);
+  lua_pushlightuserdata(L, data);
+  lua_pcall(L, 1, 1, 0);
 }
 
 /* Both are of use to one state alone, and to several that stand still. */
@@ -95,7 +104,7 @@ bool uns_task_raise_deadlock(uns_runtime *runtime) {
   bool cycle = false;
   uns_task *victim = find_victim(runtime, &cycle);
   if (victim == NULL) return false;
-  push_deadlock(runtime->L, victim);
+  push_protected(runtime->L, push_error, victim);
   raise_in(runtime, victim, cycle);
   return true;
 }
@@ -150,11 +159,7 @@ static void on_notice(uns_mail *mail, void *receiver) {
     }
   }
   if (victim != NULL) {
-    lua_State *L = runtime->L;
-    luaL_checkstack(L, 4, NULL);
-    lua_pushcfunction(L, push_notice);
-    lua_pushlightuserdata(L, told);
-    lua_pcall(L, 1, 1, 0); /* without memory: that error */
+    push_protected(runtime->L, push_notice, told);
     raise_in(runtime, victim, told->cycle);
   }
   uns_free(told);

@@ -213,24 +213,35 @@ static void give_up_telling(uns_runtime *runtime, lua_State *L, int index) {
   lua_pop(L, 1);
 }
 
+/* stand_in_line(future) */
+static int stand_in_line(lua_State *L) {
+  uns_runtime *runtime = uns_runtime_of(L);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &untold_key);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, (lua_Integer)runtime->untold + 1);
+  runtime->untold++;
+  return 0;
+}
+
 /*
  * The future at `index` has settled, and has a cell. Where another one is being told, it stands in line: each may hold the
- * next, in a chain of any length. Never raises, unless it stands in line.
+ * next, in a chain of any length. Never raises.
  */
 static void tell(uns_runtime *runtime, lua_State *L, int index) {
   index = lua_absindex(L, index);
+  bool fine = lua_checkstack(L, 4);
   if (runtime->telling) {
-    luaL_checkstack(L, 2, NULL);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &untold_key);
-    lua_pushvalue(L, index);
-    lua_rawseti(L, -2, (lua_Integer)runtime->untold + 1);
-    runtime->untold++;
-    lua_pop(L, 1);
+    if (fine) {
+      lua_pushcfunction(L, stand_in_line);
+      lua_pushvalue(L, index);
+      fine = lua_pcall(L, 1, 0, 0) == LUA_OK;
+      if (!fine) lua_pop(L, 1);
+    }
+    if (!fine) settle_with_nothing(((uns_future *)lua_touserdata(L, index))->cell);
     return;
   }
   runtime->telling = true;
   runtime->told = runtime->untold = 0;
-  bool fine = lua_checkstack(L, 4);
   if (fine) {
     lua_pushcfunction(L, tell_all);
     lua_pushvalue(L, index);
@@ -314,6 +325,30 @@ void uns_future_fail_without_memory(uns_runtime *runtime, lua_State *L, int inde
   lua_rawgetp(L, LUA_REGISTRYINDEX, &no_memory_key);
   lua_setiuservalue(L, index, 1);
   settled(runtime, L, index, future, UNS_FUTURE_FAILED);
+}
+
+/* try_to_fail(future, error, state) */
+static int try_to_fail(lua_State *L) {
+  uns_future_state state = (uns_future_state)lua_tointeger(L, 3);
+  lua_settop(L, 2);
+  lua_pushnil(L);
+  uns_future_fail(uns_runtime_of(L), L, 1, state);
+  return 0;
+}
+
+void uns_future_fail_safely(uns_runtime *runtime, lua_State *L, int index, uns_future_state state) {
+  index = lua_absindex(L, index);
+  bool fine = lua_checkstack(L, 4);
+  if (fine) {
+    lua_pushcfunction(L, try_to_fail);
+    lua_pushvalue(L, index);
+    lua_rotate(L, -3, -1);
+    lua_pushinteger(L, state);
+    fine = lua_pcall(L, 3, 0, 0) == LUA_OK;
+  }
+  if (fine) return;
+  uns_future_fail_without_memory(runtime, L, index);
+  lua_pop(L, 1);
 }
 
 /* ---- the outcome ---- */

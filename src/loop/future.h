@@ -107,6 +107,9 @@ bool uns_future_resolve(uns_runtime *runtime, lua_State *L, int index, int count
 void uns_future_resolve_pending(uns_runtime *runtime, lua_State *L, int index, uns_future *future, int count);
 bool uns_future_fail(uns_runtime *runtime, lua_State *L, int index, uns_future_state failed_or_cancelled);
 
+/* `fail` for those who must not raise: the error alone lies on top, there is no traceback. Where there is no memory for that,
+   that is the error. */
+void uns_future_fail_safely(uns_runtime *runtime, lua_State *L, int index, uns_future_state failed_or_cancelled);
 /* The same with the error "not enough memory", for where there is none even for that. Raises nothing. */
 void uns_future_fail_without_memory(uns_runtime *runtime, lua_State *L, int index);
 

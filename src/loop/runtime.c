@@ -295,6 +295,25 @@ int uns_runtime_pin(uns_runtime *runtime, lua_State *L) {
   return pin;
 }
 
+/* pin(value) -> its pin */
+static int pin_value(lua_State *L) {
+  lua_settop(L, 1);
+  lua_pushinteger(L, uns_runtime_pin(uns_runtime_of(L), L));
+  return 1;
+}
+
+int uns_runtime_try_pin(lua_State *L) {
+  if (!lua_checkstack(L, 2)) {
+    lua_pop(L, 1);
+    return 0;
+  }
+  lua_pushcfunction(L, pin_value);
+  lua_insert(L, -2);
+  int pin = lua_pcall(L, 1, 1, 0) == LUA_OK ? (int)lua_tointeger(L, -1) : 0;
+  lua_pop(L, 1);
+  return pin;
+}
+
 void uns_runtime_push_pins(uns_runtime *runtime, lua_State *L) { lua_rawgeti(L, LUA_REGISTRYINDEX, runtime->pins_ref); }
 
 void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin) {

@@ -299,6 +299,8 @@ const char *uns_runtime_intern(uns_runtime *runtime, lua_State *L, const char *n
 
 /* Anchors the value on top of L's stack (popped) until unpinned; a small number. */
 int uns_runtime_pin(uns_runtime *runtime, lua_State *L);
+/* The same for those who must not raise: 0, and the value is lost, where there is no memory. */
+int uns_runtime_try_pin(lua_State *L);
 /* Pushes what `pin` anchors. */
 void uns_runtime_push_pin(uns_runtime *runtime, lua_State *L, int pin);
 void uns_runtime_unpin(uns_runtime *runtime, int pin);

@@ -31,16 +31,25 @@ enum { SLOT_FUTURE = 1, SLOT_HANDLER, SLOT_BODY };
 
 #define COLD __attribute__((noinline, cold)) /* out of the way of those who do not pay for it */
 
-/* Its future's name; else the place in the source where its function is written. */
+/* name_place(runtime, function) -> the place in the source where the function is written, interned, as a light userdata */
+static int name_place(lua_State *L) {
+  lua_Debug where;
+  lua_pushvalue(L, 2);
+  lua_getinfo(L, ">S", &where);
+  lua_pushfstring(L, "%s:%d", where.short_src, where.linedefined);
+  lua_pushlightuserdata(L, (void *)uns_runtime_intern(lua_touserdata(L, 1), L, lua_tostring(L, -1)));
+  return 1;
+}
+
+/* Its future's name; else the place in the source where its function is written; NULL without memory. */
 static const char *record_name(uns_runtime *runtime, uns_task *task) {
   lua_State *co = task->co;
-  lua_Debug where;
   if (task->future->name != NULL) return task->future->name;
   if (!lua_checkstack(co, LUA_MINSTACK)) return NULL;
+  lua_pushcfunction(co, name_place);
+  lua_pushlightuserdata(co, runtime);
   lua_pushvalue(co, SLOT_BODY + 1); /* run_body itself lies under the slots */
-  lua_getinfo(co, ">S", &where);
-  lua_pushfstring(co, "%s:%d", where.short_src, where.linedefined);
-  const char *name = uns_runtime_intern(runtime, co, lua_tostring(co, -1));
+  const char *name = lua_pcall(co, 2, 1, 0) == LUA_OK ? lua_touserdata(co, -1) : NULL;
   lua_pop(co, 1);
   return name;
 }
@@ -342,16 +351,13 @@ static void foreign_yield(uns_runtime *runtime, uns_task *task, int count) {
 }
 
 /*
- * The coroutine itself broke (no memory, no C stack): the pcall at its base is gone. Its future lies on top of L; the
- * error on the coroutine's.
+ * The coroutine itself broke (no memory, no C stack): the pcall at its base is gone. Its future and the error lie on top of L;
+ * the error is popped. Raises nothing, for others are on their way in this round; L has room, as it is at a call's beginning.
  */
 static void broken(uns_runtime *runtime, lua_State *L, uns_task *task) {
-  luaL_checkstack(L, 6, NULL);
-  lua_xmove(task->co, L, 1);
   lua_resetthread(task->co); /* runs the pending clean-up, where it cannot wait */
   task->future->task = NULL;
-  lua_pushnil(L);
-  uns_future_fail(runtime, L, lua_gettop(L) - 2, UNS_FUTURE_FAILED);
+  uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_FAILED);
   if (task->listed) unlist(runtime, task);
   task_free(runtime, task);
 }
@@ -369,21 +375,22 @@ static bool outermost_frame(lua_State *co, lua_Debug *frame) {
   return lua_getstack(co, low, frame);
 }
 
-/* It is a value in the frame of run_body, the outermost. */
-void uns_task_push_future(lua_State *L, uns_task *task) {
+/* It is a value in the frame of run_body, the outermost. The coroutine has a free slot. */
+static void push_future(lua_State *L, uns_task *task) {
   lua_State *co = task->co;
   lua_Debug frame;
-  luaL_checkstack(L, 2, NULL);
-  if (task->is_main || !lua_checkstack(co, 1)) {
-    lua_pushnil(L);
-    return;
-  }
-  if (task->first_arguments >= 0) { /* it has not begun: run_body lies under its slots */
+  if (!outermost_frame(co, &frame)) { /* it has not begun, or there was no memory for that: run_body lies under its slots */
     lua_pushvalue(co, SLOT_FUTURE + 1);
-  } else if (!outermost_frame(co, &frame) || lua_getlocal(co, &frame, SLOT_FUTURE) == NULL) {
+  } else if (lua_getlocal(co, &frame, SLOT_FUTURE) == NULL) {
     lua_pushnil(co);
   }
   if (co != L) lua_xmove(co, L, 1);
+}
+
+void uns_task_push_future(lua_State *L, uns_task *task) {
+  luaL_checkstack(L, 2, NULL);
+  if (task->is_main || !lua_checkstack(task->co, 1)) lua_pushnil(L);
+  else push_future(L, task);
 }
 
 /*
@@ -420,6 +427,22 @@ static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_
 /* The hook of L follows into its new task. */
 static void follow_hook(uns_runtime *runtime, lua_State *L, lua_State *co) {
   if (runtime->inherit_hook != NULL) runtime->inherit_hook(L, co);
+}
+
+/* Runs the new task, whose future is on top of L, until it first waits. */
+static inline __attribute__((always_inline)) void begin(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
+  const uns_task *parent = runtime->current;
+  task->first_arguments = -1;
+  runtime->nested_starts++;
+  if (!run(runtime, L, task, count)) {
+    lua_xmove(task->co, L, 1);
+    broken(runtime, L, task);
+  }
+  runtime->nested_starts--;
+  /* An interrupt may have ended it: it is meant for us too. */
+  if (runtime->caught != NULL || (parent != NULL && (parent->unwinding || parent->base.cancelled))) {
+    uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime));
+  }
 }
 
 uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const char *name) {
@@ -467,15 +490,19 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
     if (hold) uns_list_remove(&task->ready_link);
     return future;
   }
-  task->first_arguments = -1;
-  runtime->nested_starts++;
-  if (!run(runtime, L, task, count)) broken(runtime, L, task);
-  runtime->nested_starts--;
-  /* An interrupt may have ended it: it is meant for us too. */
-  if (runtime->caught != NULL || (parent != NULL && (parent->unwinding || parent->base.cancelled))) {
-    uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime));
-  }
+  begin(runtime, L, task, count);
   return future;
+}
+
+void uns_task_begin(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  if (runtime->nested_starts >= NESTED_STARTS_MAX) {
+    uns_task_release(runtime, task);
+    return;
+  }
+  task->held = false;
+  task->starter = L;
+  task->future->state = UNS_FUTURE_RUNNING;
+  begin(runtime, L, task, task->first_arguments);
 }
 
 /* Another round of this turn? Not if there is news, or the time is up; the clock is looked at after every so many tasks. */
@@ -511,7 +538,9 @@ static inline unsigned run_round(uns_runtime *runtime, uns_link *batch) {
     }
     runtime->budget = UNS_TASK_BUDGET;
     if (!run(runtime, L, task, count)) {
-      uns_task_push_future(L, task);
+      lua_xmove(task->co, L, 1); /* the error first: in its place there is room for the future, whatever memory there is */
+      push_future(L, task);
+      lua_insert(L, -2);
       broken(runtime, L, task);
       lua_pop(L, 1);
     }
@@ -562,10 +591,21 @@ void uns_task_push_where(lua_State *L, uns_task *task) {
 }
 
 void uns_task_interrupt(uns_runtime *runtime, uns_task *task) {
-  if (task->interrupt == UNS_INTERRUPT_ERROR) uns_runtime_unpin(runtime, task->interrupt_error);
-  task->interrupt_error = uns_runtime_pin(runtime, runtime->L);
+  if (task->interrupt == UNS_INTERRUPT_ERROR && task->interrupt_error != 0) {
+    uns_runtime_unpin(runtime, task->interrupt_error);
+  }
+  task->interrupt_error = uns_runtime_try_pin(runtime->L);
   task->interrupt = UNS_INTERRUPT_ERROR;
   uns_task_wake(runtime, task);
+}
+
+void uns_task_take_interrupt_error(uns_runtime *runtime, lua_State *L, const uns_task *task) {
+  if (task->interrupt_error == 0) {
+    lua_pushliteral(L, "not enough memory"); /* Lua has this text from the start */
+    return;
+  }
+  uns_runtime_push_pin(runtime, L, task->interrupt_error);
+  uns_runtime_unpin(runtime, task->interrupt_error);
 }
 
 int uns_task_adopt_main(uns_runtime *runtime) {

@@ -104,9 +104,11 @@ uns_future *uns_task_start(uns_runtime *runtime, lua_State *L, int count, const 
 
 /*
  * The same with the function above its arguments, as the calls that matter have it. With `hold` it does not start until
- * uns_task_release; a cancelled one is released by that.
+ * uns_task_release or uns_task_begin; a cancelled one is released by that.
  */
 uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const char *name, bool hold);
+/* Starts one that was held, at its caller's: its future is on top. May raise, as a start does, when it runs already. */
+void uns_task_begin(uns_runtime *runtime, lua_State *L, uns_task *task);
 
 /*
  * Suspends the running task until uns_task_wake. To be returned from a C function:
@@ -152,6 +154,8 @@ void uns_task_interrupt(uns_runtime *runtime, uns_task *task);
 /* Wakes the youngest waiting task to raise the error on top of the runtime's main stack, which is popped. */
 void uns_task_interrupt_youngest(uns_runtime *runtime);
 
+/* Pushes the error with which it was interrupted, and keeps it no longer. */
+void uns_task_take_interrupt_error(uns_runtime *runtime, lua_State *L, const uns_task *task);
 /* Makes the task that stands for the state's main thread, where the host does not run scripts as tasks. */
 int uns_task_adopt_main(uns_runtime *runtime);
 /* On that thread: turns the loop until all that was started has ended. */

@@ -204,8 +204,7 @@ void uns_task_raise_interrupt(uns_runtime *runtime, lua_State *L) {
     uns_cancel_raise(runtime, L);
   }
   task->interrupt = UNS_INTERRUPT_NONE;
-  uns_runtime_push_pin(runtime, L, task->interrupt_error);
-  uns_runtime_unpin(runtime, task->interrupt_error);
+  uns_task_take_interrupt_error(runtime, L, task);
   lua_error(L);
 }
 
