@@ -278,6 +278,36 @@ for _, place in ipairs({"thread", "cpu"}) do
       assert.same({1, 2}, consumer:await())
     end)
 
+    it("cannot be used by an item that is being packed, whatever that tries, and stays as it was", function()
+      local ch, tried = unsync.channel(2), {}
+      local function try(name, ...) tried[name] = select(2, pcall(...)) end
+      local item = setmetatable({}, {__unsync_pack = function()
+        try("close", ch.close, ch)
+        try("send", ch.try_send, ch, 1)
+        local inside = unsync.spawn(function()
+          try("close in a task", ch.close, ch)
+          try("recv", ch.recv, ch)
+          try("select", unsync.select, {ch, timeout = 0})
+        end)
+        inside:error()
+        return nil, "not today"
+      end})
+      ch:send(item)
+      for _, start in ipairs({function(fn) fn() end, function(fn) unsync.spawn(fn):await() end}) do
+        start(function()
+          local err = select(2, pcall(consume, ch))
+          assert.equal("unsendable", err.code)
+          assert.matches("not today", err.message)
+        end)
+        for _, name in ipairs({"close", "send", "close in a task", "recv", "select"}) do
+          assert.matches("is being sent to another state", tostring(tried[name]), name)
+        end
+        tried = {}
+      end
+      assert.equal(item, (ch:recv()))
+      assert.same({true}, {ch:try_send(1)})
+    end)
+
     it("loses no item to a wait that is cancelled or timed out, here or there", function()
       local ch = unsync.channel()
       local try = away(function(c, name, ...)

@@ -166,7 +166,7 @@ static int channel_try_recv(lua_State *L) {
 /* close(): no more items; what is in it can still be received */
 static int channel_close(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  uns_channel_close(runtime, check_channel(L));
+  uns_channel_close(runtime, L, check_channel(L));
   return 0;
 }
 

@@ -62,8 +62,8 @@ typedef struct uns_codec_names {
 /*
  * Encodes the `count` values from `first` (an absolute index) into `packet`, which must be empty.
  * Returns UNS_OK, or a negative code with an error object (unsync.Error, code "unsendable" with `path`, or a string for
- * memory) pushed; the packet is empty then. Leaves the stack as it was otherwise. May run no user code. Never raises
- * but for memory, and then the packet is still valid to deinit.
+ * memory) pushed; the packet is empty then. Leaves the stack as it was otherwise. Objects that pack themselves run a script's
+ * code in it. Runs protected: never raises.
  */
 int uns_codec_encode(lua_State *L, int first, int count, const uns_codec_names *names, uns_packet *packet);
 

@@ -239,12 +239,12 @@ uns_channel_result uns_channel_try_receive(uns_runtime *runtime, lua_State *L, i
   return result;
 }
 
-void uns_channel_close(uns_runtime *runtime, uns_channel *channel) {
+void uns_channel_close(uns_runtime *runtime, lua_State *L, uns_channel *channel) {
   if (channel->mode == UNS_CHANNEL_IS_SHARED) {
     uns_shared_channel_close(channel->shared);
     return;
   }
-  if (channel->mode == UNS_CHANNEL_IS_CROSSING) refuse(runtime->L);
+  if (channel->mode == UNS_CHANNEL_IS_CROSSING) refuse(L);
   channel->mode = UNS_CHANNEL_IS_SHUT;
   uns_waiter *waiter;
   while ((waiter = first_in(&channel->senders)) != NULL) uns_waiter_tell(waiter, runtime, UNS_TOLD_CLOSED);

@@ -64,8 +64,8 @@ uns_channel_result uns_channel_send(uns_runtime *runtime, lua_State *L, uns_chan
 uns_channel_result uns_channel_receive(uns_runtime *runtime, lua_State *L, uns_channel *mine, int channel);
 uns_channel_result uns_channel_try_send(uns_runtime *runtime, lua_State *L, int channel, int value);
 uns_channel_result uns_channel_try_receive(uns_runtime *runtime, lua_State *L, int channel);
-/* Those who wait are told UNS_TOLD_CLOSED. What is in it can still be received. */
-void uns_channel_close(uns_runtime *runtime, uns_channel *channel);
+/* Those who wait are told UNS_TOLD_CLOSED. What is in it can still be received. Raises while it crosses to another state. */
+void uns_channel_close(uns_runtime *runtime, lua_State *L, uns_channel *channel);
 /* How many items are in it, and the like. */
 void uns_channel_look(const uns_channel *channel, uns_channel_state *state);
 
