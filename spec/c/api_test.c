@@ -88,6 +88,10 @@ static void tells_errors(void **state) {
   has_error(host, "unseen");
   assert_int_equal(run(host, "require('unsync').promise():await()"), UNSYNC_ESCRIPT);
   has_error(host, "deadlock");
+  const char callback[] = "local timer = require('luv').new_timer()\n"
+                          "timer:start(1, 0, function() timer:close() error('in luv') end)";
+  assert_int_equal(run(host, callback), UNSYNC_ESCRIPT);
+  has_error(host, "error in a callback of luv: test:2: in luv");
   runs_well(host, "x = 1"); /* none of it is left */
   assert_int_equal(unsync_host_free(host), 0);
 }

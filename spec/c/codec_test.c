@@ -8,7 +8,6 @@
 #include <stdio.h>
 
 #include "core/codec_state.h"
-#include "core/lent.h"
 
 #define CASES "spec/support/codec_cases.lua"
 

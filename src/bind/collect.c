@@ -8,7 +8,6 @@
  */
 #include "bind/bind.h"
 #include "bind/wrap.h"
-#include "core/error.h"
 #include "exec/executors.h"
 #include "loop/cancel.h"
 

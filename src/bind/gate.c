@@ -8,7 +8,6 @@
 #include "bind/bind.h"
 #include "core/codec.h"
 #include "core/error.h"
-#include "core/packet.h"
 #include "loop/gate.h"
 
 #define SEMAPHORE_TYPE "unsync.Semaphore"

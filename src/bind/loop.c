@@ -1,6 +1,5 @@
 /* loop: time and turns: now, sleep, yield. */
 #include "bind/bind.h"
-#include "core/error.h"
 #include "core/packet.h"
 #include "loop/failure.h"
 

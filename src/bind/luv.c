@@ -19,9 +19,9 @@
 #include <luv/lreq.h>
 #include <luv/luv.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "core/error.h"
 #include "exec/executors.h"
 #include "loop/future.h"
@@ -99,9 +99,12 @@ static int call_back(lua_State *L, int count, int result_count, int flags) {
     return lua_gettop(L) - base + 1;
   }
   runtime->unobserved++;
-  const char *text = lua_tostring(L, -1);
-  fprintf(stderr, "unsync: error in a callback of luv: %s\n",
-          text != NULL ? text : "(an error object whose tostring failed)");
+  const char *error = lua_tostring(L, -1);
+  uns_text text = {0}; /* ours, for nothing may be raised across libuv */
+  uns_text_add(&text, "error in a callback of luv: %s",
+               error != NULL ? error : "(an error object whose tostring failed)");
+  uns_runtime_report(runtime, text.bytes != NULL ? text.bytes : "error in a callback of luv");
+  uns_free(text.bytes);
   lua_settop(L, base - 1);
   return -status;
 }

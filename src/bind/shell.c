@@ -20,7 +20,6 @@
 #include <lualib.h>
 
 #include "bind/stdlib.h"
-#include "core/error.h"
 #include "core/packet.h"
 #include "exec/executors.h"
 

@@ -3,7 +3,6 @@
 #include <lualib.h>
 #include <stdlib.h>
 
-#include "core/error.h"
 
 bool uns_stdlib_push_library(lua_State *L, const char *name) {
   luaL_checkstack(L, 3, NULL);

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/base.h"
-#include "core/lent.h"
 #include "core/tags.h"
 
 /*

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/error.h"
 #include "host/program.h"
 #include "host/script.h"
 #include "host/state.h"

@@ -8,7 +8,6 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "core/error.h"
 #include "host/explain.h"
 #include "host/files.h"
 #include "host/lines.h"

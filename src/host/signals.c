@@ -7,7 +7,6 @@
 #include "core/error.h"
 #include "exec/process.h"
 #include "host/dump.h"
-#include "loop/task.h"
 
 enum { PATIENCE = 4 }; /* signals that nobody has looked at, where somebody should: then it hangs */
 

@@ -14,7 +14,6 @@
 #include "bind/coroutine.h"
 #include "bind/stdlib.h"
 #include "core/codec.h"
-#include "core/error.h"
 #include "host/explain.h"
 #include "host/modules.h"
 

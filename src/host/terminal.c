@@ -13,7 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/base.h"
 
 enum {
   CHUNK = 1 << 16,

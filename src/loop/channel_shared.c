@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "core/codec.h"
-#include "core/error.h"
 
 /* Registry key: shared channel -> the channel of this state that stands for it; weak values. */
 static const char by_shared_key = 0;

@@ -11,8 +11,6 @@
 #include "base/arena.h"
 #include "core/error.h"
 #include "core/job.h"
-#include "core/packet.h"
-#include "core/search_path.h"
 #include "loop/chain.h"
 #include "loop/party.h"
 #include "loop/task.h"
