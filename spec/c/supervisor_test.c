@@ -56,7 +56,7 @@ static int counted(counter *c) {
 }
 
 static int set_up(void **state) {
-  *state = uns_supervisor_new(NULL);
+  *state = uns_supervisor_new();
   return *state == NULL ? -1 : 0;
 }
 
@@ -215,7 +215,7 @@ static void ends_with_everything_under_way(void **state) {
   counter *c = counter_new();
   static uns_mail mail[100];
   for (int round = 0; round < 50; round++) {
-    uns_supervisor *supervisor = uns_supervisor_new(NULL);
+    uns_supervisor *supervisor = uns_supervisor_new();
     assert_non_null(supervisor);
     for (int i = 0; i < 100; i++) {
       mail[i].deliver = on_late_mail;

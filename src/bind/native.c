@@ -6,6 +6,7 @@
 #include "base/base.h"
 #include "core/error.h"
 #include "exec/executors.h"
+#include "exec/registry.h"
 
 #define TEXT_TYPE "unsync.text"
 
@@ -40,15 +41,6 @@ static uns_registry *check_registry(lua_State *L, uns_executors *executors) {
   uns_registry *registry = uns_registry_of(executors);
   if (registry == NULL) luaL_error(L, "not enough memory");
   return registry;
-}
-
-const uns_native *uns_native_check(lua_State *L, uns_executors *executors, const char *name) {
-  uns_registry *registry = check_registry(L, executors);
-  char **text = push_text(L);
-  const uns_native *native = uns_registry_find(registry, name, text);
-  if (native == NULL) raise_text(L, text);
-  lua_pop(L, 1);
-  return native;
 }
 
 static void set_text(lua_State *L, const char *field, const char *text) {

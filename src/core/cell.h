@@ -19,7 +19,7 @@ typedef enum { UNS_CELL_PENDING, UNS_CELL_DONE, UNS_CELL_FAILED, UNS_CELL_CANCEL
 
 typedef struct uns_cell uns_cell;
 
-/* The way to the cell in the host's process that another one stands for: exec/link.c. */
+/* The way to the cell in the host's process that another one stands for: exec/parent.c. */
 typedef struct uns_cell_remote {
   /* Asks for the real one to be settled, and settles `cell` here where that was the first. `outcome` is taken over. */
   bool (*settle)(struct uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome);

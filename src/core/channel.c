@@ -59,7 +59,7 @@ uns_choice *uns_choice_new(void) {
   return choice;
 }
 
-uns_choice *uns_choice_ref(uns_choice *choice) {
+static uns_choice *choice_ref(uns_choice *choice) {
   atomic_fetch_add_explicit(&choice->count, 1, memory_order_relaxed);
   return choice;
 }
@@ -374,7 +374,7 @@ uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox 
   uns_list_init(&wait->link);
   wait->channel = uns_shared_ref(channel);
   wait->mailbox = mailbox;
-  wait->choice = choice != NULL ? uns_choice_ref(choice) : NULL;
+  wait->choice = choice != NULL ? choice_ref(choice) : NULL;
   atomic_init(&wait->count, 1);
   wait->told = UNS_WAIT_NOTHING;
   wait->sends = sends;

@@ -20,9 +20,6 @@ typedef struct uns_code {
 /* A new object with one reference, owned by the caller, over a copy of `bytes`; NULL without memory. Any thread. */
 uns_code *uns_code_new(const void *bytes, size_t size_bytes);
 
-/* Writes the hash that names `bytes`. */
-void uns_code_hash(const void *bytes, size_t size_bytes, uint64_t hash[2]);
-
 /* True if `bytes` still are what `hash` names. Lua trusts bytecode, so nothing is loaded without this. */
 bool uns_code_intact(const uns_code *code);
 

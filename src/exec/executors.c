@@ -68,7 +68,7 @@ bool uns_executors_free(uns_executors *executors) {
 uns_supervisor *uns_executors_supervisor(uns_executors *executors) {
   uv_mutex_lock(&executors->lock);
   if (executors->supervisor == NULL && !executors->closing) {
-    executors->supervisor = uns_supervisor_new(executors);
+    executors->supervisor = uns_supervisor_new();
     /* In a worker process, it is its host that looks. */
     if (executors->supervisor != NULL && !executors->is_child)
       executors->silence = uns_silence_new(executors, executors->supervisor);
@@ -142,8 +142,7 @@ void uns_executors_cancel(uns_runtime *runtime, uns_job *job) {
   }
   bool cpu = job->function->kind == UNS_KIND_CPU;
   if (cpu ? executors->processes == NULL : executors->pool == NULL) return; /* it was refused, and is on its way home */
-  bool queued = cpu ? uns_process_pool_cancel(executors->processes, job)
-                                                    : uns_pool_cancel(executors->pool, job);
+  bool queued = cpu ? uns_process_pool_cancel(executors->processes, job) : uns_pool_cancel(executors->pool, job);
   if (!queued) return;
   job->stopped_by = "queue";
   uns_job_fail(job, "cancelled", "%s was cancelled", job->function->name);

@@ -4,7 +4,7 @@
  * A frame is a head, texts, a table of objects, a table of packets, the packets' bytes, and the objects' bytes:
  *   - Code goes as bytes once, as its hash afterwards. Each stream has a port at either end that remembers.
  *   - Lent strings go as bytes, gathered from where they lie and read where they arrive.
- *   - Cells and channels go as numbers; who owns a port says which (process.c, link.c). The outcome of a settled one goes along.
+ *   - Cells and channels go as numbers; who owns a port says which (exports.c, parent.c). The outcome of a settled one goes along.
  *   - Writing never copies what is large; reading trusts nothing, and copies what it checks before it checks it.
  * The stream itself: ring.c, or the control socket. One thread at a time per port.
  */

@@ -372,9 +372,3 @@ void uns_process_pool_signal(uns_process_pool *pool, int number) {
   }
   errno = saved;
 }
-
-uint32_t uns_process_pool_count(uns_process_pool *pool) {
-  uint32_t count = atomic_load_explicit(&pool->count, memory_order_acquire), alive = 0;
-  for (uint32_t i = 0; i < count; i++) alive += atomic_load(&pool->children[i]->group) > 0;
-  return alive;
-}

@@ -45,7 +45,5 @@ void uns_process_pool_look_for(uns_process_pool *pool, const uns_job *job, struc
 
 /* Sends `number` to the group of every child: SIGTSTP and SIGCONT follow the host's. Async-signal-safe. */
 void uns_process_pool_signal(uns_process_pool *pool, int number);
-/* Children alive now, those that are being started too. Any thread. */
-uint32_t uns_process_pool_count(uns_process_pool *pool);
 
 #endif

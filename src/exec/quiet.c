@@ -23,16 +23,6 @@ static uns_quiet_who who(description *all, uns_task *task, uns_task *chain_from)
   return found;
 }
 
-static uns_task *youngest_on_the_way(uns_task *start) {
-  uns_task *youngest = NULL;
-  for (uns_task *at = start; at != NULL;) {
-    if (at->state == UNS_TASK_PARKED) youngest = uns_chain_younger(youngest, at);
-    uns_chain_link behind = uns_chain_behind(at, true);
-    at = at->state == UNS_TASK_PARKED && behind.kind == UNS_BEHIND_TASK ? behind.task : NULL;
-  }
-  return youngest;
-}
-
 /* The chain from `start` on. */
 static void add_edge(description *all, uns_quiet_from kind, uint64_t from, uns_task *start) {
   if (start == NULL || start->state != UNS_TASK_PARKED || all->report.edge_count == UNS_QUIET_EDGES_MAX) return;
@@ -42,7 +32,7 @@ static void add_edge(description *all, uns_quiet_from kind, uint64_t from, uns_t
   edge.to_kind = in_cycle != NULL ? UNS_BEHIND_TASK : end.kind == UNS_BEHIND_TASK ? UNS_BEHIND_NOBODY : end.kind;
   if (edge.to_kind == UNS_BEHIND_JOB) edge.to = end.job->id;
   if (edge.to_kind == UNS_BEHIND_CELL) edge.to = end.cell->remote_id;
-  uns_task *youngest = in_cycle != NULL ? in_cycle : youngest_on_the_way(start);
+  uns_task *youngest = in_cycle != NULL ? in_cycle : uns_chain_youngest(start);
   edge.youngest = who(all, youngest, in_cycle != NULL ? in_cycle : start);
   all->edges[all->report.edge_count++] = edge;
 }

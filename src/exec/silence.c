@@ -286,13 +286,7 @@ static void prefer_younger(victim *best, victim other) {
 
 static victim youngest_in(const segment *part) {
   if (part->child != NULL) return there(part->child, &part->edge.youngest);
-  uns_task *youngest = NULL;
-  for (uns_task *at = part->task; at != NULL;) {
-    uns_chain_link behind = uns_chain_behind(at, true);
-    if (at->state == UNS_TASK_PARKED) youngest = uns_chain_younger(youngest, at);
-    at = at->state == UNS_TASK_PARKED && behind.kind == UNS_BEHIND_TASK ? behind.task : NULL;
-  }
-  return here(youngest);
+  return here(uns_chain_youngest(part->task));
 }
 
 static void add_segment(uns_text *text, const segment *part) {

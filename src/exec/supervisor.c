@@ -194,8 +194,7 @@ static int start_thread(uns_supervisor *supervisor) {
   return status;
 }
 
-uns_supervisor *uns_supervisor_new(uns_executors *executors) {
-  (void)executors;
+uns_supervisor *uns_supervisor_new(void) {
   int status = ENOMEM;
   uns_supervisor *supervisor = uns_calloc(1, sizeof *supervisor);
   if (supervisor == NULL) goto no_memory;

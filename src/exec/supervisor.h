@@ -29,7 +29,7 @@ typedef struct uns_sweep {
 } uns_sweep;
 
 /* Starts the thread. NULL with errno set. */
-uns_supervisor *uns_supervisor_new(uns_executors *executors);
+uns_supervisor *uns_supervisor_new(void);
 /* Ends it; what it was to call back is not called. Nobody may know it any more. NULL is allowed. */
 void uns_supervisor_free(uns_supervisor *supervisor);
 

@@ -10,7 +10,7 @@
 
 enum { PATH_BYTES = 4096 };
 
-char *uns_program_copy(const char *text) {
+static char *copy_of(const char *text) {
   char *copy = text != NULL ? uns_malloc(strlen(text) + 1) : NULL;
   if (copy != NULL) memcpy(copy, text, strlen(text) + 1);
   return copy;
@@ -24,7 +24,7 @@ static const char *named(void) {
 
 char *uns_program_absolute(const char *path) {
   char *resolved = realpath(path, NULL); /* malloc's, not ours */
-  char *copy = uns_program_copy(resolved != NULL ? resolved : path);
+  char *copy = copy_of(resolved != NULL ? resolved : path);
   free(resolved);
   return copy;
 }
@@ -35,7 +35,7 @@ char *uns_program_self(void) {
   ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
   if (size < 0) return NULL;
   path[size] = '\0';
-  return uns_program_copy(path);
+  return copy_of(path);
 }
 
 char *uns_program_find(const char *told) {

@@ -125,6 +125,16 @@ uns_task *uns_chain_follow(uns_task *start, bool frozen, uns_chain_link *end) {
   return youngest;
 }
 
+uns_task *uns_chain_youngest(uns_task *start) {
+  uns_task *youngest = NULL;
+  for (uns_task *at = start; at != NULL && at->state == UNS_TASK_PARKED;) {
+    youngest = uns_chain_younger(youngest, at);
+    uns_chain_link behind = uns_chain_behind(at, true);
+    at = behind.kind == UNS_BEHIND_TASK ? behind.task : NULL;
+  }
+  return youngest;
+}
+
 /* ---- texts ---- */
 
 static const char *kind_of(const uns_task *task) {
@@ -141,7 +151,8 @@ void uns_chain_add_task(uns_text *text, const uns_task *task) {
   if (uns_task_where(task, where)) uns_text_add(text, " at %s", where);
 }
 
-void uns_chain_add_future(uns_text *text, const uns_future *future) {
+/* "promise", or "cpu name" */
+static void add_future(uns_text *text, const uns_future *future) {
   uns_text_add(text, "%s%s%s", uns_future_kind_name(future), future->name != NULL ? " " : "",
                future->name != NULL ? future->name : "");
 }
@@ -151,7 +162,7 @@ void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_li
   if (task->held) {
     uns_text_add(text, "its turn, for its function has a limit");
   } else if (task->awaited != NULL) {
-    uns_chain_add_future(text, task->awaited);
+    add_future(text, task->awaited);
     if (for_ever && behind->kind == UNS_BEHIND_NOBODY) uns_text_add(text, ", which nobody will settle");
   } else if (task->wanted != NULL && behind->kind == UNS_BEHIND_TASK) {
     uns_text_add(text, "%s that ", what);

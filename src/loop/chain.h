@@ -46,9 +46,11 @@ uns_task *uns_chain_follow(uns_task *start, bool frozen, uns_chain_link *end);
 /* The younger of two, either of which may be NULL. In one state by when they were started, else by when they first waited. */
 uns_task *uns_chain_younger(uns_task *a, uns_task *b);
 
-/* Adds "io name at file:line" / "promise". */
+/* The youngest of those who wait on the chain from `start`, of a state that stands still, or NULL. It must not be a cycle. */
+uns_task *uns_chain_youngest(uns_task *start);
+
+/* Adds "io name at file:line". */
 void uns_chain_add_task(uns_text *text, const uns_task *task);
-void uns_chain_add_future(uns_text *text, const uns_future *future);
 /* Adds what the task waits for, its link's target included: "io name", "a mutex that io name holds". `for_ever`: as everybody
    knows, nobody will end it. */
 void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind, bool for_ever);

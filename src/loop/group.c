@@ -2,7 +2,8 @@
 
 #include <lauxlib.h>
 
-void uns_member_free(uns_member *member) {
+/* Lets go of a member, settled or not. */
+static void member_free(uns_member *member) {
   uns_future_remove_waiter(&member->waiter);
   uns_list_remove(&member->link);
   uns_runtime_unpin(member->group->runtime, member->pin);
@@ -39,7 +40,7 @@ uns_group *uns_group_new(uns_runtime *runtime) {
 }
 
 static void free_all(uns_link *members) {
-  while (!uns_list_empty(members)) uns_member_free(uns_container_of(members->next, uns_member, link));
+  while (!uns_list_empty(members)) member_free(uns_container_of(members->next, uns_member, link));
 }
 
 void uns_group_unref(uns_group *group) {
@@ -86,7 +87,7 @@ static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *fut
       uns_runtime_call_soon(runtime, &group->callback);
     }
   } else {
-    uns_member_free(member);
+    member_free(member);
   }
   if (group->count == 0 && group->waiting != NULL && !runtime->closing) uns_task_wake(runtime, group->waiting);
 }
@@ -172,7 +173,7 @@ void uns_group_detach(uns_runtime *runtime, uns_future *future) {
     uns_member *member = uns_container_of(waiter, uns_member, waiter);
     uns_group *group = member->group;
     group->count--;
-    uns_member_free(member);
+    member_free(member);
     if (group->count == 0 && group->waiting != NULL) uns_task_wake(runtime, group->waiting);
     return;
   }

@@ -74,7 +74,4 @@ void uns_group_cancel(uns_group *group);
 /* The future belongs to no group any more, nor does what its task starts from now on. */
 void uns_group_detach(uns_runtime *runtime, uns_future *future);
 
-/* Lets go of a member, settled or not. */
-void uns_member_free(uns_member *member);
-
 #endif
