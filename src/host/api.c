@@ -412,7 +412,6 @@ static void keep_top(unsync_host *host, lua_State *L) {
   lua_pop(L, 1);
 }
 
-/* Whether the future behind `pin` has settled. */
 static uns_future *pinned_future(uns_runtime *runtime, int pin) {
   uns_runtime_push_pin(runtime, runtime->L, pin);
   uns_future *future = lua_touserdata(runtime->L, -1);

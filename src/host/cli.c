@@ -63,7 +63,7 @@ static int misuse(const char *before, const char *what, const char *after) {
 
 /* An option that does not exist, and the one that was probably meant. */
 static int unknown(const char *text) {
-  static const char *const known[] = {"--trace", "--stats", "--version", "--help", NULL};
+  static const char *const known[] = {"--trace", "--stats", "--place", "--version", "--help", NULL};
   char option[64];
   snprintf(option, sizeof option, "%.*s", (int)strcspn(text, "="), text);
   const char *meant = strncmp(option, "--", 2) == 0 ? uns_explain_meant(option, known) : NULL;
