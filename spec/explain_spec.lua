@@ -118,7 +118,8 @@ end)
 
 describe("an option that does not exist", function()
   it("is told, with the one that was probably meant", function()
-    for given, meant in pairs({["--tarce"] = "--trace", ["--trace_=x"] = "--trace", ["--stat"] = "--stats"}) do
+    for given, meant in pairs({["--tarce"] = "--trace", ["--trace_=x"] = "--trace", ["--stat"] = "--stats",
+                               ["--plcae=*=io"] = "--place"}) do
       local ran = script.run(nil, {options = {given}})
       assert.equal(1, ran.code)
       assert.equal(("unsync: unrecognized option '%s': did you mean `%s`?\n"):format(given, meant), ran.err)

@@ -272,8 +272,10 @@ describe("scope", function()
   end)
 
   it("refuses bad arguments at the call", function()
-    assert.error_matches(function() unsync.scope() end, "function expected")
-    assert.error_matches(function() unsync.scope({}) end, "function expected")
+    assert.error_matches(function() unsync.scope() end, "argument #1 to 'scope' %(function expected, got nil")
+    assert.error_matches(function() unsync.scope(42) end, "argument #1 to 'scope' %(function expected, got number")
+    assert.error_matches(function() unsync.scope({}) end, "argument #1 to 'scope' %(function expected, got table")
+    assert.error_matches(function() unsync.scope({}, 1) end, "argument #2 to 'scope' %(function expected, got number")
     assert.error_matches(function() unsync.scope(3, print) end, "table expected")
     assert.error_matches(function() unsync.scope({ time = 1 }, print) end, "unknown option 'time'")
     for _, value in ipairs({ -1, 0 / 0, "1" }) do

@@ -1,19 +1,10 @@
 --- combine: many futures, one after the other: as_completed and map. What makes one future of many is in C.
 local core = require("unsync.core")
+local calls = require("unsync.calls")
 local spawn, is_future = core.spawn, core.is_future
+local callable, followed = calls.callable, calls.followed
 
 local combine = {}
-
-local function followed(...)
-  if select("#", ...) == 1 and is_future((...)) then return (...):await() end
-  return ...
-end
-
-local function callable(value)
-  if type(value) == "function" then return true end
-  local meta = getmetatable(value)
-  return type(meta) == "table" and meta.__call ~= nil
-end
 
 local function bad(argument, caller, problem)
   error(("bad argument #%d to '%s' (%s)"):format(argument, caller, problem), 3)

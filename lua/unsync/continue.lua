@@ -1,31 +1,17 @@
 --- Continuations of a future: and_then, catch, finally. Each is a task of its own, so its function may wait.
 local core = require("unsync.core")
+local calls = require("unsync.calls")
 
 ---@class unsync.Future
 local Future = core.Future
 local spawn, is_future = core.spawn, core.is_future
-
---- What a continuation returned; a future is followed.
-local function follow(first, ...)
-  if select("#", ...) == 0 and is_future(first) then
-    return first:await()
-  end
-  return first, ...
-end
-
-local function followed(...)
-  if select("#", ...) == 0 then
-    return
-  end
-  return follow(...)
-end
+local callable, followed = calls.callable, calls.followed
 
 local function check(name, self, fn)
   if not is_future(self) then
     error(("bad argument #1 to '%s' (unsync.Future expected, got %s)"):format(name, type(self)), 3)
   end
-  local meta = getmetatable(fn)
-  if type(fn) ~= "function" and not (type(meta) == "table" and meta.__call) then
+  if not callable(fn) then
     error(("bad argument #1 to '%s' (function expected, got %s)"):format(name, type(fn)), 3)
   end
 end

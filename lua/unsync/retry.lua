@@ -1,6 +1,7 @@
 --- retry: a call again and again, until it succeeds or that is enough.
 local core = require("unsync.core")
-local is_future, sleep = core.is_future, core.sleep
+local calls = require("unsync.calls")
+local sleep = core.sleep
 
 local retry = {}
 
@@ -47,24 +48,18 @@ local function wanted(on, err, attempt)
   return false
 end
 
-local function followed(...)
-  if select("#", ...) == 1 and is_future((...)) then return (...):await() end
-  return ...
-end
-
 --- Calls `fn` until it succeeds, and returns its results; or raises the error of the last call, unchanged. A
 --- cancellation is never tried again.
 ---@param fn fun(attempt: integer): any  any function, a wrapped one included; a future it returns is awaited
 ---@param options? unsync.RetryOptions
 function retry.retry(fn, options)
-  local meta = getmetatable(fn)
-  if type(fn) ~= "function" and not (type(meta) == "table" and meta.__call) then
+  if not calls.callable(fn) then
     error(("bad argument #1 to 'retry' (function expected, got %s)"):format(type(fn)), 2)
   end
   options = check(options)
   local attempts, wait, jitter = options.attempts or 3, options.backoff or 0.1, options.jitter or 0
   local attempt = 0
-  local function call() return followed(fn(attempt)) end
+  local function call() return calls.followed(fn(attempt)) end
   local function again(ok, ...)
     if ok then return true, ... end
     local err = ...

@@ -78,7 +78,7 @@ function scope.scope(options, fn)
   if fn == nil then options, fn = nil, options end
   options = check(options)
   if type(fn) ~= "function" then
-    error(("bad argument #%d to 'scope' (function expected, got %s)"):format(options == nil and 1 or 2, type(fn)), 2)
+    error(("bad argument #%d to 'scope' (function expected, got %s)"):format(options == none and 1 or 2, type(fn)), 2)
   end
   local limit = options.limit
   local self = limit and new(limited, { limit = limit, running = 0, line = {} }) or new()

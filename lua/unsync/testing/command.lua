@@ -104,6 +104,8 @@ local function patience(limit) return limit + math.min(5, limit + 1) end
 ---@field plan string[]  files, as it found them
 ---@field failures string[]  what failed, as it was told
 ---@field output string  where it was captured
+
+--- What the other process says of how far it is.
 local function on_note(run, line)
   local what, first, second = line:match("^(%a+)\t?([^\t]*)\t?(.*)$")
   if what == "plan" then
