@@ -10,7 +10,7 @@
 #include "unsync.h"
 
 /* Counted up with every change of what the frames or the board mean. */
-#define PROTOCOL "4"
+#define PROTOCOL "5"
 const char *uns_frame_build_id(void) { return "unsync " UNSYNC_VERSION ", " LUA_RELEASE ", protocol " PROTOCOL; }
 
 static struct uns_message_words *begin(uns_message *message, uns_frame_kind kind, const uns_job *job) {

@@ -75,6 +75,11 @@ static void give_up(const char *what) {
   uns_end_group();
 }
 
+/* From the first byte of a frame to its last: what the host has only a part of while we do not speak, it will never have.
+   The write_lock held. */
+static void begin_to_speak(const uns_parent *parent) { atomic_fetch_add(&parent->board->speaking, 1); }
+static void end_to_speak(const uns_parent *parent) { atomic_fetch_add(&parent->board->speaking, 1); }
+
 /* The write_lock held. False: the host takes no more. */
 static bool send_pieces(uns_parent *parent, const uns_frame *frame) {
   for (uint32_t i = 0; i < frame->piece_count && !parent->deaf; i++) {
@@ -98,7 +103,9 @@ int uns_parent_send(uns_parent *parent, const uns_message *message, const uns_pa
   uv_mutex_lock(&parent->write_lock);
   int status = parent->deaf ? UNS_ECLOSED : uns_frame_build(&frame, &parent->out, message, packet);
   if (status == UNS_OK) {
+    begin_to_speak(parent);
     if (!send_pieces(parent, &frame)) status = UNS_ECLOSED;
+    end_to_speak(parent);
     uns_frame_done(&frame);
   }
   uv_mutex_unlock(&parent->write_lock);
@@ -716,7 +723,9 @@ int uns_parent_greet(uns_parent *parent, uns_runtime *main) {
   int status = start_thread(parent);
   if (status == 0) {
     uv_mutex_lock(&parent->write_lock);
+    begin_to_speak(parent);
     status = send_hello(parent, main->mailbox->fd);
+    end_to_speak(parent);
     uv_mutex_unlock(&parent->write_lock);
   }
   if (status == 0) return 0;

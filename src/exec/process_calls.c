@@ -127,6 +127,7 @@ static uns_job *take_in(uns_child *child, uns_job *job, int *status) {
     atomic_fetch_add(&child->main_jobs, 1);
     if (atomic_load(&pool->main_asleep)) atomic_store(&board->host_asleep, UNS_HOST_ASLEEP);
   }
+  if (!atomic_load_explicit(&pool->check_armed, memory_order_relaxed)) uns_check_later(pool);
   return write_on(child, status);
 }
 
@@ -417,17 +418,16 @@ void uns_calls_pass_progress(uns_child *child) {
 
 /* ---- reading ---- */
 
-/* The job that a frame ends, taken out of the child; NULL if it makes no sense. */
+/* The job that a frame ends, taken out of the child; NULL if it makes no sense: calls end in the order they were given in,
+   and not before the child has the whole of them, as we are still reading from what we write. */
 static uns_job *take_job(uns_child *child, const uns_message *message, uint32_t *left) {
   unsigned slot = message->words.slot;
   if (message->words.kind != UNS_FRAME_RESULT || slot >= UNS_CLAIMS) return NULL;
   uv_mutex_lock(&child->lock);
-  uns_job *job = child->jobs[slot];
-  if (job != NULL && job->id == message->words.id) {
-    vacate(child, slot);
-  } else {
-    job = NULL;
-  }
+  uns_job *job = child->in_flight > 0 && child->order[0] == slot ? child->jobs[slot] : NULL;
+  if (child->writing && child->writing_slot == slot) job = NULL;
+  if (job != NULL && job->id == message->words.id) vacate(child, slot);
+  else job = NULL;
   *left = child->in_flight;
   uv_mutex_unlock(&child->lock);
   return job;
@@ -485,7 +485,8 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
   return true;
 }
 
-static void give_room(uns_child *child) {
+void uns_calls_give_room(uns_child *child, size_t size_bytes) {
+  if (!uns_ring_consume(&child->wire.to_host, size_bytes)) return;
   uv_mutex_lock(&child->lock);
   if (child->wake_fd >= 0) uns_calls_wake(child);
   uv_mutex_unlock(&child->lock);
@@ -497,7 +498,7 @@ static bool read_large(uns_child *child, const uint8_t *bytes, int64_t there, un
   size_t now = (uint64_t)there < left ? (size_t)there : (size_t)left;
   memcpy(child->large + child->large_have, bytes, now);
   child->large_have += now;
-  if (uns_ring_consume(&child->wire.to_host, now)) give_room(child);
+  uns_calls_give_room(child, now);
   if (child->large_have < child->large_bytes) return true;
   uint8_t *large = child->large;
   child->large = NULL;
@@ -535,7 +536,7 @@ bool uns_calls_read(uns_child *child, uns_runtime *runtime) {
     if (size_bytes > (uint64_t)there) return found;
     found = true;
     bool fine = read_frame(child, bytes, (size_t)size_bytes, runtime);
-    if (uns_ring_consume(ring, (size_t)size_bytes)) give_room(child);
+    uns_calls_give_room(child, (size_t)size_bytes);
     if (!fine) return found;
   }
   uns_child_condemn(child, uns_garbage);

@@ -251,7 +251,7 @@ static unsigned clear_child(uns_child *child, lost_job *lost) {
   while (child->in_flight > 0) {
     unsigned slot = child->order[--child->in_flight];
     uint64_t sequence = child->sequences[slot];
-    bool started = atomic_load(&board->claims[slot]) == sequence * 4 + UNS_CLAIM_STARTED;
+    bool started = atomic_load(&board->claims[slot]) != sequence * 4 + UNS_CLAIM_GIVEN; /* or the word is none of ours */
     lost[count++] = (lost_job){child->jobs[slot], started, false, uns_calls_stopped_by(child, sequence)};
     child->jobs[slot] = NULL;
   }

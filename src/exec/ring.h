@@ -49,6 +49,7 @@ typedef struct uns_board {
   _Alignas(64) _Atomic uint32_t host_asleep;
   _Alignas(64) _Atomic uint32_t waiting; /* the child's call waits for something: its place is free for others */
   _Atomic uint32_t silences; /* how often all its threads have come to wait for others only; read by the host's silence.c */
+  _Atomic uint32_t speaking; /* odd: the child is in the middle of a frame on the control socket. seq_cst against its bytes */
   /* How far the call in each place has come: the child starts it, or the host takes it back, a race by CAS. */
   _Alignas(64) _Atomic uint64_t claims[UNS_CLAIMS];
   _Alignas(64) _Atomic uint64_t cancels[UNS_CLAIMS]; /* sequence number of the call in it that shall stop */

@@ -17,6 +17,7 @@
 #include "exec/worker_process.h"
 
 static const char no_memory_to_hear[] = "there was not enough memory to hear it";
+static const char garbage_heard[] = "it wrote garbage on its control socket";
 
 /* ---- sending ---- */
 
@@ -303,11 +304,9 @@ static int handle_frames(uns_child *child) {
   return status;
 }
 
-static void on_socket(uns_watch *watched, uint32_t events) {
-  uns_service *service = uns_container_of(watched, uns_service, watch);
-  uns_child *child = uns_container_of(service, uns_child, service);
-  if (events & EPOLLOUT) flush(child);
-  if ((events & ~(uint32_t)EPOLLOUT) == 0) return;
+/* Hears all that it has said by now; where that is the last of it, or makes no sense, no more is heard. */
+static void hear(uns_child *child) {
+  uns_service *service = &child->service;
   for (;;) {
     ssize_t count = receive(service);
     if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
@@ -316,7 +315,7 @@ static void on_socket(uns_watch *watched, uint32_t events) {
     if (count <= 0) break;
     int status = handle_frames(child);
     if (status == UNS_OK) continue;
-    uns_child_condemn(child, status == UNS_ENOMEM ? no_memory_to_hear : "it wrote garbage on its control socket");
+    uns_child_condemn(child, status == UNS_ENOMEM ? no_memory_to_hear : garbage_heard);
     break;
   }
   /* It is ending, or has been killed; the watch on its end says how. */
@@ -324,6 +323,22 @@ static void on_socket(uns_watch *watched, uint32_t events) {
   uns_supervisor_unwatch(child->pool->supervisor, &service->watch);
   close(fd);
   uns_child_expect_end(child);
+}
+
+static void on_socket(uns_watch *watched, uint32_t events) {
+  uns_child *child = uns_container_of(uns_container_of(watched, uns_service, watch), uns_child, service);
+  if (events & EPOLLOUT) flush(child);
+  if (events & ~(uint32_t)EPOLLOUT) hear(child);
+}
+
+void uns_service_check(uns_child *child) {
+  uns_service *service = &child->service;
+  if (service->watch.fd < 0 || service->input_bytes == 0) return;
+  uint32_t said = atomic_load(&child->wire.board->speaking);
+  if (said % 2 != 0) return;
+  hear(child); /* all frames that it had begun by then, or even some that it has begun since */
+  if (service->watch.fd >= 0 && service->input_bytes > 0 && atomic_load(&child->wire.board->speaking) == said)
+    uns_child_condemn(child, garbage_heard);
 }
 
 int uns_service_open(uns_child *child, int fd) {
@@ -350,7 +365,7 @@ void uns_service_close(uns_child *child) {
   uns_service *service = &child->service;
   service->dead = true;
   if (service->watch.fd >= 0) {
-    while (receive(service) > 0 && handle_frames(child)) continue;
+    while (receive(service) > 0 && handle_frames(child) == UNS_OK) continue;
     int fd = service->watch.fd;
     uns_supervisor_unwatch(child->pool->supervisor, &service->watch);
     close(fd);

@@ -1,6 +1,7 @@
 /*
  * worker_process: the pool and its children from inside. process.c: the pool. process_child.c: one child's start and
- * end. process_calls.c: calls to it and their ends, through the rings. serve.c, exports.c: what it asks for.
+ * end. process_calls.c: calls to it and their ends, through the rings. process_check.c: whether it keeps to what was agreed.
+ * serve.c, exports.c, channels.c: what it asks for.
  *
  *   - `lock` of a child guards its state, its calls and the writing end, `read_lock` the reading end.
  *   - Locks are taken in this order: read_lock, lock, the dispatch's, the exports', a cell's.
@@ -95,6 +96,7 @@ typedef struct uns_child {
   uns_service service;
   uint64_t started_ns;
   uint64_t seen_running;   /* the number of the call that ran when it was last looked at */
+  uint64_t checked;        /* the same of process_check.c */
   uint32_t waiting;        /* what the board said last of its place */
   uint32_t silences;       /* the same of its silences */
   uint64_t progress_count; /* the same of reports of progress */
@@ -124,6 +126,7 @@ struct uns_process_pool {
   bool closed; /* all children are gone for good; guarded by `lock` */
 
   atomic_bool ahead_armed; /* the supervisor will look whether what was given ahead is stuck */
+  atomic_bool check_armed; /* and whether children keep to what was agreed */
   bool closing;            /* the supervisor's from here on */
   bool told_gone;
   int failed_starts; /* one after the other */
@@ -182,9 +185,16 @@ void uns_calls_pass_progress(uns_child *child);
 void uns_calls_take_back(uns_child *child);
 /* Wakes it for what was written, if it sleeps, or in any case. The lock held. */
 void uns_calls_wake(const uns_child *child);
+/* So many bytes of what it wrote are read; it is told if it waits for room. The read_lock held. */
+void uns_calls_give_room(uns_child *child, size_t size_bytes);
 /* The source of the script's loop. */
 bool uns_calls_poll(uns_source *source, uns_runtime *runtime);
 bool uns_calls_fall_asleep(uns_source *source, bool asleep);
+
+/* ---- process_check.c ---- */
+
+/* A call is given to a child: somebody is to look at all of them by and by. Any thread. */
+void uns_check_later(uns_process_pool *pool);
 
 /* ---- exports.c: of a child's place, from its making to its end ---- */
 
@@ -228,6 +238,8 @@ void uns_service_close(uns_child *child);
 /* Sends, or keeps until there is room. UNS_OK or a negative code. `must`: a child that cannot be told is killed. */
 int uns_service_send(uns_child *child, const uns_message *message, const uns_packet *packet);
 void uns_service_must_send(uns_child *child, const uns_message *message, const uns_packet *packet);
+/* Has the child left something half said? Then it is killed. */
+void uns_service_check(uns_child *child);
 /* The call that the child made under that number, or NULL. */
 const uns_job *uns_service_nested(const uns_child *child, uint64_t id);
 /* Asks the child to stop the call `sequence`. */

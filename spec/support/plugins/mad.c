@@ -183,20 +183,60 @@ static int control(unsync_task *t) {
   return 0;
 }
 
-/* Goes on writing over its results while they are read. */
-static int torn(unsync_task *t) {
+/* The beginning of a frame whose rest never comes: on the control socket, or in the ring, of one that is larger than it. */
+static int half(unsync_task *t) {
+  uns_board *there;
+  int on_socket = unsync_arg_boolean(t, 2);
+  if (start(t, &there) != 0) return -1;
+  frame_head head = {.magic = FRAME_MAGIC, .size_bytes = 64 << 20};
+  if (on_socket) {
+    say(&head, sizeof head);
+    return 0;
+  }
+  uint64_t tail = atomic_load(&there->to_host.tail), at = (tail - atomic_load(&there->to_host.origin)) % UNS_RING_BYTES;
+  memcpy(ring_to_host(there) + at, &head, sizeof head);
+  atomic_store(&there->to_host.tail, tail + sizeof head);
+  if (wake_supervisor(t) != UNSYNC_OK) return -1;
+  while (atomic_load(&there->to_host.head) == tail && !unsync_cancelled(t)) usleep(100);
+  return 0;
+}
+
+/* Writes over the size of each of its results as soon as it is there, for a while. */
+static void *lengthen(void *argument) {
+  uns_board *board = argument;
+  uint64_t seen = atomic_load(&board->to_host.tail);
+  for (int i = 0; i < 30000000; i++) {
+    uint64_t tail = atomic_load(&board->to_host.tail);
+    if (tail == seen) continue;
+    uint64_t size_bytes, at = (seen - atomic_load(&board->to_host.origin)) % UNS_RING_BYTES;
+    uint8_t *place = ring_to_host(board) + at + offsetof(frame_head, size_bytes);
+    memcpy(&size_bytes, place, sizeof size_bytes);
+    size_bytes += any(2) == 0 ? 64 << 20 : 1 + any(1000);
+    memcpy(place, &size_bytes, sizeof size_bytes);
+    seen = tail;
+  }
+  return NULL;
+}
+
+/* Goes on with something of the kind, and returns. */
+static int go_on(unsync_task *t, void *(*with)(void *)) {
   uns_board *there;
   pthread_t thread;
   if (start(t, &there) != 0) return -1;
-  if (pthread_create(&thread, NULL, scribble, there) != 0) return -1;
+  if (pthread_create(&thread, NULL, with, there) != 0) return -1;
   pthread_detach(thread);
   return 0;
 }
+
+static int torn(unsync_task *t) { return go_on(t, scribble); }
+static int longer(unsync_task *t) { return go_on(t, lengthen); }
 
 static const unsync_task_def tasks[] = {
     {"board", board, "board(seed): any words on the board", 0},
     {"ring", ring, "ring(seed): any frame", 0},
     {"control", control, "control(seed): anything on the control socket", 0},
+    {"half", half, "half(seed, on_socket): a frame of which no more comes, in the ring or on the control socket", 0},
+    {"longer", longer, "longer(seed): from now on results say that they are longer than they are", 0},
     {"torn", torn, "torn(seed): from now on results change while they are read", 0},
 };
 
