@@ -180,17 +180,24 @@ static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
   return UNS_OK;
 }
 
+/* The lock held: one reference was sent in vain. NULL: the child has given it back before it came. It is mad. */
+static uns_export *take_back(uns_exports *exports, uint64_t id) {
+  uns_export *export = find_id(exports, id);
+  if (export == NULL || export->held == 0) return NULL;
+  export->held--;
+  if (is_stale(export)) exports->stale++;
+  return export;
+}
+
 static void unexport_cell(void *owner, uint64_t id, bool told) {
   uns_child *child = owner;
   uns_exports *exports = &child->exports;
   uv_mutex_lock(&exports->lock);
-  uns_export *export = find_id(exports, id);
-  export->held--;
-  if (told) {
+  uns_export *export = take_back(exports, id);
+  if (export != NULL && told) {
     export->told = false;
     if (export->held > 0) watch(export); /* those it has are told another way */
   }
-  if (is_stale(export)) exports->stale++;
   uv_mutex_unlock(&exports->lock);
 }
 
@@ -259,9 +266,7 @@ static void unexport_channel(void *owner, uint64_t id) {
   uns_child *child = owner;
   uns_exports *exports = &child->exports;
   uv_mutex_lock(&exports->lock);
-  uns_export *export = find_id(exports, id);
-  export->held--;
-  if (is_stale(export)) exports->stale++;
+  take_back(exports, id);
   uv_mutex_unlock(&exports->lock);
 }
 

@@ -164,18 +164,19 @@ void uns_calls_give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
     uv_mutex_lock(&child->lock);
     bool alive = child->state == UNS_CHILD_LIVE;
     bool cancelled = alive && atomic_load(&job->cancel) != 0; /* set before the lock is taken to look for the job */
-    uns_job *failed = NULL;
+    uns_job *failed = NULL, *next = NULL;
     if (alive && !cancelled) {
       child->arrived = true;
       failed = take_in(child, job, &status);
     }
+    /* Under the lock, for one that is buried meanwhile would be expected to be given what it will never get. */
+    if (cancelled || failed != NULL) next = uns_dispatch_next(dispatch, worker);
     uv_mutex_unlock(&child->lock);
     if (!alive) {
       put_back(pool, child, job);
       return;
     }
     if (failed == NULL && !cancelled) return;
-    uns_job *next = uns_dispatch_next(dispatch, worker);
     if (cancelled) fail_cancelled(pool, job);
     else fail_unsent(pool, failed, status);
     job = next;
@@ -423,6 +424,7 @@ void uns_calls_pass_progress(uns_child *child) {
 static uns_job *take_job(uns_child *child, const uns_message *message, uint32_t *left) {
   unsigned slot = message->words.slot;
   if (message->words.kind != UNS_FRAME_RESULT || slot >= UNS_CLAIMS) return NULL;
+  if (message->words.state > UNS_OUTCOME_ERROR) return NULL;
   uv_mutex_lock(&child->lock);
   uns_job *job = child->in_flight > 0 && child->order[0] == slot ? child->jobs[slot] : NULL;
   if (child->writing && child->writing_slot == slot) job = NULL;
@@ -463,17 +465,12 @@ static bool read_frame(uns_child *child, const uint8_t *bytes, size_t size_bytes
   }
   uint32_t left = 0;
   uns_job *job = take_job(child, &message, &left);
-  if (job == NULL || uns_message_end_job(&message, job) != UNS_OK) {
-    if (job != NULL) {
-      uns_job_fail(job, "crashed", "crashed: the worker process of %s wrote garbage on its channel",
-                   job->function->name);
-      deliver(pool, job, runtime);
-    }
-    uns_message_deinit(&message);
+  if (job != NULL) uns_message_end_job(&message, job);
+  uns_message_deinit(&message);
+  if (job == NULL) {
     uns_child_condemn(child, uns_garbage);
     return false;
   }
-  uns_message_deinit(&message);
   if (message.words.count > 0) uns_job_note_progress(job, message.words.progress_done, message.words.progress_total);
   if (message.words.started_ns != 0) {
     note_time(child, message.words.ended_ns - message.words.started_ns);

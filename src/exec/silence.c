@@ -1,5 +1,6 @@
 #include "exec/silence.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "exec/worker_process.h"
@@ -133,7 +134,7 @@ static bool check_report(const uns_packet *packet) {
   uns_quiet_report report;
   if (packet->size_bytes < sizeof report) return false;
   memcpy(&report, packet->bytes, sizeof report);
-  return report.edge_count <= UNS_QUIET_EDGES_MAX &&
+  return report.edge_count <= UNS_QUIET_EDGES_MAX && report.text_bytes <= INT_MAX && /* it is a precision of printf's */
          packet->size_bytes == sizeof report + report.edge_count * sizeof(uns_quiet_edge) + report.text_bytes;
 }
 

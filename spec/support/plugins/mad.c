@@ -139,6 +139,55 @@ static int wake_supervisor(unsync_task *t) {
   return write(SUPERVISOR, &one, sizeof one) < 0 ? unsync_fail_errno(t, errno, "the supervisor") : UNSYNC_OK;
 }
 
+static uint8_t *ring_to_child(uns_board *board) { return (uint8_t *)board + 4096 * 4; }
+
+/* Writes a whole frame, and shows it: once, for our own writer knows nothing of it. */
+static void show(uns_board *there, const void *bytes, size_t size) {
+  uint64_t tail = atomic_load(&there->to_host.tail), at = (tail - atomic_load(&there->to_host.origin)) % UNS_RING_BYTES;
+  memcpy(ring_to_host(there) + at, bytes, size);
+  atomic_store(&there->to_host.tail, tail + size);
+}
+
+/* The end of a call, empty or not. */
+static void show_end(uns_board *there, const frame_head *call, uint32_t state, size_t content) {
+  struct {
+    frame_head head;
+    frame_packet packet;
+    uint8_t content[256];
+  } end;
+  memset(&end, 0, sizeof end);
+  end.head.magic = FRAME_MAGIC;
+  end.head.words.kind = UNS_FRAME_RESULT;
+  end.head.words.id = call->words.id;
+  end.head.words.slot = call->words.slot;
+  end.head.words.state = state;
+  end.head.words.started_ns = any_word();
+  end.head.words.ended_ns = any_word();
+  end.head.words.count = any(3);
+  end.head.words.progress_done = any_word();
+  end.head.words.exit_code = (int32_t)any_word();
+  end.head.words.signal_number = (int32_t)any_word();
+  end.head.packet_count = 1;
+  end.head.head_bytes = (uint32_t)(sizeof end.head + sizeof end.packet);
+  end.packet.size_bytes = content;
+  end.head.size_bytes = end.head.head_bytes + content;
+  for (size_t i = 0; i < content; i++) end.content[i] = (uint8_t)any(any(2) == 0 ? 16 : 256);
+  show(there, &end, (size_t)end.head.size_bytes);
+}
+
+static const uint8_t *place_of_call(uns_board *there, uint64_t behind) {
+  uint64_t at = atomic_load(&there->to_child.head) + behind - atomic_load(&there->to_child.origin);
+  return ring_to_child(there) + at % UNS_RING_BYTES;
+}
+
+/* The call that lies `behind` bytes behind the one that runs; its size, or 0: there is none. */
+static uint64_t look_at_call(uns_board *there, uint64_t behind, frame_head *call) {
+  uint64_t head = atomic_load(&there->to_child.head) + behind;
+  if (atomic_load(&there->to_child.tail) - head < sizeof *call) return 0;
+  memcpy(call, place_of_call(there, behind), sizeof *call);
+  return call->magic == FRAME_MAGIC ? call->size_bytes : 0;
+}
+
 /* Words on the board, for a while, as most of them are soon overwritten by what is true. */
 static int board(unsync_task *t) {
   uns_board *there;
@@ -218,6 +267,55 @@ static void *lengthen(void *argument) {
   return NULL;
 }
 
+/* Says how its own call ended, in a way that makes no sense or does, and then, when it ends, again. */
+static int answer(unsync_task *t) {
+  uns_board *there;
+  frame_head own;
+  if (start(t, &there) != 0) return -1;
+  if (look_at_call(there, 0, &own) == 0) return unsync_fail(t, "EINVAL", "the call is not there");
+  uint64_t state = any(6);
+  show_end(there, &own, (uint32_t)state, any(3) == 0 ? 0 : (size_t)any(256));
+  if (any(4) == 0) return wake_supervisor(t);
+  return 0;
+}
+
+/* Where a call was given ahead that is larger than the ring: says that it has ended, or gives back what comes with it,
+   while its host still reads from it. */
+static int early(unsync_task *t) {
+  uns_board *there;
+  frame_head own, next;
+  if (start(t, &there) != 0) return -1;
+  uint64_t size = look_at_call(there, 0, &own);
+  if (size == 0) return unsync_fail(t, "EINVAL", "the call is not there");
+  for (int i = 0; look_at_call(there, size, &next) < UNS_RING_BYTES; i++) {
+    if (i == 20) return 0; /* none was */
+    usleep(100);
+  }
+  if (any(2) == 0) {
+    show_end(there, &next, 0, 0);
+    wake_supervisor(t);
+    usleep(20000); /* so that it is read before we are dead */
+  } else {
+    struct {
+      frame_head head;
+      frame_packet packet;
+    } whole;
+    memset(&whole, 0, sizeof whole);
+    whole.head.magic = FRAME_MAGIC;
+    whole.head.packet_count = 1;
+    whole.head.head_bytes = sizeof whole;
+    whole.head.size_bytes = sizeof whole;
+    whole.head.words.kind = UNS_FRAME_UNREF;
+    frame_object channel; /* our own argument, of which the other call has one more */
+    memcpy(&channel, place_of_call(there, 0) + sizeof own, sizeof channel);
+    whole.head.words.id = channel.name[0];
+    whole.head.words.count = 2;
+    say(&whole, sizeof whole);
+    usleep(20000);
+  }
+  abort();
+}
+
 /* Goes on with something of the kind, and returns. */
 static int go_on(unsync_task *t, void *(*with)(void *)) {
   uns_board *there;
@@ -236,6 +334,8 @@ static const unsync_task_def tasks[] = {
     {"ring", ring, "ring(seed): any frame", 0},
     {"control", control, "control(seed): anything on the control socket", 0},
     {"half", half, "half(seed, on_socket): a frame of which no more comes, in the ring or on the control socket", 0},
+    {"answer", answer, "answer(seed): how it ended, twice", 0},
+    {"early", early, "early(seed): the end of a call that it has not got yet", 0},
     {"longer", longer, "longer(seed): from now on results say that they are longer than they are", 0},
     {"torn", torn, "torn(seed): from now on results change while they are read", 0},
 };
