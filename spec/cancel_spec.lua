@@ -601,3 +601,33 @@ describe("the grace period", function()
     end
   end)
 end)
+
+describe("a call in a worker whose wait was given what it waited for as it was cancelled", function()
+  -- Each says hello, and computes for ever as soon as it has been heard.
+  local ways = {
+    ["a send"] = function(hello) hello:send(true) end,
+    ["a send in a generator"] = function(hello)
+      for _ in coroutine.wrap(function() hello:send(true) while true do end end) do end
+    end,
+    ["a select"] = function(hello) require("unsync").select({ { send = hello, value = true } }) end,
+  }
+  for _, kind in ipairs({ "thread", "cpu" }) do
+    for name, wait in pairs(ways) do
+      it("is interrupted in what follows: " .. name .. " in a " .. kind, function()
+        local function forever(hello)
+          wait(hello)
+          while true do end
+        end
+        local call = unsync[kind](forever, { grace = 60 }) -- the next rung would be too late
+        for _ = 1, 20 do
+          local hello = unsync.channel()
+          local future = call(hello)
+          hello:recv()
+          future:cancel()
+          pcall(future.await, future)
+          assert.is_true(({ hook = true, await = true })[future:error().stopped_by])
+        end
+      end)
+    end
+  end
+end)

@@ -35,6 +35,68 @@ describe("all, settled, any and race", function()
   end)
 end)
 
+-- Two that never end by themselves, and a promise.
+local function endless()
+  return { unsync.spawn(unsync.sleep, 3600), unsync.thread(function() while true do end end)(), unsync.promise() }
+end
+
+local function statuses(list)
+  local found = {}
+  for i, future in ipairs(list) do
+    if not future:done() and i ~= 3 then pcall(future.await, future) end
+    found[i] = future:status()
+  end
+  return found
+end
+
+for _, name in ipairs({ "all", "settled", "any", "race" }) do
+  describe(name .. " that is cancelled", function()
+    local combine, ended = unsync[name], { "cancelled", "cancelled", "pending" }
+
+    it("cancels what it waits for, but promises", function()
+      local list = endless()
+      local whole = combine(list)
+      assert.is_true(whole:cancel("enough"))
+      assert.same({ "cancelled", "enough" }, { whole:status(), whole:error().reason })
+      assert.same(ended, statuses(list))
+    end)
+
+    it("does so with the task that awaits it, whose own cancellation that is", function()
+      local list = endless()
+      local task = unsync.io(function() return combine(list):await() end, { name = "waiter" })()
+      unsync.yield()
+      task:cancel()
+      local _, err = pcall(task.await, task)
+      assert.same({ "cancelled", "waiter" }, { err.code, err.task })
+      assert.same(ended, statuses(list))
+    end)
+
+    it("does so when the time for it is over", function()
+      local list = endless()
+      local _, err = pcall(unsync.timeout, 0.001, function() return combine(list):await() end)
+      assert.equal("timeout", err.code)
+      assert.same(ended, statuses(list))
+    end)
+
+    it("leaves what somebody else awaits", function()
+      local list, gate = endless(), unsync.promise()
+      local shared = unsync.spawn(function() return gate:await() end)
+      list[4] = shared
+      local other = unsync.spawn(function() return shared:await() end)
+      unsync.yield()
+      combine(list):cancel()
+      gate:resolve("still there")
+      assert.equal("still there", other:await())
+    end)
+
+    it("does so through others of its kind", function()
+      local list = endless()
+      unsync.race({ combine(list) }):cancel()
+      assert.same(ended, statuses(list))
+    end)
+  end)
+end
+
 describe("as_completed", function()
   it("gives the futures in the order in which they settle, failed ones too", function()
     local a, b, c = unsync.promise(), unsync.promise(), unsync.promise()

@@ -90,10 +90,8 @@ static int after_receive(lua_State *L, int status, lua_KContext context) {
   uns_task *task = runtime->current;
   uns_told told = (uns_told)task->waiter.told;
   uns_channel_keep(task, told);
-  if (task->interrupt != UNS_INTERRUPT_NONE) {
-    if (told == UNS_TOLD_GIVEN) uns_channel_return(runtime, L, 1, &task->waiter);
-    uns_task_check_interrupt(runtime, L);
-  }
+  if (uns_task_is_interrupted(task) && told == UNS_TOLD_GIVEN) uns_channel_return(runtime, L, 1, &task->waiter);
+  uns_task_check_interrupt(runtime, L);
   if (told != UNS_TOLD_GIVEN) return return_closed(L, (int)context);
   uns_channel_take(L, 1, &task->waiter);
   return return_item(L, (int)context);
@@ -103,10 +101,8 @@ static int after_receive(lua_State *L, int status, lua_KContext context) {
 static int after_turn(lua_State *L, int status, lua_KContext context) {
   (void)status;
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (runtime->current->interrupt != UNS_INTERRUPT_NONE) {
-    uns_channel_put_back(runtime, L, 1);
-    uns_task_check_interrupt(runtime, L);
-  }
+  if (uns_task_is_interrupted(runtime->current)) uns_channel_put_back(runtime, L, 1);
+  uns_task_check_interrupt(runtime, L);
   return return_item(L, (int)context);
 }
 

@@ -19,7 +19,7 @@ typedef struct group group;
 typedef struct {
   uns_waiter waiter;
   group *group;
-  const uns_future *future; /* of the list */
+  uns_future *future; /* of the list; NULL: not looked at yet */
 } member;
 
 struct group {
@@ -27,19 +27,24 @@ struct group {
   uns_callback callback;
   uns_runtime *runtime;
   group_mode mode;
-  int pin;           /* of the group itself, until it has settled its future */
-  lua_Integer count; /* of the list */
-  lua_Integer left;  /* not yet settled */
+  int pin;            /* of the group itself, until it has settled its future */
+  lua_Integer count;  /* of the list */
+  lua_Integer left;   /* not yet settled */
   lua_Integer winner; /* place in the list of the one that decided, 0: none in particular */
-  bool decided;
+  bool decided, cancelled;
   member members[];
 };
+
+/* Waits for none of them any more. */
+static void let_go(group *mine) {
+  for (lua_Integer i = 0; i < mine->count; i++) uns_future_remove_waiter(&mine->members[i].waiter);
+}
 
 static void decide(group *mine, lua_Integer winner) {
   if (mine->decided) return;
   mine->decided = true;
   mine->winner = winner;
-  for (lua_Integer i = 0; i < mine->count; i++) uns_future_remove_waiter(&mine->members[i].waiter);
+  let_go(mine);
   uns_runtime_call_soon(mine->runtime, &mine->callback);
 }
 
@@ -128,6 +133,7 @@ static void cancel_losers(group *mine, lua_State *L, int list) {
 static int settle_group(lua_State *L) {
   group *mine = lua_touserdata(L, 1);
   uns_runtime *runtime = mine->runtime;
+  if (mine->cancelled) return 0; /* it has settled already */
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   lua_getiuservalue(L, 1, VALUE_LIST);
   lua_getiuservalue(L, 1, VALUE_FUTURE);
@@ -165,6 +171,25 @@ static void run_group(uns_callback *callback, uns_runtime *runtime) {
   lua_pop(L, 1);
 }
 
+/* Nobody waits for the whole any more. What becomes of a promise is its holder's business. */
+static void cancel_group(const uns_behind *behind, uns_runtime *runtime) {
+  group *mine = (group *)uns_container_of(behind, group, behind);
+  lua_State *L = runtime->L;
+  if (mine->pin == 0 || !lua_checkstack(L, 12)) return;
+  int top = lua_gettop(L);
+  uns_runtime_push_pin(runtime, L, mine->pin);
+  lua_getiuservalue(L, -1, VALUE_FUTURE);
+  if (!uns_future_settled(lua_touserdata(L, -1))) uns_cancel_end(runtime, L);
+  lua_settop(L, top);
+  if (mine->decided) return; /* the others go the way that was decided */
+  mine->cancelled = true;
+  decide(mine, 0);
+  for (lua_Integer i = 0; i < mine->count; i++) {
+    uns_future *future = mine->members[i].future;
+    if (!future->resolvable && !uns_cancel_is_awaited(future)) uns_cancel_work(runtime, future);
+  }
+}
+
 static bool each_member(const uns_behind *behind, bool (*visit)(void *, const uns_future *), void *context) {
   const group *mine = uns_container_of(behind, group, behind);
   for (lua_Integer i = 0; i < mine->count; i++) {
@@ -199,7 +224,8 @@ static int combine(lua_State *L, group_mode mode) {
   lua_Integer count = copy_list(L, mode);
   group *mine = lua_newuserdatauv(L, sizeof *mine + (size_t)count * sizeof *mine->members, 2);
   uns_future_push(runtime, L, UNS_KIND_PROMISE, mode_names[mode]);
-  *mine = (group){.behind.each = each_member, .runtime = runtime, .mode = mode, .count = count, .left = count};
+  *mine = (group){
+      .behind = {each_member, cancel_group}, .runtime = runtime, .mode = mode, .count = count, .left = count};
   uns_callback_init(&mine->callback, run_group);
   for (lua_Integer i = 0; i < count; i++) {
     mine->members[i].group = mine;

@@ -34,7 +34,7 @@ static int after_acquire(lua_State *L, int status, lua_KContext context) {
   (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  if (task->interrupt != UNS_INTERRUPT_NONE && task->waiter.told == UNS_TOLD_GIVEN) {
+  if (uns_task_is_interrupted(task) && task->waiter.told == UNS_TOLD_GIVEN) {
     uns_semaphore_release(runtime, check_semaphore(L));
   }
   uns_task_check_interrupt(runtime, L);
@@ -81,7 +81,7 @@ static int after_lock(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
   uns_mutex *mutex = lua_touserdata(L, 1);
-  if (task->interrupt != UNS_INTERRUPT_NONE && task->waiter.told == UNS_TOLD_GIVEN) uns_mutex_unlock(runtime, mutex);
+  if (uns_task_is_interrupted(task) && task->waiter.told == UNS_TOLD_GIVEN) uns_mutex_unlock(runtime, mutex);
   uns_task_check_interrupt(runtime, L);
   if (task->waiter.told == UNS_TOLD_CLOSED) return uns_mutex_raise_abandoned(L, mutex);
   mutex->locked_at = uns_runtime_site(runtime, L);
@@ -211,7 +211,7 @@ static int after_rate(lua_State *L, int status, lua_KContext context) {
   (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  if (task->interrupt != UNS_INTERRUPT_NONE && task->waiter.told == UNS_TOLD_GIVEN) {
+  if (uns_task_is_interrupted(task) && task->waiter.told == UNS_TOLD_GIVEN) {
     uns_rate_give_back(runtime, lua_touserdata(L, 1));
   }
   uns_task_check_interrupt(runtime, L);

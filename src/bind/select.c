@@ -203,10 +203,8 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
   int source = lua_gettop(L);
   bool received = kind == CASE_RECEIVE && told == UNS_TOLD_GIVEN;
   uns_channel_keep(task, told);
-  if (task->interrupt != UNS_INTERRUPT_NONE) {
-    if (received) uns_channel_return(runtime, L, source, &mine->waiter);
-    uns_task_check_interrupt(runtime, L);
-  }
+  if (uns_task_is_interrupted(task) && received) uns_channel_return(runtime, L, source, &mine->waiter);
+  uns_task_check_interrupt(runtime, L);
   if (told == UNS_TOLD_RETRY) {
     uint64_t deadline_ns = all->deadline_ns;
     lua_settop(L, SLOT_SELECTION - 1);
@@ -302,10 +300,10 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
 static int after_turn(lua_State *L, int status, lua_KContext context) {
   (void)status;
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (runtime->current->interrupt != UNS_INTERRUPT_NONE) {
-    if (context != 0) uns_channel_put_back(runtime, L, SLOT_SELECTION + 1);
-    uns_task_check_interrupt(runtime, L);
+  if (uns_task_is_interrupted(runtime->current) && context != 0) {
+    uns_channel_put_back(runtime, L, SLOT_SELECTION + 1);
   }
+  uns_task_check_interrupt(runtime, L);
   return lua_gettop(L) - SLOT_SELECTION;
 }
 

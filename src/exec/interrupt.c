@@ -24,6 +24,8 @@ static void tell_tasks(uns_runtime *runtime) {
     next = link->next;
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->future != NULL) uns_cancel_work(runtime, task->future);
+    /* Its wait is over already, with what it waited for: the hook can be armed where that comes back to the script. */
+    if (task->state == UNS_TASK_READY && task->interrupt == UNS_INTERRUPT_NONE) task->interrupt = UNS_INTERRUPT_LATE;
   }
   if (runtime->root != NULL) uns_group_cancel(runtime->root); /* its own calls to workers, which nobody may await */
 }

@@ -185,7 +185,8 @@ static bool ends_early(uns_run *run) {
   if (root == ROOT_GOES_ON || (root == ROOT_DONE && !run->leaving)) return false;
   uns_runtime *runtime = run->runtime;
   if (!run->cancelled) uns_script_cancel(run);
-  if (runtime->live_count > 0 && uns_clock_ns() - run->cancelled_ns <= runtime->executors->grace_ns) return false;
+  bool over = runtime->live_count == 0 && uns_cancel_count_calls(runtime) == 0;
+  if (!over && uns_clock_ns() - run->cancelled_ns <= runtime->executors->grace_ns) return false;
   end(run, root == ROOT_FAILED);
   return true;
 }
@@ -213,6 +214,7 @@ void uns_script_cancel(uns_run *run) {
     uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->future != NULL) uns_cancel_work(run->runtime, task->future);
   }
+  uns_cancel_calls(run->runtime);
 }
 
 void uns_script_drop(uns_run *run) {
@@ -233,15 +235,16 @@ bool uns_script_is_root(const uns_run *run) {
   return root;
 }
 
-void uns_script_interrupt(uns_run *run, int code) {
+void uns_script_leave(uns_run *run, int code) {
   run->code = code;
-  lua_State *L = run->runtime->L;
-  uns_runtime_push_pin(run->runtime, L, run->root);
-  const uns_future *root = lua_touserdata(L, -1);
-  lua_pop(L, 1);
+  run->leaving = true;
+}
+
+void uns_script_interrupt(uns_run *run, int code) {
+  uns_script_leave(run, code);
+  const uns_future *root = run->root_future;
   if (root->task != NULL) uns_task_interrupt(run->runtime, root->task);
-  else lua_pop(L, 1);
-  if (root->task == NULL) uns_script_cancel(run); /* it has ended: what is left of its work is asked to stop */
+  else lua_pop(run->runtime->L, 1); /* it has ended: the next turn asks what is left of its work to stop */
 }
 
 int uns_script_run(uns_runtime *runtime, const uns_script *script) {

@@ -64,7 +64,9 @@ bool uns_script_turn(uns_run *run, bool wait);
 void uns_script_cancel(uns_run *run);
 void uns_script_drop(uns_run *run);
 
-/* Raises the error on top of the main stack (popped) in the root task, at its wait; `code` becomes the exit code. */
+/* The exit code is settled, and once the root task has ended, whatever its end, all that it started is cancelled. */
+void uns_script_leave(uns_run *run, int code);
+/* That, and raises the error on top of the main stack (popped) in the root task, at its wait; `code` becomes the exit code. */
 void uns_script_interrupt(uns_run *run, int code);
 /* True if the task that runs now is the root task. */
 bool uns_script_is_root(const uns_run *run);

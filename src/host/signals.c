@@ -37,7 +37,7 @@ static void on_instruction(lua_State *L, lua_Debug *frame) {
     if (uns_script_is_root(taken.run)) return; /* the attendant's own */
   } else if (uns_script_is_root(taken.run)) {
     taken.number = 0;
-    taken.run->code = 128 + number;
+    uns_script_leave(taken.run, 128 + number);
   }
   uns_error_raise(L, "interrupted", "%s", name_of(number));
 }

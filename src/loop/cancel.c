@@ -108,23 +108,27 @@ void uns_cancel_caught(uns_runtime *runtime, lua_State *L, bool in_clean_up) {
 
 /* ---- scopes ---- */
 
-/* What a parked task waits for goes with it, if nobody else waits for that. A promise is its holder's. */
-static void cancel_awaited(uns_runtime *runtime, uns_task *task) {
+/* What a parked task waits for, if it goes with it: nobody else waits for that. A promise is its holder's. Else NULL. */
+static uns_future *awaited_alone(const uns_task *task) {
   uns_future *awaited = task->awaited;
-  if (awaited == NULL || awaited->resolvable) return;
-  for (uns_link *link = awaited->waiters.next; link != &awaited->waiters; link = link->next) {
-    if (link != &task->waiter.link && !uns_container_of(link, uns_waiter, link)->listens) return;
+  if (awaited == NULL || awaited->resolvable) return NULL;
+  for (const uns_link *link = awaited->waiters.next; link != &awaited->waiters; link = link->next) {
+    if (link != &task->waiter.link && !uns_container_of(link, uns_waiter, link)->listens) return NULL;
   }
-  uns_cancel_work(runtime, awaited);
+  return awaited;
 }
 
 /* Wakes the task from its wait, if it stands in one that is reached. */
 static void reach(uns_runtime *runtime, uns_task *task) {
   if (task->state != UNS_TASK_PARKED || uns_cancel_reaching(task) == NULL) return;
-  cancel_awaited(runtime, task);
+  uns_future *awaited = awaited_alone(task);
+  /* What is done here and now may settle at once: first the task leaves, for it is the one that was cancelled. */
+  bool here = awaited != NULL && awaited->task == NULL && awaited->job == NULL;
+  if (awaited != NULL && !here) uns_cancel_work(runtime, awaited);
   if (task->state != UNS_TASK_PARKED) return;
   task->interrupt = UNS_INTERRUPT_CANCEL;
   uns_task_wake(runtime, task);
+  if (here) uns_cancel_work(runtime, awaited);
 }
 
 static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
@@ -195,12 +199,18 @@ static int push_error(lua_State *L) {
   return 1;
 }
 
-/* The future on top, whose work has been stopped, is cancelled. Raises nothing: timers and others do this. */
-static void end_stopped(uns_runtime *runtime, lua_State *L) {
+void uns_cancel_end(uns_runtime *runtime, lua_State *L) {
   lua_pushcfunction(L, push_error);
   lua_pushvalue(L, -2);
   lua_pcall(L, 1, 1, 0); /* without memory: that error */
   uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_CANCELLED);
+}
+
+bool uns_cancel_is_awaited(const uns_future *future) {
+  for (const uns_link *link = future->waiters.next; link != &future->waiters; link = link->next) {
+    if (!uns_container_of(link, uns_waiter, link)->listens) return true;
+  }
+  return false;
 }
 
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
@@ -213,13 +223,41 @@ bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
     if (runtime->cancel_job != NULL) runtime->cancel_job(runtime, future->job);
     return true;
   }
+  if (future->behind != NULL) {
+    future->behind->cancel(future->behind, runtime);
+    return true;
+  }
   if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 8) && runtime->stop(runtime, future)) {
-    end_stopped(runtime, runtime->L);
+    uns_cancel_end(runtime, runtime->L);
     lua_pop(runtime->L, 1);
     return true;
   }
   return false;
 }
+
+static size_t visit_calls(uns_runtime *runtime, void (*visit)(uns_runtime *, uns_future *)) {
+  lua_State *L = runtime->L;
+  if (!lua_checkstack(L, 8)) return 0;
+  int top = lua_gettop(L);
+  size_t count = 0;
+  uns_runtime_push_pins(runtime, L); /* a call under way is pinned by its job */
+  for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_pop(L, 1)) {
+    uns_future *future = uns_future_test(L, -1);
+    if (future == NULL || future->job == NULL || future->job->pin != lua_tointeger(L, -2)) continue;
+    count++;
+    if (visit != NULL) visit(runtime, future);
+  }
+  lua_settop(L, top);
+  return count;
+}
+
+static void cancel_call(uns_runtime *runtime, uns_future *future) {
+  if (!uns_cancel_is_awaited(future)) uns_cancel_work(runtime, future);
+}
+
+size_t uns_cancel_count_calls(uns_runtime *runtime) { return visit_calls(runtime, NULL); }
+
+void uns_cancel_calls(uns_runtime *runtime) { visit_calls(runtime, cancel_call); }
 
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
   uns_future *future = lua_touserdata(L, index);
@@ -245,7 +283,9 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
   if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 2) && runtime->stop(runtime, future)) {
     lua_pop(runtime->L, 1);
   }
+  const uns_behind *behind = future->behind;
   uns_future_fail_safely(runtime, L, index, UNS_FUTURE_CANCELLED);
+  if (behind != NULL) behind->cancel(behind, runtime);
   return true;
 }
 

@@ -26,10 +26,23 @@ uint64_t uns_cancel_deadline(const uns_runtime *runtime);
  * settled. A promise is settled at once. Loop thread.
  */
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index);
-/* The same for a task or a job, without a reason. False if there is neither. */
+/* The same for a task, a job or a combinator, without a reason. False if it is none of them. */
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future);
+/* The calls that this state has sent to workers and that have not come home yet. */
+size_t uns_cancel_count_calls(uns_runtime *runtime);
+/*
+ * Asks those of them to stop that nobody awaits: an awaited one goes with the task that awaits it, unless a shield is
+ * around the wait.
+ */
+void uns_cancel_calls(uns_runtime *runtime);
 /* The deadline of the future's task, if it is one and still lives: from then on as above, and it fails with `timeout`. */
 int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t deadline_ns);
+
+/* The future on top of L, whose work nobody wants any more, is cancelled, if it has not settled. Raises nothing. */
+void uns_cancel_end(uns_runtime *runtime, lua_State *L);
+
+/* Whether somebody waits for the future, and not only keeps books about it. */
+bool uns_cancel_is_awaited(const uns_future *future);
 
 /* Replaces the reason on top of L by the error `cancelled`, which names `future`'s task. */
 void uns_cancel_push_error(lua_State *L, const uns_future *future, const char *stopped_by);

@@ -87,7 +87,7 @@ void uns_channel_put_back(uns_runtime *runtime, lua_State *L, int channel);
 
 /* One rule for races: what a wait was given is delivered; a cancellation of the same moment shows at the next wait. */
 static inline void uns_channel_keep(uns_task *task, uns_told told) {
-  if (told == UNS_TOLD_GIVEN && task->interrupt == UNS_INTERRUPT_CANCEL) task->interrupt = UNS_INTERRUPT_NONE;
+  if (told == UNS_TOLD_GIVEN && task->interrupt == UNS_INTERRUPT_CANCEL) task->interrupt = UNS_INTERRUPT_LATE;
 }
 
 /*

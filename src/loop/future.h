@@ -48,6 +48,9 @@ extern const char uns_future_mark;
 typedef struct uns_behind {
   /* Calls `visit` with those that have not settled, until it says true; then that is the result. */
   bool (*each)(const struct uns_behind *behind, bool (*visit)(void *context, const uns_future *future), void *context);
+  /* Of a future that is made of others: settles it as cancelled, if it has not settled, and asks those to stop that
+     nobody else awaits. NULL for a wait of a task's. */
+  void (*cancel)(const struct uns_behind *behind, uns_runtime *runtime);
 } uns_behind;
 
 struct uns_future {
@@ -60,12 +63,12 @@ struct uns_future {
   bool resolvable;      /* a promise: resolve and reject are for this one */
   bool stoppable;       /* the loop itself works for it, and can be told to stop: runtime->stop */
   uns_link waiters;
-  uns_task *task;    /* kind io, while it lives */
-  uns_job *job;      /* kind thread and cpu, while it is under way */
-  const char *name;  /* of the function, interned for the life of the state; NULL: none */
-  const char *site;  /* "file:line" of the call that it is of, interned; NULL: not known */
-  uns_cell *cell;    /* borrowed from the future's companion; NULL: never left its state */
-  uint64_t since_ns; /* when it was first waited for or sent away; 0: not yet */
+  uns_task *task;           /* kind io, while it lives */
+  uns_job *job;             /* kind thread and cpu, while it is under way */
+  const char *name;         /* of the function, interned for the life of the state; NULL: none */
+  const char *site;         /* "file:line" of the call that it is of, interned; NULL: not known */
+  uns_cell *cell;           /* borrowed from the future's companion; NULL: never left its state */
+  uint64_t since_ns;        /* when it was first waited for or sent away; 0: not yet */
   const uns_behind *behind; /* what it is made of, while it is pending; or NULL */
 };
 

@@ -19,7 +19,8 @@ enum {
 
 typedef enum { UNS_TASK_RUNNING, UNS_TASK_READY, UNS_TASK_PARKED, UNS_TASK_IDLE } uns_task_state;
 
-typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_ERROR, UNS_INTERRUPT_CANCEL } uns_interrupt;
+/* LATE: nothing for the wait to raise, as it was given what it waited for; but what follows it is to be interrupted. */
+typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_LATE, UNS_INTERRUPT_ERROR, UNS_INTERRUPT_CANCEL } uns_interrupt;
 
 /* Where a cancellation reaches: see loop/cancel.h. */
 typedef struct uns_cancel_scope {
@@ -281,6 +282,9 @@ static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State 
   }
   return uns_task_check_can_wait_slowly(runtime, L);
 }
+
+/* Whether the wait that the task is woken from must raise. */
+static inline bool uns_task_is_interrupted(const uns_task *task) { return task->interrupt > UNS_INTERRUPT_LATE; }
 
 static inline void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
   if (runtime->current->interrupt != UNS_INTERRUPT_NONE) uns_task_raise_interrupt(runtime, L);

@@ -19,7 +19,8 @@ const char uns_task_wait_mark = 0;
 static const char *keep_source(uns_runtime *runtime, const char *source) {
   enum { SOURCES_MAX = 1000 };
   uns_source_name *last = runtime->source_names;
-  if (last != NULL && strcmp(last->text, source) == 0) return last->text; /* most tasks are started where the last one was */
+  if (last != NULL && strcmp(last->text, source) == 0)
+    return last->text; /* most tasks are started where the last one was */
   int count = 0;
   for (uns_source_name *name = last; name != NULL; name = name->next, count++) {
     if (strcmp(name->text, source) == 0) return name->text;
@@ -203,7 +204,12 @@ void uns_task_raise_interrupt(uns_runtime *runtime, lua_State *L) {
     task->interrupt = UNS_INTERRUPT_NONE;
     uns_cancel_raise(runtime, L);
   }
+  bool late = task->interrupt == UNS_INTERRUPT_LATE;
   task->interrupt = UNS_INTERRUPT_NONE;
+  if (late) {
+    if (runtime->caught != NULL) runtime->caught(runtime, L);
+    return;
+  }
   uns_task_take_interrupt_error(runtime, L, task);
   lua_error(L);
 }
