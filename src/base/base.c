@@ -3,13 +3,13 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
 #ifdef UNS_FAULTS
 #include <execinfo.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 #endif
 
@@ -90,4 +90,10 @@ uint64_t uns_clock_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+char *uns_copy_text(const char *text) {
+  size_t size = strlen(text) + 1;
+  char *copy = uns_malloc(size);
+  return copy != NULL ? memcpy(copy, text, size) : NULL;
 }

@@ -23,6 +23,8 @@ void uns_free(void *memory);
 enum { UNS_HUGE_PAGE = 2 * 1024 * 1024 }; /* bytes */
 /* The same for a multiple of UNS_HUGE_PAGE that will be used whole: in huge pages where the kernel has them. */
 void *uns_malloc_huge(size_t size_bytes);
+/* A copy of a text; NULL without memory. */
+char *uns_copy_text(const char *text);
 
 /* For specs: the `countdown`-th allocation from now on (1 is the next) fails, once; 0 disarms. Any thread. */
 void uns_alloc_fail_after(long countdown);

@@ -306,12 +306,6 @@ static bool stop(uns_runtime *runtime, uns_future *future) {
 
 /* ---- a request ---- */
 
-static char *copy(const char *text) {
-  size_t size = strlen(text) + 1;
-  char *own = uns_malloc(size);
-  return own != NULL ? memcpy(own, text, size) : NULL;
-}
-
 /* A name that must be looked up: neither an address nor one that means this machine. */
 static bool needs_lookup(const char *host) {
   unsigned char address[sizeof(struct in6_addr)];
@@ -340,7 +334,7 @@ static const char *read_url(request *mine, const char *url) {
   } else {
     mine->transfer.resolves = needs_lookup(host);
     shown = strchr(url, '@') != NULL ? shown_url(url, parsed) : NULL;
-    mine->url = copy(shown != NULL ? shown : url);
+    mine->url = uns_copy_text(shown != NULL ? shown : url);
     if (mine->url == NULL) problem = no_memory;
   }
   uns_curl.free(scheme);
@@ -473,7 +467,7 @@ static int http_request(lua_State *L) {
   lua_Number max_body = number_field(L, 1, "max_body", HUGE_VAL);
   mine->transfer.body_max = max_body < (lua_Number)(SIZE_MAX / 4) ? (size_t)max_body : SIZE_MAX / 4;
   mine->timeout_s = number_field(L, 1, "timeout", 0);
-  mine->method = copy(method);
+  mine->method = uns_copy_text(method);
   if (mine->method == NULL || !copy_headers(L, 1, mine)) return luaL_error(L, "not enough memory");
   CURLcode code = uns_transfer_open(&mine->transfer, runtime);
   if (code == CURLE_OK) code = set_options(L, 1, mine);

@@ -65,10 +65,9 @@ static void set_rules(uns_runtime *runtime, lua_State *L, char *rules) {
 }
 
 void uns_place_follow(uns_runtime *runtime, lua_State *L, const char *rules) {
-  size_t size = strlen(rules) + 1;
-  char *copy = uns_malloc(size);
+  char *copy = uns_copy_text(rules);
   if (copy == NULL) luaL_error(L, "not enough memory");
-  else set_rules(runtime, L, memcpy(copy, rules, size));
+  else set_rules(runtime, L, copy);
 }
 
 /* The rule at -2 and -1, checked: its executor. */
@@ -96,10 +95,8 @@ int uns_place(lua_State *L) {
   char *rules = NULL;
   bool fine = true;
   if (runtime->placement != NULL) {
-    size_t size = strlen(runtime->placement) + 1;
-    rules = uns_malloc(size);
+    rules = uns_copy_text(runtime->placement);
     fine = rules != NULL;
-    if (fine) memcpy(rules, runtime->placement, size);
   }
   for (lua_pushnil(L); fine && lua_next(L, 1); lua_pop(L, 1)) {
     size_t length, kind_length;

@@ -23,13 +23,11 @@ uns_function *uns_function_new(uns_kind kind, const char *name, const char *nati
   function->kind = (uint8_t)kind;
   memcpy(function->name, name, length + 1);
   if (native != NULL) {
-    size_t size = strlen(native) + 1;
-    function->native = uns_malloc(size);
+    function->native = uns_copy_text(native);
     if (function->native == NULL) {
       uns_free(function);
       return NULL;
     }
-    memcpy(function->native, native, size);
   }
   return function;
 }

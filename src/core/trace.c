@@ -197,15 +197,13 @@ static void put_metadata(uns_trace *trace, const char *what, pid_t pid, pid_t ti
 
 uns_trace *uns_trace_open(const char *path, void (*failed)(const char *path, int number)) {
   uns_trace *trace = uns_calloc(1, sizeof *trace);
-  size_t size = strlen(path) + 1;
-  char *copy = trace != NULL ? uns_malloc(size) : NULL;
+  char *copy = trace != NULL ? uns_copy_text(path) : NULL;
   if (copy == NULL || uv_mutex_init(&trace->lock) != 0) {
     uns_free(copy);
     uns_free(trace);
     errno = ENOMEM;
     return NULL;
   }
-  memcpy(copy, path, size);
   trace->path = copy;
   trace->failed = failed;
   trace->first = true;

@@ -11,13 +11,6 @@
 
 #include "exec/call_task.h"
 
-static char *copy(const char *string) {
-  size_t size = strlen(string) + 1;
-  char *bytes = uns_malloc(size);
-  if (bytes != NULL) memcpy(bytes, string, size);
-  return bytes;
-}
-
 /* Takes over `message`, whose loss is a failure too. */
 static int fail_with(uns_call *c, const char *code, uns_text message) {
   if (c->failed) {
@@ -25,7 +18,7 @@ static int fail_with(uns_call *c, const char *code, uns_text message) {
     return UNSYNC_FAILED;
   }
   c->failed = true;
-  c->code = message.lost ? NULL : copy(code);
+  c->code = message.lost ? NULL : uns_copy_text(code);
   c->message = message.bytes;
   return UNSYNC_FAILED;
 }

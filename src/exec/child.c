@@ -214,13 +214,6 @@ static void run(worker *w, uns_job *job, const struct uns_message_words *words) 
   w->executors->free_state(fresh);
 }
 
-static char *copy_text(const char *text) {
-  size_t size = strlen(text) + 1;
-  char *copy = uns_malloc(size);
-  if (copy != NULL) memcpy(copy, text, size);
-  return copy;
-}
-
 /* The call that a message describes; NULL without memory. */
 static uns_job *make_job(worker *w, uns_message *message) {
   uns_function *function = uns_function_of_message(message, w->function);
@@ -389,7 +382,7 @@ int uns_child_main(int argc, char **argv, uns_runtime *(*new_state)(uns_executor
   w.executors->is_child = true;
   uns_watchdog_read_environment(w.executors); /* the host has said what is wrong with it */
   uns_interrupt_install();
-  w.executors->program = copy_text(argv[0]); /* plugins lie beside it */
+  w.executors->program = uns_copy_text(argv[0]); /* plugins lie beside it */
   int code = begin(&w);
   if (code != 0) { /* what was half made is not taken apart */
     fflush(NULL);

@@ -87,13 +87,11 @@ uns_function *uns_function_of_message(const uns_message *message, uns_function *
   function->run_timeout_ns = words->run_timeout_ns;
   function->grace_ns = words->grace_ns;
   if (plugin != NULL) {
-    size_t size = strlen(plugin) + 1;
-    function->plugin = uns_malloc(size);
+    function->plugin = uns_copy_text(plugin);
     if (function->plugin == NULL) {
       uns_shared_unref(function);
       return NULL;
     }
-    memcpy(function->plugin, plugin, size);
   }
   return function;
 }

@@ -407,7 +407,8 @@ static void on_cancel(uns_parent *parent, uint64_t sequence) {
   uv_mutex_lock(&parent->lock);
   if (parent->running != NULL && parent->running_sequence == sequence) {
     atomic_store(&parent->running->cancel, 1);
-    if (parent->running->function->native == NULL) pthread_kill(parent->runner, UNS_INTERRUPT_SIGNAL); /* as in pool.c */
+    if (parent->running->function->native == NULL)
+      pthread_kill(parent->runner, UNS_INTERRUPT_SIGNAL); /* as in pool.c */
   }
   uv_mutex_unlock(&parent->lock);
 }
@@ -679,10 +680,8 @@ int uns_parent_set_up(uns_parent *parent, uns_executors *executors) {
   executors->grace_ns = message.words.grace_ns;
   const char *directory = message.texts[0];
   if (status == 0 && directory != NULL) {
-    size_t size = strlen(directory) + 1;
-    executors->script_directory = uns_malloc(size);
+    executors->script_directory = uns_copy_text(directory);
     if (executors->script_directory == NULL) status = UNS_ENOMEM;
-    else memcpy(executors->script_directory, directory, size);
   }
   uns_message_deinit(&message);
   return status;

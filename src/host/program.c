@@ -10,12 +10,6 @@
 
 enum { PATH_BYTES = 4096 };
 
-static char *copy_of(const char *text) {
-  char *copy = text != NULL ? uns_malloc(strlen(text) + 1) : NULL;
-  if (copy != NULL) memcpy(copy, text, strlen(text) + 1);
-  return copy;
-}
-
 /* What the user says, or NULL. */
 static const char *named(void) {
   const char *path = getenv("UNSYNC_WORKER");
@@ -24,7 +18,7 @@ static const char *named(void) {
 
 char *uns_program_absolute(const char *path) {
   char *resolved = realpath(path, NULL); /* malloc's, not ours */
-  char *copy = copy_of(resolved != NULL ? resolved : path);
+  char *copy = uns_copy_text(resolved != NULL ? resolved : path);
   free(resolved);
   return copy;
 }
@@ -35,7 +29,7 @@ char *uns_program_self(void) {
   ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
   if (size < 0) return NULL;
   path[size] = '\0';
-  return copy_of(path);
+  return uns_copy_text(path);
 }
 
 char *uns_program_find(const char *told) {

@@ -14,7 +14,7 @@ char *uns_program_self(void);
 char *uns_program_find(const char *told);
 
 /* A copy, in uns_malloc's memory, of a path, without links and relative parts, which another working directory would
-   change; as it is where nothing is there. NULL without memory (errno ENOMEM), or of NULL. */
+   change; as it is where nothing is there. NULL without memory (errno ENOMEM). */
 char *uns_program_absolute(const char *path);
 
 #endif
