@@ -19,6 +19,8 @@ local in_flight = {
   {"nested thread calls", [[
     local f f = unsync.thread(function(n) if n == 0 then require'unsync'.sleep(100) end return f(n - 1):await() end)
     f(10)]]},
+  {"calls under a limit that no cancellation reaches", [[
+    local f = unsync.io(function() unsync.shield(unsync.sleep, 100) end, {limit = 1}) f() f()]]},
   {"a luv timer", "local uv = require'luv' kept = uv.new_timer() kept:start(100000, 0, print)"},
   {"a luv server and its client", [[
     local uv = require'luv'

@@ -1,6 +1,6 @@
 --- fault_sweep [STEP [FIRST [PROGRAM [WHAT…]]]]: every STEP-th allocation of host and worker fails, each in a run of
 --- its own, over spec/support/faults_script.lua and faults_wide.lua; once alone, then with a few that follow, and with
---- all that come after it. Says how the runs ended; exit code 1 if some ended badly. WHAT are of "script:host:2" and the
+--- all that come after it. Says how they ended; exit code 1 if some ended badly. WHAT are of "script:host:2" and the
 --- like, to run these alone. `make faults` takes every one, in a build that the environment can make fail; with
 --- UNSYNC_BUILD=build/asan those in that build, whose program is PROGRAM then.
 local unsync = require("unsync")

@@ -123,8 +123,8 @@ static void check_native(lua_State *L, uns_runtime *runtime, uns_function *funct
   if (runtime->closing) uns_error_raise(L, "closed", "closed: the state is ending");
   char *text = NULL;
   if (uns_executors_find_native(runtime->executors, function, &text)) return;
-  lua_pushstring(L, text != NULL ? text : "not enough memory");
-  uns_free(text);
+  if (text == NULL) luaL_error(L, "not enough memory");
+  uns_error_push_text(L, text);
   uns_error_raise(L, "plugin", "%s", lua_tostring(L, -1));
 }
 

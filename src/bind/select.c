@@ -269,10 +269,10 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
   selection *all = lua_newuserdatauv(L, sizeof *all + (size_t)count * sizeof *all->cases, 0);
   *all = (selection){.behind.each = each_future, .task = task, .deadline_ns = deadline_ns};
   luaL_checkstack(L, 8, NULL);
-  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK)
-    luaL_error(L, "not enough memory");
   lua_pushlightuserdata(L, runtime);
   lua_pushcclosure(L, line_up_for_all, 1);
+  if (deadline_ns != 0 && uns_timer_arm(runtime, &task->timer, deadline_ns) != UNS_OK)
+    luaL_error(L, "not enough memory"); /* from here on nothing is raised that leaves it armed */
   for (int slot = SLOT_LIST; slot <= SLOT_SELECTION; slot++) lua_pushvalue(L, slot);
   if (lua_pcall(L, SLOT_SELECTION, 0, 0) != LUA_OK) {
     leave_lines(all);

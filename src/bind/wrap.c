@@ -23,10 +23,19 @@ enum { UPVALUE_RUNTIME = 1, UPVALUE_BODY, UPVALUE_DECLARATION };
 /* An io call's place under its function's limit: in line first, then counted, until its future settles. */
 typedef struct {
   uns_link link; /* in uns_function.held while it stands in line */
+  uns_link all;  /* in runtime->permits */
   uns_waiter waiter;
   uns_function *function; /* one reference */
   uns_task *task;
 } permit;
+
+static void permit_free(permit *mine) {
+  uns_future_remove_waiter(&mine->waiter);
+  uns_list_remove(&mine->link);
+  uns_list_remove(&mine->all);
+  uns_shared_unref(mine->function);
+  uns_free(mine);
+}
 
 static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
   (void)future;
@@ -37,8 +46,12 @@ static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *futu
   uns_link *link = counted ? uns_list_pop_front(&function->held) : NULL;
   if (link != NULL) uns_task_release(runtime, uns_container_of(link, permit, link)->task); /* in its place */
   else if (counted) function->running--;
-  uns_shared_unref(function);
-  uns_free(mine);
+  permit_free(mine);
+}
+
+/* The state ends: those that are left will never settle. */
+static void drop_permits(uns_runtime *runtime) {
+  while (!uns_list_empty(&runtime->permits)) permit_free(uns_container_of(runtime->permits.next, permit, all));
 }
 
 /* io with a limit: beyond it, calls stand in line. The arguments lie on the stack, and above them the function. */
@@ -58,6 +71,8 @@ static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const uns_d
   mine->waiter.quiet = false;
   uns_list_init(&mine->waiter.link);
   uns_list_init(&mine->link);
+  uns_list_init(&mine->all);
+  uns_list_push_back(&runtime->permits, &mine->all);
   uns_future_add_waiter(future, &mine->waiter);
   if (function->running >= function->limit) {
     uns_list_push_back(&function->held, &mine->link);
@@ -209,6 +224,7 @@ void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
   uns_declaration_open(L);
   uns_codec_register_function(L, wrapped_call, &cross);
   uns_send_open(runtime);
+  runtime->drop_permits = drop_permits;
   runtime->follow_placement = uns_place_follow;
   uns_bind_functions(L, runtime, functions);
 }

@@ -8,7 +8,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "core/error.h"
 #include "exec/interrupt.h"
 #include "exec/parent_channels.h"
 #include "exec/silence.h"
@@ -462,8 +461,7 @@ static void on_limit_mail(uns_mail *mail, void *receiver) {
     const uns_parent *parent = runtime->owner;
     uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
     if (said == notice->waiting || said == notice->waiting + 1) { /* this mail itself has woken it up */
-      uns_error_push(runtime->L, "limit", "limit: %d calls wait in worker processes already", (int)notice->limit);
-      uns_task_interrupt_youngest(runtime);
+      uns_task_limit_youngest(runtime, "limit: %d calls wait in worker processes already", (int)notice->limit);
     }
   }
   uns_free(notice);

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "core/codec.h"
-#include "core/error.h"
 #include "core/recorder.h"
 #include "exec/interrupt.h"
 #include "exec/kernel.h"
@@ -63,8 +62,7 @@ struct uns_pool {
 static void thread_lend(uns_runtime *runtime, bool waiting) {
   pool_thread *thread = runtime->owner;
   if (uns_dispatch_lend(&thread->pool->dispatch, &thread->worker, waiting)) return;
-  uns_error_push(runtime->L, "limit", "limit: %d calls wait in threads already", (int)thread->pool->dispatch.waiting_max);
-  uns_task_interrupt_youngest(runtime);
+  uns_task_limit_youngest(runtime, "limit: %d calls wait in threads already", (int)thread->pool->dispatch.waiting_max);
 }
 
 /* os.exit in a thread ends the program, through its main thread: the others must not see it half gone. */

@@ -109,11 +109,25 @@ bool uns_task_raise_deadlock(uns_runtime *runtime) {
   return true;
 }
 
-void uns_task_interrupt_youngest(uns_runtime *runtime) {
+typedef struct {
+  const char *format;
+  int count;
+} limit;
+
+/* push_limit(limit) -> the error */
+static int push_limit(lua_State *L) {
+  const limit *reached = lua_touserdata(L, 1);
+  uns_error_push(L, "limit", reached->format, reached->count);
+  return 1;
+}
+
+void uns_task_limit_youngest(uns_runtime *runtime, const char *format, int count) {
   uns_task *youngest = find_youngest(runtime);
-  if (youngest != NULL && youngest->awaited != NULL) youngest->awaited->expected = true; /* nobody is left to look */
-  if (youngest != NULL) uns_task_interrupt(runtime, youngest);
-  else lua_pop(runtime->L, 1);
+  if (youngest == NULL) return;
+  if (youngest->awaited != NULL) youngest->awaited->expected = true; /* nobody is left to look */
+  limit reached = {format, count};
+  push_protected(runtime->L, push_limit, &reached);
+  uns_task_interrupt(runtime, youngest);
 }
 
 /* ---- several states ---- */

@@ -110,6 +110,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->failures);
   uns_list_init(&runtime->holding);
   uns_list_init(&runtime->held_closer.link);
+  uns_list_init(&runtime->permits);
   uns_list_init(&runtime->party.link);
   int status = init_loop(&runtime->loop);
   if (status != 0) {
@@ -158,6 +159,7 @@ void uns_runtime_close(uns_runtime *runtime) {
   runtime->closing = true;
   runtime->current = NULL;
   runtime->cancel_job = NULL; /* the executors are gone */
+  if (runtime->drop_permits != NULL) runtime->drop_permits(runtime);
   uns_tasks_deinit(runtime);
   for (uns_link *link; !uns_list_empty(&runtime->closers);) {
     link = runtime->closers.prev;

@@ -163,6 +163,8 @@ struct uns_runtime {
   size_t kept_failures; /* of these, those whose futures are gone */
   uns_link holding;       /* functions whose limit holds calls back (bind/send.c) */
   uns_closer held_closer; /* for these calls */
+  uns_link permits;       /* of io calls whose function has a limit (bind/wrap.c) */
+  void (*drop_permits)(uns_runtime *runtime); /* before the tasks end, which hold their futures */
   struct uns_last_site {
     const char *text;
     int line;

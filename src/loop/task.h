@@ -152,8 +152,8 @@ bool uns_task_raise_deadlock(uns_runtime *runtime);
 
 /* Wakes `task` to raise the error on top of the runtime's main stack, which is popped; one that is ready raises it too. */
 void uns_task_interrupt(uns_runtime *runtime, uns_task *task);
-/* Wakes the youngest waiting task to raise the error on top of the runtime's main stack, which is popped. */
-void uns_task_interrupt_youngest(uns_runtime *runtime);
+/* Wakes the youngest waiting task to raise an error of the code `limit`, its message with `count` in it. Raises nothing. */
+void uns_task_limit_youngest(uns_runtime *runtime, const char *format, int count);
 
 /* Pushes the error with which it was interrupted, and keeps it no longer. */
 void uns_task_take_interrupt_error(uns_runtime *runtime, lua_State *L, const uns_task *task);
