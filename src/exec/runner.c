@@ -215,6 +215,7 @@ static void run_job(uns_runtime *runtime, uns_job *job) {
   if (lua_pcall(L, 1, 0, 0) != LUA_OK) { /* no memory, for all else is caught in the task */
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error in the runner";
     uns_job_fail(job, "ENOMEM", "%s: %s", job->function->name, text);
+    uns_failure_forget_all(runtime); /* what has failed in this call must not be the failure of the next */
     lua_settop(L, 0);
   }
   uns_interrupt_listen(NULL);

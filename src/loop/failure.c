@@ -282,6 +282,11 @@ bool uns_failure_take_all(uns_runtime *runtime, lua_State *L) {
   return count > 0;
 }
 
+void uns_failure_forget_all(uns_runtime *runtime) {
+  uns_link *link;
+  while ((link = uns_list_pop_front(&runtime->failures)) != NULL) let_go(uns_container_of(link, uns_failure, link));
+}
+
 /* ---- tracebacks ---- */
 
 /*

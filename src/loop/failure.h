@@ -67,6 +67,8 @@ void uns_failure_with_others(uns_runtime *runtime, lua_State *L);
  * Those that other states may still look at are left to them.
  */
 bool uns_failure_take_all(uns_runtime *runtime, lua_State *L);
+/* They count as looked at: what they belong to has failed as a whole. */
+void uns_failure_forget_all(uns_runtime *runtime);
 /*
  * Tells of an error that nobody handles. The error, its traceback (a string or nil), what it is of and where that was started
  * (strings or nil) lie on top, and are popped. Any error object is told somehow.
