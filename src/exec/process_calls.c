@@ -305,7 +305,7 @@ static void climb(void *argument) {
   uns_child *child = argument;
   uv_mutex_lock(&child->lock);
   if (child->cancelled != 0 && uns_clock_ns() >= child->next_rung_ns && still_runs(child)) {
-    if (child->pid > 0) kill(-child->pid, ++child->rung == 1 ? SIGTERM : SIGKILL);
+    uns_child_signal_locked(child, ++child->rung == 1 ? SIGTERM : SIGKILL);
     if (child->rung < 2) climb_later(child);
   }
   uv_mutex_unlock(&child->lock);

@@ -170,9 +170,15 @@ static void arm_hello(uns_child *child) { uns_supervisor_after(child->pool->supe
 
 /* ---- ending ---- */
 
+void uns_child_signal_locked(const uns_child *child, int number) {
+  if (child->pid <= 0) return;
+  kill(-child->pid, number);
+  if (getpgid(child->pid) != child->pid) kill(child->pid, number); /* it has left its own group */
+}
+
 static void send_signal(uns_child *child, int number) {
   uv_mutex_lock(&child->lock);
-  if (child->pid > 0) kill(-child->pid, number);
+  uns_child_signal_locked(child, number);
   uv_mutex_unlock(&child->lock);
 }
 

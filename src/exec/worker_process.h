@@ -159,6 +159,8 @@ void uns_child_is_sorry(uns_child *child, const char *error_code, const char *wh
 /* Kills it; what it ran fails with `why`. Any thread; `_locked`: with its lock held, else without. */
 void uns_child_condemn(uns_child *child, const char *why);
 void uns_child_condemn_locked(uns_child *child, const char *why);
+/* To it and all that it has started, where that has stayed in its process group. The lock held; any thread. */
+void uns_child_signal_locked(const uns_child *child, int number);
 /* It is to end: in order, where it is idle; by signals; by itself. Should it not, it is made to. Supervisor. */
 void uns_child_ask_to_end(uns_child *child);
 void uns_child_terminate(uns_child *child);

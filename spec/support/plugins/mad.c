@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -329,6 +330,15 @@ static int go_on(unsync_task *t, void *(*with)(void *)) {
 static int torn(unsync_task *t) { return go_on(t, scribble); }
 static int longer(unsync_task *t) { return go_on(t, lengthen); }
 
+/* Leaves its process group for its host's, and hears nothing any more. */
+static int stray(unsync_task *t) {
+  uns_board *there;
+  if (start(t, &there) != 0) return -1;
+  signal(SIGTERM, SIG_IGN);
+  if (setpgid(0, getpgid(getppid())) != 0) return unsync_fail_errno(t, errno, "setpgid");
+  for (;;) pause();
+}
+
 static const unsync_task_def tasks[] = {
     {"board", board, "board(seed): any words on the board", 0},
     {"ring", ring, "ring(seed): any frame", 0},
@@ -337,6 +347,7 @@ static const unsync_task_def tasks[] = {
     {"answer", answer, "answer(seed): how it ended, twice", 0},
     {"early", early, "early(seed): the end of a call that it has not got yet", 0},
     {"longer", longer, "longer(seed): from now on results say that they are longer than they are", 0},
+    {"stray", stray, "stray(seed): leaves its process group, and never ends", 0},
     {"torn", torn, "torn(seed): from now on results change while they are read", 0},
 };
 
