@@ -206,7 +206,7 @@ static inline int unsync_put_nil(unsync_task *t);
 static inline int unsync_put_boolean(unsync_task *t, int value);
 static inline int unsync_put_integer(unsync_task *t, int64_t value);
 static inline int unsync_put_number(unsync_task *t, double value);
-/* The bytes are copied. */
+/* The bytes are copied. NULL, which getenv may return, fails. */
 static inline int unsync_put_string(unsync_task *t, const char *bytes, size_t size);
 static inline int unsync_put_text(unsync_task *t, const char *text);
 /* An argument, or what is in one, as it is but for metatables: large strings are not copied, shared and cyclic tables
@@ -520,8 +520,8 @@ static inline int unsync_put_string(unsync_task *t, const char *bytes, size_t si
 }
 
 static inline int unsync_put_text(unsync_task *t, const char *text) {
-  size_t size = 0;
-  while (text[size] != 0) size++;
+  size_t size = text == NULL ? 1 : 0; /* which the host refuses */
+  while (text != NULL && text[size] != 0) size++;
   return t->api->put_string(t, text, size);
 }
 

@@ -269,6 +269,50 @@ static void gives_foreign_memory_back_once(void **state) {
   state_close(L);
 }
 
+/* What functions that have failed return. */
+static int put_nothing(unsync_task *t) {
+  char bytes[] = "x";
+  unsync_value nothing;
+  released = 0;
+  switch (unsync_arg_integer(t, 1)) {
+    case 1: return unsync_put_text(t, NULL);
+    case 2: return unsync_put_string(t, bytes, (size_t)-1);
+    case 3: return unsync_put_foreign(t, NULL, 100000, release, &released);
+    case 4: return unsync_put_foreign(t, bytes, (size_t)-1, release, &released);
+    case 5: return unsync_put_bytes(t, NULL, 1);
+    case 6: return unsync_put_bytes(t, unsync_alloc_bytes(t, 0), (size_t)-1);
+    case 7: nothing = unsync_field(t, unsync_arg(t, 2), NULL); return unsync_put_value(t, nothing);
+    case 8: nothing = unsync_context(t, NULL); return unsync_put_value(t, nothing);
+    case 9: unsync_begin_table(t); return unsync_key(t, NULL);
+    default: return unsync_put_string(t, NULL, 0);
+  }
+}
+
+static void refuses_what_is_nothing(void **state) {
+  static const char *const errors[] = {"put NULL as a string",
+                                       "put a negative number of bytes",
+                                       "put NULL as a string",
+                                       "put a negative number of bytes",
+                                       "put a buffer that is not from unsync_alloc_bytes",
+                                       "put more bytes than the buffer has",
+                                       "asked for a field without a name",
+                                       NULL,
+                                       "put NULL as a string"};
+  (void)state;
+  lua_State *L = state_new();
+  for (int i = 1; i <= 10; i++) {
+    char arguments[40];
+    snprintf(arguments, sizeof arguments, "return %d, {}", i);
+    uns_job *job = run_own(L, put_nothing, arguments);
+    const char *error = i <= 9 ? errors[i - 1] : NULL;
+    assert_int_equal(push_outcome(L, job), error != NULL ? -1 : 1);
+    if (error != NULL) assert_non_null(strstr(luaL_tolstring(L, -1, NULL), error));
+    assert_int_equal(released, i == 3 || i == 4);
+    uns_job_free(job);
+  }
+  state_close(L);
+}
+
 static int keep_text(unsync_task *t) {
   seen_bytes = unsync_arg_text(t, 1);
   seen_again = unsync_arg_text(t, 2);
@@ -525,6 +569,7 @@ int main(void) {
       cmocka_unit_test(reads_large_strings_where_they_lie),
       cmocka_unit_test(puts_buffers_without_a_copy),
       cmocka_unit_test(gives_foreign_memory_back_once),
+      cmocka_unit_test(refuses_what_is_nothing),
       cmocka_unit_test(ends_texts_with_a_zero),
       cmocka_unit_test(cuts_no_text_short),
       cmocka_unit_test(survives_damaged_packets),
@@ -534,7 +579,8 @@ int main(void) {
   };
   lua_State *L = luaL_newstate();
   luaL_openlibs(L);
-  int failed = lua_cases_run("call", L, CASES, runs_a_case, in_c, sizeof in_c / sizeof in_c[0], set_up_all, tear_down_all);
+  int failed = lua_cases_run("call", L, CASES, runs_a_case, in_c, sizeof in_c / sizeof in_c[0], set_up_all,
+                             tear_down_all);
   lua_close(L);
   return failed;
 }

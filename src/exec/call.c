@@ -36,8 +36,15 @@ static int done(uns_call *c, int status) {
   if (c->failed) return UNSYNC_FAILED;
   if (status == UNS_OK) return UNSYNC_OK;
   if (status == UNS_ENOMEM) return uns_call_fail_memory(c);
-  return uns_call_fail_text(c, "misuse", "native task '%s.%s' put %s", c->native->plugin->name, c->native->name,
-                            c->results.misuse);
+  return uns_call_fail_misuse(c, "put", c->results.misuse);
+}
+
+/* What a function returns that has failed, NULL or -1, is put by mistake. */
+static bool are_bytes(uns_call *c, const char *bytes, size_t size) {
+  if (bytes == NULL && size > 0) uns_call_fail_misuse(c, "put", "NULL as a string");
+  else if (size > PTRDIFF_MAX) uns_call_fail_misuse(c, "put", "a negative number of bytes");
+  else return true;
+  return false;
 }
 
 static int api_put_nil(unsync_task *t) { return done(uns_call_of(t), uns_writer_nil(&uns_call_of(t)->results)); }
@@ -55,6 +62,7 @@ static int api_put_number(unsync_task *t, double value) {
 }
 
 static int api_put_string(unsync_task *t, const char *bytes, size_t size) {
+  if (!are_bytes(uns_call_of(t), bytes, size)) return UNSYNC_FAILED;
   return done(uns_call_of(t), uns_writer_string(&uns_call_of(t)->results, bytes, size));
 }
 
@@ -82,9 +90,8 @@ static int api_put_bytes(unsync_task *t, char *buffer, size_t size) {
   for (size_t i = 0; i < c->block_count && block == NULL; i++)
     if (c->blocks[i]->bytes == buffer) block = c->blocks[i];
   if (block == NULL || size > block->size_bytes) {
-    return uns_call_fail_text(c, "misuse", "native task '%s.%s' put %s", c->native->plugin->name, c->native->name,
-                              block == NULL ? "a buffer that is not from unsync_alloc_bytes"
-                                            : "more bytes than the buffer has");
+    return uns_call_fail_misuse(
+        c, "put", block == NULL ? "a buffer that is not from unsync_alloc_bytes" : "more bytes than the buffer has");
   }
   if (size < UNS_LENT_MIN) return api_put_string(t, buffer, size);
   uns_shared_ref(block);
@@ -100,7 +107,7 @@ static int api_put_foreign(unsync_task *t, const void *bytes, size_t size, void 
                            void *context) {
   uns_call *c = uns_call_of(t);
   int status = UNSYNC_FAILED;
-  if (!c->failed && size >= UNS_LENT_MIN) {
+  if (!c->failed && size >= UNS_LENT_MIN && are_bytes(c, bytes, size)) {
     uns_block *block = uns_block_wrap((char *)(uintptr_t)bytes, size, release, context);
     if (block != NULL) return done(c, uns_writer_held(&c->results, &block->base));
     uns_call_fail_memory(c);
@@ -254,9 +261,7 @@ void uns_call_run(const uns_native *native, uns_job *job) {
     bool stopped = false;
     if (!c.failed && code == UNSYNC_CANCELLED) {
       stopped = api_cancelled(&c.task);
-      if (!stopped)
-        uns_call_fail_text(&c, "misuse", "native task '%s.%s' says that it was cancelled, but nobody did that",
-                           native->plugin->name, native->name);
+      if (!stopped) uns_call_fail_misuse(&c, "says that it was cancelled,", "but nobody did that");
     } else if (!c.failed && code != UNSYNC_OK) {
       uns_call_fail_text(&c, "failed", "native task '%s.%s' failed without saying why (%d)", native->plugin->name,
                          native->name, code);

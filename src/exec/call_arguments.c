@@ -159,7 +159,8 @@ void uns_call_field(unsync_task *t, const unsync_value *table, const char *name,
   const uns_reader *reader = &uns_call_of(t)->arguments;
   uns_item key, item;
   unsync_value from = *table;
-  if (!is_table(t, &from)) {
+  if (name == NULL) uns_call_fail_misuse(uns_call_of(t), "asked for a field", "without a name");
+  if (name == NULL || !is_table(t, &from)) {
     show_missing(value, &from, UNS_CALL_NO_FIELD, name, 0);
     return;
   }

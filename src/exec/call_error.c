@@ -33,6 +33,11 @@ int uns_call_fail_text(uns_call *c, const char *code, const char *format, ...) {
   return fail_with(c, code, message);
 }
 
+int uns_call_fail_misuse(uns_call *c, const char *did, const char *what) {
+  return uns_call_fail_text(c, "misuse", "native task '%s.%s' %s %s", c->native->plugin->name, c->native->name, did,
+                            what);
+}
+
 int uns_call_fail_memory(uns_call *c) { return uns_call_fail_text(c, "ENOMEM", "not enough memory"); }
 
 int uns_call_fail(unsync_task *t, const char *code, const char *format, va_list arguments) {

@@ -46,6 +46,8 @@ uns_block *uns_call_block(uns_call *c, size_t size);
 /* ---- call_error.c: each fails the call, unless it has failed, and returns UNSYNC_FAILED ---- */
 
 int uns_call_fail_text(uns_call *c, const char *code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The task `did` `what` it must not. */
+int uns_call_fail_misuse(uns_call *c, const char *did, const char *what);
 int uns_call_fail_memory(uns_call *c);
 /* For `value`, which is not what it should be: `expected`, or with `why` something is wrong with it. */
 int uns_call_fail_value(uns_call *c, const unsync_value *value, const char *expected, const char *why);
