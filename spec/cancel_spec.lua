@@ -245,16 +245,59 @@ describe("who awaits a cancelled task", function()
     assert.is_true(promise:resolve(1))
   end)
 
-  it("cancels a chain of any depth from its end to its root", function()
-    local leaf = unsync.spawn(unsync.sleep, 60)
-    local last = leaf
-    for _ = 1, 1000 do
-      local inner = last
-      last = unsync.spawn(function() return inner:await() end)
+  it("cancels a chain of any depth from its end to its root, on a stack of one megabyte", function()
+    local ran = script.run([[
+      local unsync = require "unsync"
+      local leaf = unsync.spawn(unsync.sleep, 3600)
+      local order = {}
+      local last = leaf
+      for i = 1, 30000 do
+        local inner = last
+        last = unsync.spawn(function()
+          local _ <close> = setmetatable({}, {__close = function() order[#order + 1] = i end})
+          return inner:await()
+        end)
+      end
+      last:cancel()
+      print(pcall(last.await, last))
+      local sorted = #order == 30000
+      for i = 1, #order do sorted = sorted and order[i] == i end
+      print(leaf:status(), sorted)
+    ]], {before = "ulimit -s 1024"})
+    assert.equal("false\tio was cancelled\ncancelled\ttrue\n", ran.out)
+    assert.equal(0, ran.code)
+  end)
+
+  it("is woken, and what waits for it in a circle is cancelled with it", function()
+    local a, b, first
+    a = unsync.spawn(function()
+      unsync.yield()
+      first = select(2, pcall(unsync.timeout, 0.001, function() return b:await() end))
+    end)
+    b = unsync.spawn(function() return a:await() end)
+    a:await()
+    assert.equal("timeout", first.code)
+    assert.equal("io", cancelled(b).task)
+  end)
+
+  it("cancels all that it awaits, where it awaits several", function()
+    for _, combine in ipairs({"all", "any", "race", "settled"}) do
+      local promise, one = unsync.promise(), unsync.spawn(unsync.sleep, 3600)
+      local two = unsync.thread(function() while true do tostring(0.5) end end)()
+      local shared = unsync.spawn(function() return promise:await() end)
+      local kept = unsync.spawn(function() return shared:await() end)
+      local task = unsync.spawn(function()
+        return unsync[combine]({one, unsync.all({two}), shared, promise}):await()
+      end)
+      task:cancel()
+      cancelled(task)
+      cancelled(one)
+      cancelled(two)
+      assert.is_false(shared:done(), combine) -- somebody else awaits it
+      assert.is_false(promise:done()) -- its holder's
+      promise:resolve("kept")
+      assert.equal("kept", kept:await())
     end
-    last:cancel()
-    cancelled(last)
-    assert.equal("cancelled", leaf:status())
   end)
 end)
 

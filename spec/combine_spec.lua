@@ -1,4 +1,5 @@
 -- Many futures at once: bad input of all, settled, any, race; as_completed, map, retry; futures that end with a block.
+local script = require("spec.support.script")
 local unsync = require("unsync")
 
 local function later(seconds, ...)
@@ -32,6 +33,40 @@ describe("all, settled, any and race", function()
     assert.same({}, unsync.all({}):await())
     assert.same({}, unsync.settled({}):await())
     assert.same({}, collect(unsync.as_completed({})))
+  end)
+
+  it("takes with it what nobody else wants, if it is cancelled", function()
+    for _, combine in ipairs({ "all", "any", "race", "settled" }) do
+      local one, two, awaited = unsync.spawn(unsync.sleep, 3600), unsync.spawn(unsync.sleep, 3600), unsync.promise()
+      local three = unsync.spawn(function() return awaited:await() end)
+      local whoever = unsync.spawn(function() return three:await() end)
+      local future = unsync[combine]({ one, unsync.all({ two }), three })
+      assert.is_true(future:cancel("enough"))
+      assert.is_true(future:cancelled())
+      assert.equal("enough", future:error().reason)
+      assert.is_false(future:cancel())
+      for _, member in ipairs({ one, two }) do
+        pcall(member.await, member)
+        assert.is_true(member:cancelled(), combine)
+      end
+      awaited:resolve("given")
+      assert.equal("given", whoever:await())
+    end
+  end)
+
+  it("takes nested ones with it, to any depth, on a stack of one megabyte", function()
+    assert.equal("cancelled\n", script.output([[
+      local unsync = require "unsync"
+      local leaf = unsync.spawn(unsync.sleep, 3600)
+      local future = leaf
+      for _ = 1, 20000 do
+        local inner = unsync.all({ future })
+        future = unsync.spawn(function() return inner:await() end)
+      end
+      future:cancel()
+      pcall(leaf.await, leaf)
+      print(leaf:status())
+    ]], { before = "ulimit -s 1024" }))
   end)
 end)
 

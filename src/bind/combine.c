@@ -32,6 +32,7 @@ struct group {
   lua_Integer left;   /* not yet settled */
   lua_Integer winner; /* place in the list of the one that decided, 0: none in particular */
   bool decided, cancelled;
+  uns_link unwanted; /* in runtime->unwanted, for as long as its members are being cancelled */
   member members[];
 };
 
@@ -171,7 +172,18 @@ static void run_group(uns_callback *callback, uns_runtime *runtime) {
   lua_pop(L, 1);
 }
 
-/* Nobody waits for the whole any more. What becomes of a promise is its holder's business. */
+/* Those of the list that nobody else waits for. What becomes of a promise is its holder's business. */
+static void cancel_members(group *mine) {
+  for (lua_Integer i = 0; i < mine->count; i++) {
+    uns_future *future = mine->members[i].future;
+    if (!future->resolvable && !uns_cancel_is_awaited(future)) uns_cancel_work(mine->runtime, future);
+  }
+}
+
+/*
+ * Nobody waits for the whole any more. Groups of groups stand in a list while they are being cancelled: they are nested to
+ * any depth, and this must not be.
+ */
 static void cancel_group(const uns_behind *behind, uns_runtime *runtime) {
   group *mine = (group *)uns_container_of(behind, group, behind);
   lua_State *L = runtime->L;
@@ -184,9 +196,12 @@ static void cancel_group(const uns_behind *behind, uns_runtime *runtime) {
   if (mine->decided) return; /* the others go the way that was decided */
   mine->cancelled = true;
   decide(mine, 0);
-  for (lua_Integer i = 0; i < mine->count; i++) {
-    uns_future *future = mine->members[i].future;
-    if (!future->resolvable && !uns_cancel_is_awaited(future)) uns_cancel_work(runtime, future);
+  bool under_way = !uns_list_empty(&runtime->unwanted);
+  uns_list_push_back(&runtime->unwanted, &mine->unwanted);
+  while (!under_way && !uns_list_empty(&runtime->unwanted)) {
+    group *first = uns_container_of(runtime->unwanted.next, group, unwanted);
+    cancel_members(first);
+    uns_list_remove(&first->unwanted);
   }
 }
 
@@ -227,6 +242,7 @@ static int combine(lua_State *L, group_mode mode) {
   *mine = (group){
       .behind = {each_member, cancel_group}, .runtime = runtime, .mode = mode, .count = count, .left = count};
   uns_callback_init(&mine->callback, run_group);
+  uns_list_init(&mine->unwanted);
   for (lua_Integer i = 0; i < count; i++) {
     mine->members[i].group = mine;
     mine->members[i].future = NULL;

@@ -118,17 +118,55 @@ static uns_future *awaited_alone(const uns_task *task) {
   return awaited;
 }
 
-/* Wakes the task from its wait, if it stands in one that is reached. */
+static bool is_reached(const uns_task *task) {
+  return task->state == UNS_TASK_PARKED && uns_cancel_reaching(task) != NULL;
+}
+
+/* The only one who waits for `task`, which awaited_alone has found behind it. */
+static uns_task *only_waiter(const uns_task *task) {
+  uns_link *link = task->future->waiters.next;
+  while (uns_container_of(link, uns_waiter, link)->listens) link = link->next;
+  return uns_container_of(uns_container_of(link, uns_waiter, link), uns_task, waiter);
+}
+
+static void ask(uns_task *task) {
+  task->cancelled_ns = uns_clock_ns();
+  task->base.cancelled = true; /* every wait to come sees it; one that has not begun never does */
+}
+
+/*
+ * Wakes the task from its wait, if it stands in one that is reached, after those that it alone waits for: the last of
+ * the chain first. Chains have any length, so this goes down and up again, and calls itself for none of them.
+ */
 static void reach(uns_runtime *runtime, uns_task *task) {
-  if (task->state != UNS_TASK_PARKED || uns_cancel_reaching(task) == NULL) return;
-  uns_future *awaited = awaited_alone(task);
-  /* What is done here and now may settle at once: first the task leaves, for it is the one that was cancelled. */
-  bool here = awaited != NULL && awaited->task == NULL && awaited->job == NULL;
-  if (awaited != NULL && !here) uns_cancel_work(runtime, awaited);
-  if (task->state != UNS_TASK_PARKED) return;
-  task->interrupt = UNS_INTERRUPT_CANCEL;
-  uns_task_wake(runtime, task);
-  if (here) uns_cancel_work(runtime, awaited);
+  uns_task *at = task;
+  uns_future *last = NULL;
+  while (is_reached(at)) {
+    uns_future *awaited = awaited_alone(at);
+    if (awaited == NULL) break;
+    uns_task *inner = awaited->task;
+    if (inner == NULL) last = awaited;
+    if (inner == NULL || inner == task || inner->base.cancelled) break; /* the second: they wait for each other */
+    ask(inner);
+    at = inner;
+  }
+  if (last != NULL && last->job != NULL) {
+    uns_cancel_work(runtime, last);
+    last = NULL;
+  }
+  for (;;) {
+    uns_task *outer = at != task ? only_waiter(at) : NULL;
+    if (is_reached(at)) {
+      at->interrupt = UNS_INTERRUPT_CANCEL;
+      uns_task_wake(runtime, at);
+      /* What is done here and now may settle at once: only when the task has left, for it is the one that was cancelled. */
+      if (last != NULL) uns_cancel_work(runtime, last);
+    }
+    last = NULL;
+    if (outer == NULL) return;
+    if (at->held) uns_task_release(runtime, at);
+    at = outer;
+  }
 }
 
 static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
@@ -186,8 +224,7 @@ uint64_t uns_cancel_deadline(const uns_runtime *runtime) {
 
 static void cancel_task(uns_runtime *runtime, uns_task *task) {
   if (task->base.cancelled) return;
-  task->cancelled_ns = uns_clock_ns();
-  task->base.cancelled = true; /* every wait to come sees it; one that has not begun never does */
+  ask(task);
   reach(runtime, task);
   if (task->held) uns_task_release(runtime, task);
 }

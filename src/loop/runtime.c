@@ -107,6 +107,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->closers);
   uns_list_init(&runtime->idle_jobs);
   uns_list_init(&runtime->idle_scopes);
+  uns_list_init(&runtime->unwanted);
   uns_list_init(&runtime->failures);
   uns_list_init(&runtime->holding);
   uns_list_init(&runtime->held_closer.link);

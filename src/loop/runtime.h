@@ -189,6 +189,7 @@ struct uns_runtime {
   uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/send.c's, by job->link */
   size_t idle_job_count;
   uns_link idle_scopes; /* bind/cancel.c's */
+  uns_link unwanted;    /* groups that are being cancelled: bind/combine.c's */
   int kept_scope_count;
   struct uns_group *idle_group; /* the last one that ended, for the next: loop/group.c's; NULL: none */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
