@@ -2,7 +2,8 @@
  * cell: a future's outcome shared between threads. It settles once, whoever settles it, and tells all who watch.
  *
  *   - `lock` guards the state, the outcome and the list of watchers; the outcome is read-only once settled.
- *   - What it was settled with may refer to itself, uncounted, and to others, in a chain of any length.
+ *   - What it was settled with may refer to itself, uncounted, and to others, in a chain of any length. References are
+ *     counted, so a ring of several keeps itself: to find that would need a collector that stops all threads.
  *   - A watcher's notice is posted to its mailbox; no foreign code runs inside the settling call.
  *   - In a worker process a cell may stand for one of the host's: what it is settled with is then decided there.
  */
