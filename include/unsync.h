@@ -101,7 +101,8 @@ typedef struct unsync_options {
 UNSYNC_API int unsync_host_new(unsync_host **host, const unsync_options *options);
 
 /*
- * Ends the host: what it still does is dropped, calls in threads get the grace period to end, and then its processes, too.
+ * Ends the host: what it still does is dropped. Calls in threads are cancelled and get the grace period to end in; so
+ * are its processes.
  * Finalizers of the script's objects run. NULL is allowed.
  * Returns 0; UNSYNC_ESTUCK (a thread did not end: what it may use stays in memory, the Lua state too, and the host is
  * gone all the same); UNSYNC_EBUSY or UNSYNC_ETHREAD (nothing was done).

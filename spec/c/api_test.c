@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -355,6 +356,63 @@ static void ends_with_work_in_flight(void **state) {
 }
 
 static sem_t standing;
+static atomic_int cleaned;
+
+/* standing(), cleaned(): called in threads, heard of here */
+static int tell_standing(lua_State *L) {
+  (void)L;
+  sem_post(&standing);
+  return 0;
+}
+
+static int tell_cleaned(lua_State *L) {
+  (void)L;
+  atomic_fetch_add(&cleaned, 1);
+  return 0;
+}
+
+/* work(): for a moment, in calls that ThreadSanitizer sees: between those it keeps signals back */
+static int work(lua_State *L) {
+  (void)L;
+  usleep(100);
+  return 0;
+}
+
+static int open_telling(lua_State *L) {
+  lua_register(L, "work", work);
+  lua_register(L, "standing", tell_standing);
+  lua_register(L, "cleaned", tell_cleaned);
+  return 0;
+}
+
+static void cancels_what_threads_still_do(void **state) {
+  (void)state;
+  unsync_options options = default_options();
+  options.setup = open_telling;
+  options.threads = 2;
+  options.grace_ms = 60000;
+  unsync_host *host;
+  sem_init(&standing, 0, 0);
+  assert_int_equal(unsync_host_new(&host, &options), 0);
+  assert_int_equal(start(host, "local unsync = require 'unsync'\n"
+                               "local function call(body)\n"
+                               "  unsync.thread(function()\n"
+                               "    local _ <close> = setmetatable({}, {__close = function() cleaned() end})\n"
+                               "    standing()\n"
+                               "    body()\n"
+                               "  end)()\n"
+                               "end\n"
+                               "call(function() while true do work() end end)\n"
+                               "call(function() unsync.sleep(3600) end)\n"
+                               "unsync.sleep(3600)"),
+                   0);
+  assert_int_equal(unsync_host_turn(host), UNSYNC_AGAIN);
+  for (int i = 0; i < 2; i++) {
+    while (sem_wait(&standing) != 0) continue;
+  }
+  assert_int_equal(unsync_host_free(host), 0);
+  assert_int_equal(atomic_load(&cleaned), 2);
+}
 
 /* block(): stands in foreign code for good */
 static int block(lua_State *L) {
@@ -454,6 +512,7 @@ int main(void) {
     cmocka_unit_test(sets_states_up),
     cmocka_unit_test(reads_options_of_other_sizes),
     cmocka_unit_test(ends_with_work_in_flight),
+    cmocka_unit_test(cancels_what_threads_still_do),
     cmocka_unit_test(survives_a_lack_of_memory),
   };
   return cmocka_run_group_tests_name("api", tests, NULL, NULL);

@@ -422,20 +422,25 @@ typedef struct {
   bool native, forced;
 } ladder;
 
+/* Interrupts what the thread runs, if that is the job `id`; 0: whatever it is. False: it does not. Under the pool's lock. */
+static bool interrupt_thread(uns_pool *pool, const pool_thread *thread, uint64_t id, int rung) {
+  uv_mutex_lock(&pool->dispatch.lock);
+  uns_job *job = thread->worker.job;
+  bool runs = job != NULL && (id == 0 || job->id == id) && !thread->worker.lost;
+  if (runs) {
+    atomic_store(&job->cancel, rung);
+    /* It holds a job, so it lives. A native task looks at the flag: a signal would only break off its system calls. */
+    if (job->function->native == NULL) pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL);
+  }
+  uv_mutex_unlock(&pool->dispatch.lock);
+  return runs;
+}
+
 /* The thread that runs the job `id`, interrupted at once; NULL if none does. Under the pool's lock. */
 static pool_thread *interrupt(uns_pool *pool, uint64_t id, int rung) {
   for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
     pool_thread *thread = uns_container_of(link, pool_thread, link);
-    uv_mutex_lock(&pool->dispatch.lock);
-    uns_job *job = thread->worker.job;
-    bool runs = job != NULL && job->id == id && !thread->worker.lost;
-    if (runs) {
-      atomic_store(&job->cancel, rung);
-      /* It holds a job, so it lives. A native task looks at the flag: a signal would only break off its system calls. */
-      if (job->function->native == NULL) pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL);
-    }
-    uv_mutex_unlock(&pool->dispatch.lock);
-    if (runs) return thread;
+    if (interrupt_thread(pool, thread, id, rung)) return thread;
   }
   return NULL;
 }
@@ -541,10 +546,11 @@ uint32_t uns_pool_threads(uns_pool *pool) {
   return count;
 }
 
-/* Tells every thread to end after what it runs. Under the pool's lock. */
-static void stop_all(uns_pool *pool) {
+/* Tells every thread to end, and what it runs to stop, as firmly as `rung` says. Under the pool's lock. */
+static void stop_all(uns_pool *pool, int rung) {
   for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
     pool_thread *thread = uns_container_of(link, pool_thread, link);
+    interrupt_thread(pool, thread, 0, rung);
     uv_mutex_lock(&thread->lock);
     atomic_store(&thread->stop, true);
     uv_cond_signal(&thread->wake);
@@ -564,17 +570,26 @@ static void forget_callbacks(uns_pool *pool) {
   }
 }
 
+/* Waits until all threads have ended that may, at most until `end_ns`. False: some have not. Under the pool's lock. */
+static bool wait_for_all(uns_pool *pool, uint64_t end_ns) {
+  while (pool->count > pool->abandoned) {
+    uint64_t now_ns = uns_clock_ns();
+    if (now_ns >= end_ns) return false;
+    uv_cond_timedwait(&pool->all_ended, &pool->lock, end_ns - now_ns);
+  }
+  return true;
+}
+
 bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
   if (pool == NULL) return true;
   uns_dispatch_close(&pool->dispatch);
-  uint64_t end = uns_clock_ns() + grace_ns;
+  uint64_t begin_ns = uns_clock_ns();
   uv_mutex_lock(&pool->lock);
   pool->closing = true;
-  stop_all(pool);
-  while (pool->count > pool->abandoned) {
-    uint64_t now = uns_clock_ns();
-    if (now >= end) break;
-    uv_cond_timedwait(&pool->all_ended, &pool->lock, end - now);
+  stop_all(pool, 1);
+  if (!wait_for_all(pool, begin_ns + grace_ns / 2)) { /* half of it for clean-up, half for what does not heed that */
+    stop_all(pool, 2);
+    wait_for_all(pool, begin_ns + grace_ns);
   }
   bool stuck = pool->count > 0;
   uv_mutex_unlock(&pool->lock);
