@@ -14,6 +14,7 @@
  *
  *     cc -shared -fPIC -O2 -o plugins/hash.so hash.c -lcrypto
  */
+#define _POSIX_C_SOURCE 200809L /* fileno, fstat: also where the compiler is asked for C alone */
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
