@@ -264,3 +264,122 @@ describe("io.popen", function()
     assert.is_true(script.eventually(function() return script.descriptors() <= before end))
   end)
 end)
+
+describe("a file of io.popen that is read", function()
+  it("gives what it gives in stock Lua", function()
+    stock.compare [[
+      local function reads(command, ...)
+        local file <close> = io.popen(command)
+        for _, formats in ipairs({...}) do show(file:read(table.unpack(formats))) end
+      end
+      reads("printf '12 0x1F -3.5e2 abc 77'", {"n", "n", "n", "n"}, {"a"}, {"n"}, {"a"}, {"l"})
+      reads("printf abcdef", {2, 0, 3}, {5}, {0}, {1}, {"a"}, {"l"}, {})
+      reads("printf 'l1\nl2\n\nl4'", {"l", "*L", "l", "L", "l"})
+      reads("printf '\\0a\\0\nrest'", {"L"}, {"*a"})
+      reads("printf a; sleep 0.02; printf 'b\nc'; sleep 0.02; printf 'd\n'", {"l"}, {1}, {"a"})
+      reads("cat /nonexistent 2>/dev/null", {}, {"a"})
+      for _, format in ipairs({"x", "", 1.5, {}}) do try(reads, "echo text", {format}) end
+      try(reads, "echo text", {"l", false})
+      for one, line in io.popen("printf 'l1\nl2\nl3'"):lines(1, "l") do show(one, line) end
+      for line in io.popen("printf 'l1\nl2'"):lines("L") do show(line) end
+      try(function() for line in io.popen("echo x"):lines("q") do show(line) end end)
+      try(function() for line in io.popen("echo x"):lines(nil) do show(line) end end)
+      try(function() for line in io.popen("cat", "w"):lines() do show(line) end end)
+      try(function() return io.popen("cat", "w"):read() end)
+      local file = io.popen("echo text")
+      local line = file:lines()
+      show(file:seek("set", 0))
+      file:close()
+      try(line)
+      try(file.lines, file)
+      local long = io.popen("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end")
+      show(#long:read("l"), long:read("a"), long:close())
+      local count, sum = 0, 0
+      for line in io.popen("seq 50000"):lines() do count, sum = count + 1, sum + tonumber(line) end
+      show(count, sum)
+      local numbers = io.popen("seq 20000")
+      for i = 1, 20000 do sum = sum - numbers:read("n") end
+      show(sum, numbers:read("n"))
+    ]]
+  end)
+
+  it("lets others go on until it has what is asked for", function()
+    local function slow() return io.popen("sleep 0.05; echo first; sleep 0.05; echo second") end
+    for name, read in pairs({
+      all = function(file) return file:read("a") end,
+      lines = function(file) return file:read("l") .. "\n" .. file:read("L") end,
+      bytes = function(file) return file:read(13) end,
+      iterator = function(file)
+        local lines = {}
+        for line in file:lines() do lines[#lines + 1] = line .. "\n" end
+        return table.concat(lines)
+      end,
+    }) do
+      local file <close> = slow()
+      local turns, text = turns_of_others(read, file)
+      assert.equal("first\nsecond\n", text, name)
+      assert.is_true(turns > 5, name)
+    end
+  end)
+
+  it("may be read in a generator, in a thread and in a process", function()
+    local function words()
+      local file <close> = io.popen("sleep 0.01; echo one; echo two")
+      local found = {}
+      for line in coroutine.wrap(function()
+        for line in file:lines() do coroutine.yield(line) end
+      end) do
+        found[#found + 1] = line
+      end
+      return table.concat(found, " ")
+    end
+    assert.equal("one two", words())
+    assert.equal("one two", unsync.thread(words)():await())
+    assert.equal("one two", unsync.cpu(words)():await())
+  end)
+
+  it("can be read on after a wait that was broken off", function()
+    local file <close> = io.popen("echo $$; printf half; exec sleep 3600")
+    local pid = file:read("l")
+    local ok, err = pcall(unsync.timeout, 0.01, file.read, file, "l")
+    assert.same({false, "timeout"}, {ok, err.code})
+    assert.equal("half", file:read(4))
+    local task = unsync.spawn(file.read, file, "a")
+    unsync.yield()
+    task:cancel()
+    pcall(task.await, task)
+    assert.is_true(task:cancelled())
+    os.execute("kill " .. pid)
+    assert.equal("", file:read("a"))
+  end)
+
+  it("is closed at once, for a command that writes for ever", function()
+    local file = io.popen("exec yes 2>/dev/null")
+    assert.equal("y", file:read("l"))
+    local ended
+    local in_finalizer = setmetatable({}, {__gc = function() ended = select(2, file:close()) end}) -- where nothing can wait
+    assert.is_table(in_finalizer)
+    in_finalizer = nil
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(in_finalizer)
+    assert.equal("signal", ended)
+  end)
+
+  it("says that it was closed to a task that waits for it", function()
+    local file = io.popen("exec sleep 0.05")
+    local task = unsync.spawn(file.read, file)
+    unsync.yield()
+    file:close()
+    local _, err = pcall(task.await, task)
+    assert.matches("closed file", err)
+  end)
+
+  it("is not waited for at the end, where a wait for it was broken off and it was forgotten", function()
+    local ran = script.run([[
+      local unsync = require "unsync"
+      print(pcall(unsync.timeout, 0.01, function() return io.popen("exec sleep 3600"):read("a") end))
+    ]])
+    assert.same({0, "false\ttimeout: the block did not end in time\n", ""}, {ran.code, ran.out, ran.err})
+  end)
+end)

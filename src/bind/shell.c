@@ -1,5 +1,6 @@
 /*
- * shell: os.execute and io.popen, over posix_spawn. The caller's task waits for the command, not the loop.
+ * shell: os.execute and io.popen, over posix_spawn. The caller's task waits for the command, and for what it writes; the
+ * loop does not.
  *
  * The child inherits descriptors 0, 1 and 2 and nothing else, and the process's way with signals stays as it is (the C
  * library's system() keeps SIGINT from everybody while it runs).
@@ -19,6 +20,7 @@
 #include <unistd.h>
 #include <lualib.h>
 
+#include "bind/pipe_reader.h"
 #include "bind/stdlib.h"
 #include "core/packet.h"
 #include "exec/executors.h"
@@ -320,8 +322,10 @@ static const char pipe_tag = 0;
 /* A file handle of Lua's io library, and what is behind it. */
 typedef struct {
   luaL_Stream stream;
-  const void *tag; /* &pipe_tag */
-  child *child;    /* one reference, or NULL */
+  const void *tag;         /* &pipe_tag */
+  child *child;            /* one reference, or NULL */
+  uns_pipe_reader *reader; /* the stream's, while that is open; NULL: it writes */
+  bool broken_off;         /* a read was: nobody may want the command any more */
 } pipe_stream;
 
 /* The userdata at index 1, some file handle, if it is one of ours. */
@@ -351,10 +355,15 @@ static int after_pipe_wait(lua_State *L, int status, lua_KContext context) {
   return end_pipe(L, stream);
 }
 
+static void close_stream(pipe_stream *stream) {
+  fclose(stream->stream.f);
+  stream->reader = NULL;
+}
+
 /* The io library closes the file at index 1, in the frame of its own function, be it a method, io.close or __close. */
 static int close_pipe(lua_State *L) {
   pipe_stream *stream = lua_touserdata(L, 1);
-  fclose(stream->stream.f);
+  close_stream(stream);
   if (can_await(L, stream->child)) return await(L, stream->child, after_pipe_wait);
   return end_pipe(L, stream);
 }
@@ -366,7 +375,8 @@ static int file_gc(lua_State *L) {
   child *c = stream->child;
   if (stream->stream.closef != NULL) {
     stream->stream.closef = NULL;
-    fclose(stream->stream.f);
+    close_stream(stream);
+    if (stream->broken_off) terminate(c);
     if (c->runtime == NULL || c->runtime->closing) reap(c, 0); /* the state ends: as in stock Lua */
   }
   drop_child(stream);
@@ -402,7 +412,7 @@ static int open_pipe(pipe_stream *stream, const char *command, const char *mode)
   if (pipe2(ends, O_CLOEXEC) != 0) return errno;
   bool reads = *mode == 'r';
   int ours = ends[reads ? 0 : 1], its = ends[reads ? 1 : 0];
-  FILE *file = fdopen(ours, mode);
+  FILE *file = reads ? uns_pipe_reader_open(stream->child->runtime, ours, &stream->reader) : fdopen(ours, mode);
   int error = file == NULL ? errno : spawn(stream->child, command, its, reads ? STDOUT_FILENO : STDIN_FILENO);
   close(its);
   if (error == 0) {
@@ -410,6 +420,7 @@ static int open_pipe(pipe_stream *stream, const char *command, const char *mode)
     stream->stream.closef = close_pipe;
   } else if (file != NULL) {
     fclose(file);
+    stream->reader = NULL;
   } else {
     close(ours);
   }
@@ -427,6 +438,8 @@ static int io_popen(lua_State *L) {
   stream->stream.closef = NULL;
   stream->tag = &pipe_tag;
   stream->child = NULL;
+  stream->reader = NULL;
+  stream->broken_off = false;
   luaL_setmetatable(L, LUA_FILEHANDLE);
   stream->child = child_new(runtime);
   if (stream->child == NULL) return luaL_error(L, "not enough memory");
@@ -435,6 +448,100 @@ static int io_popen(lua_State *L) {
   errno = error;
   return luaL_fileresult(L, 0, command);
 }
+
+/* ---- reading ---- */
+
+/*
+ * If the file at index 1 reads from a command which has not written what the formats from `first` up ask for, and the task can
+ * wait for that: the reader to wait at. Else NULL: the stock function is to be called now.
+ */
+static uns_pipe_reader *to_wait_at(lua_State *L, int first) {
+  const pipe_stream *stream = test_pipe(L);
+  if (stream == NULL || stream->reader == NULL || stream->stream.closef == NULL) return NULL;
+  if (uns_pipe_reader_has(stream->reader, stream->stream.f, L, first)) return NULL;
+  return uns_pipe_reader_can_wait(stream->reader, L) ? stream->reader : NULL;
+}
+
+/* Begins a continuation; the stream may have been closed meanwhile. */
+static void check_read(lua_State *L, uns_runtime *runtime) {
+  pipe_stream *stream = test_pipe(L);
+  if (stream->reader != NULL) uns_pipe_reader_check_wait(stream->reader);
+  if (uns_task_is_interrupted(runtime->current)) stream->broken_off = true;
+  uns_task_check_interrupt(runtime, L);
+}
+
+static int file_read(lua_State *L);
+static int after_read(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  check_read(L, uns_upvalue_runtime(L));
+  return file_read(L);
+}
+
+/* file:read(formats...), of all files */
+static int file_read(lua_State *L) {
+  uns_pipe_reader *reader = to_wait_at(L, 2);
+  return reader != NULL ? uns_pipe_reader_wait(reader, L, after_read) : uns_stdlib_stock(L);
+}
+
+/* Upvalues of an iterator over lines: the runtime, the io library's own iterator, the file, a list of formats with their number. */
+enum { LINES_STOCK = 2, LINES_FILE, LINES_FORMATS };
+
+static int next_line(lua_State *L);
+static int after_line(lua_State *L, int status, lua_KContext context) {
+  (void)status, (void)context;
+  check_read(L, uns_upvalue_runtime(L));
+  return next_line(L);
+}
+
+/* (file, formats...) */
+static int next_line(lua_State *L) {
+  uns_pipe_reader *reader = to_wait_at(L, 2);
+  if (reader != NULL) return uns_pipe_reader_wait(reader, L, after_line);
+  lua_settop(L, 0);
+  lua_pushvalue(L, lua_upvalueindex(LINES_STOCK));
+  lua_call(L, 0, LUA_MULTRET);
+  return lua_gettop(L);
+}
+
+static int lines_iterator(lua_State *L) {
+  lua_settop(L, 0);
+  lua_pushvalue(L, lua_upvalueindex(LINES_FILE));
+  lua_rawgeti(L, lua_upvalueindex(LINES_FORMATS), 0);
+  int count = (int)lua_tointeger(L, -1);
+  lua_settop(L, 1);
+  luaL_checkstack(L, count + 1, NULL);
+  for (int i = 1; i <= count; i++) lua_rawgeti(L, lua_upvalueindex(LINES_FORMATS), i);
+  if (count > 0 && lua_type(L, 2) != LUA_TNUMBER) { /* from in there the message would not name the iterator */
+    const char *format = luaL_checkstring(L, 2);
+    if (*format == '*') format++;
+    if (*format == '\0' || strchr("nlLa", *format) == NULL) return luaL_argerror(L, 2, "invalid format");
+  }
+  return next_line(L);
+}
+
+/* file:lines(formats...) -> iterator, of all files */
+static int file_lines(lua_State *L) {
+  const pipe_stream *stream = test_pipe(L);
+  if (stream == NULL || stream->reader == NULL || stream->stream.closef == NULL) return uns_stdlib_stock(L);
+  int count = lua_gettop(L);
+  luaL_checkstack(L, count + 5, "too many arguments");
+  lua_pushlightuserdata(L, uns_upvalue_runtime(L));
+  lua_pushvalue(L, lua_upvalueindex(2));
+  for (int i = 1; i <= count; i++) lua_pushvalue(L, i);
+  lua_call(L, count, 1);
+  lua_pushvalue(L, 1);
+  lua_createtable(L, count - 1, 1);
+  lua_pushinteger(L, count - 1);
+  lua_rawseti(L, -2, 0);
+  for (int i = 2; i <= count; i++) {
+    lua_pushvalue(L, i);
+    lua_rawseti(L, -2, i - 1);
+  }
+  lua_pushcclosure(L, lines_iterator, LINES_FORMATS);
+  return 1;
+}
+
+static const luaL_Reg file_methods[] = {{"read", file_read}, {"lines", file_lines}, {NULL, NULL}};
 
 static const luaL_Reg os_functions[] = {{"execute", os_execute}, {NULL, NULL}};
 static const luaL_Reg io_functions[] = {{"popen", io_popen}, {NULL, NULL}};
@@ -452,6 +559,10 @@ void uns_bind_shell(lua_State *L, uns_runtime *runtime) {
     uns_stdlib_replace(L, runtime, io_functions);
     lua_pop(L, 1);
   }
-  if (luaL_getmetatable(L, LUA_FILEHANDLE) == LUA_TTABLE) uns_stdlib_replace(L, runtime, file_meta);
+  if (luaL_getmetatable(L, LUA_FILEHANDLE) == LUA_TTABLE) {
+    uns_stdlib_replace(L, runtime, file_meta);
+    if (lua_getfield(L, -1, "__index") == LUA_TTABLE) uns_stdlib_replace(L, runtime, file_methods);
+    lua_pop(L, 1);
+  }
   lua_pop(L, 1);
 }
