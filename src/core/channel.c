@@ -79,6 +79,11 @@ bool uns_choice_take(uns_choice *choice) {
 
 /* ---- the object ---- */
 
+static void ahead_free(uns_channel_ahead *ahead) {
+  uns_channel_item_deinit(&ahead->item);
+  uns_free(ahead);
+}
+
 static void channel_free(uns_shared *object) {
   uns_shared_channel *channel = uns_container_of(object, uns_shared_channel, base);
   if (channel->remote != NULL) channel->remote->drop(channel->remote, channel);
@@ -86,6 +91,10 @@ static void channel_free(uns_shared *object) {
     uns_channel_item_deinit(&channel->items[(channel->first + i) & (channel->size - 1)]);
   }
   uns_link *link;
+  while ((link = uns_list_pop_front(&channel->loans)) != NULL) /* no lender has them: it would have a reference to us */
+    uns_channel_loan_unref(uns_container_of(link, uns_channel_loan, link));
+  while ((link = uns_list_pop_front(&channel->ahead)) != NULL)
+    ahead_free(uns_container_of(link, uns_channel_ahead, link));
   while ((link = uns_list_pop_front(&channel->returned)) != NULL) {
     uns_channel_wait_unref(uns_container_of(link, uns_channel_wait, link));
   }
@@ -117,6 +126,8 @@ uns_shared_channel *uns_shared_channel_new(size_t capacity) {
   uns_shared_init(&channel->base, &channel_class);
   channel->capacity = capacity;
   uns_list_init(&channel->returned);
+  uns_list_init(&channel->loans);
+  uns_list_init(&channel->ahead);
   uns_list_init(&channel->receivers);
   uns_list_init(&channel->senders);
   return channel;
@@ -135,7 +146,10 @@ static void unlock(uns_shared_channel *channel) { pthread_mutex_unlock(&channel-
 
 /* ---- from here to "in line": the lock held ---- */
 
-static size_t there(const uns_shared_channel *channel) { return channel->returned_count + channel->count; }
+/* Those among the loans that were claimed, and not noticed yet, count as well. */
+static size_t there(const uns_shared_channel *channel) {
+  return channel->returned_count + channel->loan_count + channel->count;
+}
 
 static uns_channel_item *place(const uns_shared_channel *channel, size_t number) {
   return &channel->items[(channel->first + number) & (channel->size - 1)];
@@ -162,17 +176,65 @@ static bool put_last(uns_shared_channel *channel, uns_channel_item *item) {
   return true;
 }
 
-static void take_first(uns_shared_channel *channel, uns_channel_item *item) {
+/* What is to be done when the lock is free again. */
+typedef struct posts {
+  uns_mail *first, *last; /* to be posted; `last` is undefined where there is none */
+  uns_link gone;          /* loans to be let go */
+} posts;
+
+static void posts_init(posts *to_post) {
+  to_post->first = NULL;
+  uns_list_init(&to_post->gone);
+}
+
+/* Ends a loan. True: the item is the channel's alone; else it was claimed. */
+static bool end_loan(uns_channel_loan *loan) {
+  if (loan->claim == NULL) return true;
+  uint64_t given = loan->number * 4 + UNS_LOAN_GIVEN;
+  bool ours = atomic_compare_exchange_strong(loan->claim, &given, loan->number * 4 + UNS_LOAN_RECALLED);
+  loan->claim = NULL;
+  atomic_store(&loan->state, ours ? UNS_LOAN_RECALLED : UNS_LOAN_TAKEN);
+  return ours;
+}
+
+/* Takes it out of the channel. */
+static void drop_loan(uns_shared_channel *channel, uns_channel_loan *loan, posts *to_post) {
+  uns_list_remove(&loan->link);
+  uns_list_push_back(&to_post->gone, &loan->link);
+  channel->loan_count--;
+}
+
+/* Takes out those that were claimed. */
+static void settle(uns_shared_channel *channel, posts *to_post) {
+  for (uns_link *link = channel->loans.next, *next; link != &channel->loans; link = next) {
+    uns_channel_loan *loan = uns_container_of(link, uns_channel_loan, link);
+    next = link->next;
+    if (loan->claim == NULL || atomic_load(loan->claim) == loan->number * 4 + UNS_LOAN_GIVEN) continue;
+    if (!end_loan(loan)) drop_loan(channel, loan, to_post);
+  }
+}
+
+/* False: there is none. */
+static bool take_first(uns_shared_channel *channel, uns_channel_item *item, posts *to_post) {
   if (channel->returned_count > 0) {
     uns_channel_wait *back = uns_container_of(uns_list_pop_front(&channel->returned), uns_channel_wait, link);
     channel->returned_count--;
     uns_channel_item_move(item, &back->item);
     uns_channel_wait_unref(back); /* without its channel: frees but itself */
-    return;
+    return true;
   }
+  while (!uns_list_empty(&channel->loans)) {
+    uns_channel_loan *loan = uns_container_of(channel->loans.next, uns_channel_loan, link);
+    bool ours = end_loan(loan);
+    if (ours) uns_channel_item_move(item, &loan->item);
+    drop_loan(channel, loan, to_post);
+    if (ours) return true;
+  }
+  if (channel->count == 0) return false;
   uns_channel_item_move(item, place(channel, 0));
   channel->first = (channel->first + 1) & (channel->size - 1);
   channel->count--;
+  return true;
 }
 
 /* Those whose choice has fallen elsewhere are in nobody's way. `own`: a choice that is not served by itself, or NULL. */
@@ -198,11 +260,6 @@ static uns_channel_wait *take_in(uns_link *line) {
   }
 }
 
-/* Mail to be posted when the lock is free again. */
-typedef struct posts {
-  uns_mail *first, *last; /* `last` is undefined where there is none */
-} posts;
-
 /* Tells one that is out of line. */
 static void tell(uns_channel_wait *wait, uns_wait_told told, posts *to_post) {
   wait->told = (uint8_t)told;
@@ -223,6 +280,10 @@ static void post(const posts *to_post) {
     uns_mailbox_post(mailbox, mail);
     uns_mailbox_unref(mailbox);
   }
+  for (const uns_link *link = to_post->gone.next, *next; link != &to_post->gone; link = next) {
+    next = link->next;
+    uns_channel_loan_unref(uns_container_of(link, uns_channel_loan, link));
+  }
 }
 
 static uns_channel_result send(uns_shared_channel *channel, uns_channel_item *item, posts *to_post) {
@@ -233,18 +294,35 @@ static uns_channel_result send(uns_shared_channel *channel, uns_channel_item *it
     tell(receiver, UNS_WAIT_GIVEN, to_post);
     return UNS_CHANNEL_DONE;
   }
+  if (there(channel) >= channel->capacity) settle(channel, to_post);
   if (there(channel) >= channel->capacity) return UNS_CHANNEL_WAIT;
   return put_last(channel, item) ? UNS_CHANNEL_DONE : UNS_CHANNEL_NO_MEMORY;
 }
 
-static uns_channel_result receive(uns_shared_channel *channel, uns_channel_item *item, posts *to_post) {
-  if (there(channel) > 0) {
-    take_first(channel, item);
-    if (there(channel) >= channel->capacity || !grow(channel)) return UNS_CHANNEL_DONE;
-    uns_channel_wait *sender = take_in(&channel->senders); /* the first in line moves up */
-    if (sender == NULL) return UNS_CHANNEL_DONE;
+/* There may be room: those first in line move up. */
+static void move_up(uns_shared_channel *channel, posts *to_post) {
+  while (there(channel) < channel->capacity && !uns_list_empty(&channel->senders) && grow(channel)) {
+    uns_channel_wait *sender = take_in(&channel->senders);
+    if (sender == NULL) return;
     put_last(channel, &sender->item);
     tell(sender, UNS_WAIT_GIVEN, to_post);
+  }
+}
+
+/* Senders wait for room. Where items are lent, those who claim them are to say so; what they have claimed so far makes room. */
+static void watch_loans(uns_shared_channel *channel, posts *to_post) {
+  if (uns_list_empty(&channel->loans) || uns_list_empty(&channel->senders)) return;
+  for (uns_link *link = channel->loans.next; link != &channel->loans; link = link->next) {
+    const uns_channel_loan *loan = uns_container_of(link, uns_channel_loan, link);
+    if (loan->claim != NULL) atomic_store(loan->wanted, 1);
+  }
+  settle(channel, to_post);
+  move_up(channel, to_post);
+}
+
+static uns_channel_result receive(uns_shared_channel *channel, uns_channel_item *item, posts *to_post) {
+  if (take_first(channel, item, to_post)) {
+    move_up(channel, to_post);
     return UNS_CHANNEL_DONE;
   }
   uns_channel_wait *sender = take_in(&channel->senders); /* from hand to hand */
@@ -255,8 +333,9 @@ static uns_channel_result receive(uns_shared_channel *channel, uns_channel_item 
 }
 
 /* Is there something for a choice to look at? */
-static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait) {
+static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait, posts *to_post) {
   if (channel->closed) return true;
+  settle(channel, to_post);
   if (wait->sends) return there(channel) < channel->capacity || first_in(&channel->receivers, wait->choice) != NULL;
   return there(channel) > 0 || first_in(&channel->senders, wait->choice) != NULL;
 }
@@ -266,7 +345,8 @@ static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait) {
 /* `step`, send or receive, under the lock; who is to hear of it hears of it after that. */
 static uns_channel_result locked(uns_shared_channel *channel, uns_channel_item *item,
                                  uns_channel_result (*step)(uns_shared_channel *, uns_channel_item *, posts *)) {
-  posts to_post = {NULL, NULL};
+  posts to_post;
+  posts_init(&to_post);
   lock(channel);
   uns_channel_result result = step(channel, item, &to_post);
   unlock(channel);
@@ -286,9 +366,13 @@ uns_channel_result uns_shared_channel_receive(uns_shared_channel *channel, uns_c
 
 bool uns_shared_channel_has_room(uns_shared_channel *channel) {
   if (channel->remote != NULL) return true;
+  posts to_post;
+  posts_init(&to_post);
   lock(channel);
+  settle(channel, &to_post);
   bool room = channel->closed || there(channel) < channel->capacity || first_in(&channel->receivers, NULL) != NULL;
   unlock(channel);
+  post(&to_post);
   return room;
 }
 
@@ -302,7 +386,8 @@ uns_channel_result uns_shared_channel_append(uns_shared_channel *channel, uns_ch
 
 /* Takes over the reference to `back`, which has the item. */
 static void return_item(uns_shared_channel *channel, uns_channel_wait *back) {
-  posts to_post = {NULL, NULL};
+  posts to_post;
+  posts_init(&to_post);
   lock(channel);
   uns_channel_wait *receiver = take_in(&channel->receivers);
   if (receiver != NULL) {
@@ -333,7 +418,8 @@ void uns_shared_channel_close(uns_shared_channel *channel) {
     channel->remote->close(channel->remote, channel);
     return;
   }
-  posts to_post = {NULL, NULL};
+  posts to_post;
+  posts_init(&to_post);
   uns_channel_wait *wait;
   lock(channel);
   channel->closed = true;
@@ -354,13 +440,17 @@ void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *sta
     channel->remote->look(channel->remote, channel, state);
     return;
   }
+  posts to_post;
+  posts_init(&to_post);
   lock(channel);
+  settle(channel, &to_post);
   *state = (uns_channel_state){.capacity = channel->capacity,
                                .count = there(channel),
                                .senders = length(&channel->senders),
                                .receivers = length(&channel->receivers),
                                .closed = channel->closed};
   unlock(channel);
+  post(&to_post);
 }
 
 /* ---- waits ---- */
@@ -395,13 +485,14 @@ void uns_channel_wait_unref(uns_channel_wait *wait) {
 uns_channel_result uns_channel_wait_begin(uns_channel_wait *wait) {
   uns_shared_channel *channel = wait->channel;
   if (channel->remote != NULL) return channel->remote->begin(channel->remote, wait);
-  posts to_post = {NULL, NULL};
+  posts to_post;
+  posts_init(&to_post);
   uns_channel_result result = UNS_CHANNEL_WAIT;
   lock(channel);
   if (wait->choice == NULL) {
     result = wait->sends ? send(channel, &wait->item, &to_post) : receive(channel, &wait->item, &to_post);
     if (result == UNS_CHANNEL_DONE) wait->order = ++channel->given;
-  } else if (ready(channel, wait)) {
+  } else if (ready(channel, wait, &to_post)) {
     /* To serve it here would mean to take two choices at once, its own and another's: it looks once more instead. */
     if (!atomic_exchange(&wait->choice->taken, true)) tell(wait, UNS_WAIT_RETRY, &to_post);
   }
@@ -409,6 +500,7 @@ uns_channel_result uns_channel_wait_begin(uns_channel_wait *wait) {
   else if (result == UNS_CHANNEL_CLOSED) wait->told = UNS_WAIT_CLOSED;
   else if (result == UNS_CHANNEL_WAIT && wait->told == UNS_WAIT_NOTHING)
     uns_list_push_back(wait->sends ? &channel->senders : &channel->receivers, &wait->link);
+  watch_loans(channel, &to_post);
   unlock(channel);
   post(&to_post);
   return result;
@@ -432,7 +524,8 @@ void uns_channel_wait_took(uns_channel_wait *wait) {
 
 bool uns_channel_wait_hand_on(uns_channel_wait *wait) {
   uns_shared_channel *channel = wait->channel;
-  posts to_post = {NULL, NULL};
+  posts to_post;
+  posts_init(&to_post);
   lock(channel);
   uns_channel_wait *receiver = take_in(&channel->receivers);
   if (receiver != NULL) {
@@ -453,4 +546,100 @@ void uns_channel_wait_put_back(uns_channel_wait *wait) {
   }
   remote->give_back(remote, wait);
   uns_channel_wait_unref(wait);
+}
+
+/* ---- loans ---- */
+
+enum { LOAN_BYTES_MAX = 4096 }; /* those that were claimed lie here until somebody looks */
+
+void uns_channel_loan_unref(uns_channel_loan *loan) {
+  if (atomic_fetch_sub_explicit(&loan->count, 1, memory_order_acq_rel) != 1) return;
+  uns_channel_item_deinit(&loan->item);
+  uns_free(loan);
+}
+
+/* Makes the first item a packet, if it is small. */
+static bool pack_first(uns_shared_channel *channel) {
+  uns_channel_item *first = place(channel, 0);
+  if (first->kind != UNS_SENT_PACKET) {
+    uns_packet packet;
+    uns_packet_init(&packet);
+    if (uns_channel_item_pack(first, &packet) != UNS_OK) return false;
+    first->kind = UNS_SENT_PACKET;
+    first->as.packet = packet;
+  }
+  return first->as.packet.ref_count == 0 && first->as.packet.size_bytes <= LOAN_BYTES_MAX;
+}
+
+uns_channel_loan *uns_shared_channel_lend(uns_shared_channel *channel, _Atomic uint64_t *claim, uint64_t number,
+                                          _Atomic uint32_t *wanted, uns_packet *packet) {
+  uns_channel_loan *loan = uns_malloc(sizeof *loan);
+  if (loan == NULL) return NULL;
+  atomic_init(&loan->count, 2);
+  atomic_init(&loan->state, UNS_LOAN_GIVEN);
+  loan->item.kind = UNS_SENT_NIL;
+  loan->number = number;
+  loan->claim = claim;
+  loan->wanted = wanted;
+  uns_list_init(&loan->link);
+  posts to_post;
+  posts_init(&to_post);
+  lock(channel);
+  bool lent = channel->returned_count == 0 && channel->count > 0 && pack_first(channel) &&
+              uns_packet_copy(packet, &place(channel, 0)->as.packet) == UNS_OK;
+  if (lent) {
+    uns_channel_item_move(&loan->item, place(channel, 0));
+    channel->first = (channel->first + 1) & (channel->size - 1);
+    channel->count--;
+    atomic_store(claim, number * 4 + UNS_LOAN_GIVEN);
+    uns_list_push_back(&channel->loans, &loan->link);
+    channel->loan_count++;
+    watch_loans(channel, &to_post);
+  }
+  unlock(channel);
+  post(&to_post);
+  if (lent) return loan;
+  uns_free(loan);
+  return NULL;
+}
+
+void uns_shared_channel_recall(uns_shared_channel *channel, uns_channel_loan *loan) {
+  posts to_post;
+  posts_init(&to_post);
+  lock(channel);
+  if (loan->claim != NULL && !end_loan(loan)) drop_loan(channel, loan, &to_post);
+  move_up(channel, &to_post);
+  unlock(channel);
+  post(&to_post);
+}
+
+void uns_shared_channel_settle(uns_shared_channel *channel) {
+  posts to_post;
+  posts_init(&to_post);
+  lock(channel);
+  settle(channel, &to_post);
+  move_up(channel, &to_post);
+  watch_loans(channel, &to_post);
+  unlock(channel);
+  post(&to_post);
+}
+
+void uns_shared_channel_keep_ahead(uns_shared_channel *channel, uns_channel_ahead *ahead) {
+  lock(channel);
+  uns_list_push_back(&channel->ahead, &ahead->link);
+  unlock(channel);
+}
+
+bool uns_shared_channel_take_ahead(uns_shared_channel *channel, uns_channel_item *item) {
+  for (;;) {
+    lock(channel);
+    uns_link *link = uns_list_pop_front(&channel->ahead);
+    unlock(channel);
+    if (link == NULL) return false;
+    uns_channel_ahead *ahead = uns_container_of(link, uns_channel_ahead, link);
+    bool ours = channel->remote->claim(channel->remote, ahead->slot, ahead->number);
+    if (ours) uns_channel_item_move(item, &ahead->item);
+    ahead_free(ahead);
+    if (ours) return true;
+  }
 }

@@ -8,6 +8,9 @@
  *   - What a wait was given lies in the wait itself: whoever ends it finds it there, whether the mail has come or not, and
  *     takes it or puts it back in front. Putting back needs no memory.
  *   - In a worker process a channel stands for one of the host's, which decides: exec/channels.c.
+ *   - A worker process may be lent the first items before it asks. They stay in the channel, and count in it, until the process
+ *     has claimed them, or another receiver, whose turn they are as much, has recalled them: a race by CAS on a word that
+ *     both share. Where a receiver stands in line, none is lent.
  * Values to items and back: loop/channel_shared.c.
  */
 #ifndef UNS_CORE_CHANNEL_H
@@ -57,6 +60,28 @@ typedef enum {
   UNS_WAIT_CLOSED,
   UNS_WAIT_RETRY /* of a choice: something is ready that was not when it was looked at: look again */
 } uns_wait_told;
+
+/* What has become of an item that was lent. A claim is the loan's number times four, plus one of these. */
+typedef enum { UNS_LOAN_NONE, UNS_LOAN_GIVEN, UNS_LOAN_TAKEN, UNS_LOAN_RECALLED } uns_loan_state;
+
+/* At the lender's end. */
+typedef struct uns_channel_loan {
+  uns_link link;          /* in channel->loans; guarded by the channel's lock, as what has no comment */
+  atomic_uint count;      /* the channel's reference and the lender's */
+  atomic_int state;       /* uns_loan_state: for the lender to look at */
+  uns_channel_item item;  /* a packet without references */
+  uint64_t number;
+  _Atomic uint64_t *claim;  /* borrowed; NULL: it is lent no more */
+  _Atomic uint32_t *wanted; /* borrowed. 1: whoever claims something shall wake the lender; pairs with `claim` (seq_cst) */
+} uns_channel_loan;
+
+/* At the other end: an item that may be taken, if its claim succeeds. */
+typedef struct uns_channel_ahead {
+  uns_link link; /* in channel->ahead; guarded by the channel's lock */
+  uns_channel_item item;
+  uint64_t number;
+  uint32_t slot; /* of the claim */
+} uns_channel_ahead;
 
 typedef struct uns_shared_channel uns_shared_channel;
 typedef struct uns_channel_wait uns_channel_wait;
@@ -123,6 +148,8 @@ struct uns_channel_remote {
   bool (*withdraw)(uns_channel_remote *remote, uint64_t group);
   /* The group is over: it need not be remembered. */
   void (*forget)(uns_channel_remote *remote, uint64_t group);
+  /* True: the item lent under that number is taken, for good. */
+  bool (*claim)(uns_channel_remote *remote, uint32_t slot, uint64_t number);
   /* The last reference to the stand-in is gone. */
   void (*drop)(uns_channel_remote *remote, uns_shared_channel *channel);
 };
@@ -136,10 +163,13 @@ struct uns_shared_channel {
   size_t first, count, size;
   uns_link returned; /* waits whose items were put back, the next to be received first; owned */
   size_t returned_count;
+  uns_link loans; /* uns_channel_loan.link: behind what was put back, and before `items`; owned */
+  size_t loan_count;
   uns_link receivers, senders; /* uns_channel_wait.link */
   uint64_t given;
   uns_channel_remote *remote; /* borrowed; NULL: this is the real one. Set before it is shared */
   uint64_t remote_id;
+  uns_link ahead; /* a stand-in's: uns_channel_ahead.link; owned */
 };
 
 /* One reference; NULL without memory. */
@@ -158,6 +188,24 @@ uns_channel_result uns_shared_channel_put_back(uns_shared_channel *channel, uns_
 /* Those who wait are told. What is in it can still be received. */
 void uns_shared_channel_close(uns_shared_channel *channel);
 void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *state);
+
+/*
+ * Lends the first item that is not lent yet, if it is small, and nothing is in front of those that are. `claim` gets the
+ * number, `packet` (empty) a copy of the item to be sent. Returns the lender's reference, or NULL.
+ */
+uns_channel_loan *uns_shared_channel_lend(uns_shared_channel *channel, _Atomic uint64_t *claim, uint64_t number,
+                                          _Atomic uint32_t *wanted, uns_packet *packet);
+/* The loan is over, if it is not already: what was not taken is like any other item. The claim's memory is not looked at
+   any more. */
+void uns_shared_channel_recall(uns_shared_channel *channel, uns_channel_loan *loan);
+/* Some were claimed: those who wait for room are told. */
+void uns_shared_channel_settle(uns_shared_channel *channel);
+/* Drops a reference. */
+void uns_channel_loan_unref(uns_channel_loan *loan);
+/* A stand-in's: keeps an item that may be taken; takes over `ahead`, from uns_malloc. */
+void uns_shared_channel_keep_ahead(uns_shared_channel *channel, uns_channel_ahead *ahead);
+/* Takes the first of those that it can have. It asks nobody. */
+bool uns_shared_channel_take_ahead(uns_shared_channel *channel, uns_channel_item *item);
 
 /* A wait at `channel` (a reference is taken); NULL without memory. `choice` may be NULL (a reference is taken). */
 uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox *mailbox, uns_choice *choice,

@@ -16,6 +16,7 @@ typedef struct child_wait {
   uns_child *child;
   uns_channel_wait *wait; /* one reference, the owner's */
   uint64_t number;        /* the child's */
+  uint64_t channel_id;    /* the same, of the channel; 0: nothing is lent for this one */
 } child_wait;
 
 /* Waits of which one is to be served. It lasts until the child leaves it: more of them may be on their way. */
@@ -109,15 +110,111 @@ static void send_given(child_wait *mine, const uns_message *message) {
   else if (status == UNS_ECORRUPT) uns_child_condemn(child, "it was given an item that cannot leave this process");
 }
 
+/* ---- loans: a child that receives is given some of what lies behind, to take without asking ---- */
+
+static void free_place(uns_service *service, uns_service_loan *place) {
+  uns_channel_loan_unref(place->loan);
+  uns_shared_unref(place->channel);
+  place->loan = NULL;
+  place->channel = NULL;
+  service->loan_count--;
+}
+
+/* Clears away those that are over. A child that takes all it has may have twice as many next time; one from which others
+   recalled some, half as many. */
+static void clear_loans(uns_service *service) {
+  bool recalled = false;
+  for (unsigned slot = 0; slot < UNS_LOANS && service->loan_count > 0; slot++) {
+    uns_service_loan *place = &service->loans[slot];
+    int state = place->loan != NULL ? atomic_load(&place->loan->state) : UNS_LOAN_NONE;
+    recalled |= state == UNS_LOAN_RECALLED;
+    if (state == UNS_LOAN_TAKEN || state == UNS_LOAN_RECALLED) free_place(service, place);
+  }
+  uint32_t window = recalled ? service->loan_window / 2 : service->loan_window * 2;
+  service->loan_window = window < 2 ? 2 : window > UNS_LOANS ? UNS_LOANS : window;
+}
+
+static void recall(uns_service *service, uns_service_loan *place) {
+  uns_shared_channel_recall(place->channel, place->loan);
+  free_place(service, place);
+}
+
+/* Lends the child the first item. False: that is all for now. */
+static bool lend(uns_child *child, uns_shared_channel *channel, uint64_t channel_id, unsigned slot) {
+  uns_service *service = &child->service;
+  uns_board *board = child->wire.board;
+  uns_service_loan *place = &service->loans[slot];
+  uns_packet packet;
+  uns_packet_init(&packet);
+  uint64_t number = ++service->last_loan;
+  place->loan = uns_shared_channel_lend(channel, &board->loans[slot], number, &board->loans_wanted, &packet);
+  if (place->loan == NULL) return false;
+  place->channel = uns_shared_ref(channel);
+  place->channel_id = channel_id;
+  service->loan_count++;
+  uns_message message = {
+      .words = {.kind = UNS_FRAME_CHANNEL_AHEAD, .id = channel_id, .sequence = number, .slot = slot}};
+  bool sent = uns_service_send(child, &message, &packet) == UNS_OK;
+  uns_packet_deinit(&packet);
+  if (!sent) recall(service, place);
+  return sent;
+}
+
+static void lend_some(uns_child *child, uns_shared_channel *channel, uint64_t channel_id) {
+  uns_service *service = &child->service;
+  if (service->dead) return;
+  uns_shared_channel_settle(channel); /* what it has taken of this one */
+  clear_loans(service);
+  for (unsigned slot = 0; slot < UNS_LOANS && service->loan_count < service->loan_window; slot++) {
+    if (service->loans[slot].loan == NULL && !lend(child, channel, channel_id, slot)) return;
+  }
+}
+
+void uns_channels_sweep(uns_child *child) {
+  uns_service *service = &child->service;
+  const uns_shared_channel *last = NULL;
+  for (unsigned slot = 0, left = service->loan_count; slot < UNS_LOANS && left > 0; slot++) {
+    const uns_service_loan *place = &service->loans[slot];
+    if (place->loan == NULL) continue;
+    left--;
+    if (place->channel == last) continue;
+    if (atomic_load(&child->wire.board->loans[slot]) == place->loan->number * 4 + UNS_LOAN_GIVEN) continue;
+    last = place->channel;
+    uns_shared_channel_settle(place->channel);
+  }
+}
+
+void uns_channels_dropped(uns_child *child, uint64_t id) {
+  uns_service *service = &child->service;
+  bool asked = false;
+  for (unsigned slot = 0, left = service->loan_count; slot < UNS_LOANS && left > 0; slot++) {
+    uns_service_loan *place = &service->loans[slot];
+    if (place->loan == NULL) continue;
+    left--;
+    if (place->channel_id != id) continue;
+    uns_shared_channel *still = asked ? NULL : uns_exports_channel(child, id);
+    asked = true;
+    uns_shared_unref(still);
+    if (still != NULL) return;
+    recall(service, place);
+  }
+}
+
 /* The wait has ended with something other than nothing: the child is to know. */
 static void pass_on(child_wait *mine, uns_wait_told told) {
   mark_group(mine);
   uns_message message = {.words = {.kind = UNS_FRAME_CHANNEL_TOLD, .sequence = mine->number, .state = told}};
+  uns_child *child = mine->child;
   if (told == UNS_WAIT_GIVEN && !mine->wait->sends) {
+    uns_shared_channel *channel = uns_shared_ref(mine->wait->channel);
+    uint64_t channel_id = mine->channel_id;
+    uns_service_cork(child);
     send_given(mine, &message);
+    if (channel_id != 0) lend_some(child, channel, channel_id);
+    uns_service_uncork(child);
+    uns_shared_unref(channel);
     return;
   }
-  uns_child *child = mine->child;
   uns_channel_wait *wait = mine->wait;
   forget(mine);
   uns_channel_wait_unref(wait);
@@ -145,7 +242,7 @@ static child_wait *new_wait(uns_child *child, uns_shared_channel *channel, uns_c
   }
   mine->wait->owner = mine;
   mine->child = child;
-  mine->number = 0;
+  mine->number = mine->channel_id = 0;
   uns_list_init(&mine->link);
   return mine;
 }
@@ -174,6 +271,7 @@ bool uns_channels_wait(uns_child *child, uns_message *message) {
     return true;
   }
   mine->number = words->sequence;
+  mine->channel_id = words->id;
   uns_list_push_back(&service->waits, &mine->link);
   uns_channel_result result = UNS_CHANNEL_NO_MEMORY;
   bool fine = !sends || take_item(message, &mine->wait->item);
@@ -347,6 +445,10 @@ bool uns_channels_ask(uns_child *child, uns_message *message) {
 void uns_channels_clear(uns_child *child) {
   uns_service *service = &child->service;
   uns_link *link;
+  for (unsigned slot = 0; slot < UNS_LOANS; slot++) {
+    if (service->loans[slot].loan != NULL) recall(service, &service->loans[slot]);
+  }
+  service->loan_window = 0;
   while (!uns_list_empty(&service->waits)) {
     child_wait *mine = uns_container_of(service->waits.next, child_wait, link);
     uns_channel_wait *wait = mine->wait;

@@ -14,6 +14,8 @@
 #include "exec/spawn.h"
 #include "loop/task.h"
 
+enum { INPUT_BYTES = 16384 };
+
 /* Numbers of cells that were made here; the host's own have the bit clear. */
 static const uint64_t made_here = (uint64_t)1 << 63;
 
@@ -38,7 +40,11 @@ struct uns_parent {
   int socket;
   int supervisor_fd; /* borrowed */
   uns_board *board;  /* borrowed */
-  uns_port in;       /* the thread's */
+  uns_port in;       /* the thread's, as the next */
+  struct {
+    size_t first, end;
+    uint8_t bytes[INPUT_BYTES];
+  } input; /* what came and has not been looked at */
 
   uv_mutex_t look_lock; /* taken before all others */
   uns_parties *parties; /* borrowed; NULL: they are not there yet, or no more */
@@ -266,6 +272,15 @@ uint64_t uns_parent_number(uns_parent *parent, bool made) {
 
 uns_parent_channels *uns_parent_channels_of(uns_parent *parent) { return &parent->channels; }
 uns_channel_remote *uns_parent_channel_remote(uns_parent *parent) { return &parent->channels.remote; }
+
+bool uns_parent_claim(const uns_parent *parent, uint32_t slot, uint64_t number) {
+  uns_board *board = parent->board;
+  uint64_t given = number * 4 + UNS_LOAN_GIVEN;
+  if (!atomic_compare_exchange_strong(&board->loans[slot], &given, number * 4 + UNS_LOAN_TAKEN)) return false;
+  if (atomic_load(&board->loans_wanted) != 0 && atomic_exchange(&board->loans_wanted, 0) != 0)
+    uns_parent_wake_supervisor(parent);
+  return true;
+}
 
 /* Asks the host, and waits for what it says: it knows who was first. */
 static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
@@ -568,6 +583,7 @@ static int handle(uns_parent *parent, uns_message *message) {
     case UNS_FRAME_PROGRESS: on_progress(parent, &message->words); return UNS_OK;
     case UNS_FRAME_CANCEL: on_cancel(parent, message->words.sequence); return UNS_OK;
     case UNS_FRAME_CHANNEL_TOLD: uns_parent_channels_told(&parent->channels, message); return UNS_OK;
+    case UNS_FRAME_CHANNEL_AHEAD: return uns_parent_channels_ahead(&parent->channels, message);
     case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
     case UNS_FRAME_ASK: return on_ask(parent, message->words.id);
     case UNS_FRAME_DEADLOCK: return on_deadlock(parent, message);
@@ -575,14 +591,29 @@ static int handle(uns_parent *parent, uns_message *message) {
   }
 }
 
-static bool receive(int socket, uint8_t *to, size_t size_bytes) {
+static bool receive(uns_parent *parent, uint8_t *to, size_t size_bytes) {
   while (size_bytes > 0) {
-    ssize_t count = recv(socket, to, size_bytes, MSG_WAITALL);
+    size_t now = parent->input.end - parent->input.first;
+    if (now > 0) {
+      if (now > size_bytes) now = size_bytes;
+      memcpy(to, parent->input.bytes + parent->input.first, now);
+      parent->input.first += now;
+      to += now;
+      size_bytes -= now;
+      continue;
+    }
+    bool large = size_bytes >= INPUT_BYTES; /* it goes where it belongs at once */
+    ssize_t count = recv(parent->socket, large ? to : parent->input.bytes, large ? size_bytes : INPUT_BYTES, 0);
     if (count < 0 && errno == EINTR) continue;
     if (count == 0) errno = 0;
     if (count <= 0) return false;
-    to += count;
-    size_bytes -= (size_t)count;
+    if (large) {
+      to += count;
+      size_bytes -= (size_t)count;
+    } else {
+      parent->input.first = 0;
+      parent->input.end = (size_t)count;
+    }
   }
   return true;
 }
@@ -590,13 +621,13 @@ static bool receive(int socket, uint8_t *to, size_t size_bytes) {
 /* One frame. UNS_ECLOSED: the host is gone, or errno says what is wrong. */
 static int receive_message(uns_parent *parent, uns_message *message) {
   uint8_t head[UNS_FRAME_HEAD];
-  if (!receive(parent->socket, head, sizeof head)) return UNS_ECLOSED;
+  if (!receive(parent, head, sizeof head)) return UNS_ECLOSED;
   uint64_t size_bytes = uns_frame_size(head);
   if (size_bytes == 0) return UNS_ECORRUPT;
   uint8_t *bytes = uns_malloc((size_t)size_bytes);
   if (bytes == NULL) return UNS_ENOMEM;
   memcpy(bytes, head, sizeof head);
-  int status = receive(parent->socket, bytes + sizeof head, (size_t)size_bytes - sizeof head)
+  int status = receive(parent, bytes + sizeof head, (size_t)size_bytes - sizeof head)
                    ? uns_frame_read(&parent->in, bytes, (size_t)size_bytes, message)
                    : UNS_ECLOSED;
   if (status == UNS_OK) {

@@ -288,6 +288,37 @@ void uns_parent_channels_told(uns_parent_channels *channels, uns_message *messag
   uns_mailbox_unref(mailbox);
 }
 
+/* ---- what is lent ---- */
+
+int uns_parent_channels_ahead(uns_parent_channels *channels, uns_message *message) {
+  if (message->words.slot >= UNS_LOANS || message->packet.size_bytes == 0) return UNS_ECORRUPT;
+  uns_channel_ahead *ahead = uns_malloc(sizeof *ahead);
+  if (ahead == NULL) return UNS_OK; /* the host has it, too */
+  uns_list_init(&ahead->link);
+  ahead->slot = message->words.slot;
+  ahead->number = message->words.sequence;
+  ahead->item.kind = UNS_SENT_PACKET;
+  ahead->item.as.packet = message->packet;
+  uns_packet_init(&message->packet);
+  uv_mutex_lock(&channels->lock);
+  const proxy *known = uns_table_get(&channels->known, message->words.id);
+  uns_shared_channel *channel = known != NULL ? known->channel : NULL;
+  bool there = channel != NULL && uns_shared_try_ref(channel);
+  uv_mutex_unlock(&channels->lock);
+  if (there) {
+    uns_shared_channel_keep_ahead(channel, ahead);
+    uns_shared_unref(channel);
+  } else { /* the host hears of that, and recalls it */
+    uns_channel_item_deinit(&ahead->item);
+    uns_free(ahead);
+  }
+  return UNS_OK;
+}
+
+static bool claim(uns_channel_remote *remote, uint32_t slot, uint64_t number) {
+  return uns_parent_claim(of(remote)->parent, slot, number);
+}
+
 /* ---- beginning and end ---- */
 
 int uns_parent_channels_init(uns_parent_channels *channels, uns_parent *parent) {
@@ -304,6 +335,7 @@ int uns_parent_channels_init(uns_parent_channels *channels, uns_parent *parent) 
                                           .give_back = give_back,
                                           .withdraw = withdraw,
                                           .forget = forget,
+                                          .claim = claim,
                                           .drop = drop};
   channels->parent = parent;
   return uv_mutex_init(&channels->lock);

@@ -25,6 +25,8 @@ int uns_parent_channels_init(uns_parent_channels *channels, uns_parent *parent);
 void uns_parent_channels_deinit(uns_parent_channels *channels);
 /* The host tells a wait something. The listening thread. */
 void uns_parent_channels_told(uns_parent_channels *channels, uns_message *message);
+/* It lends an item. UNS_OK or a negative code. The same thread. */
+int uns_parent_channels_ahead(uns_parent_channels *channels, uns_message *message);
 
 /* For uns_parent_ops. */
 int uns_parent_export_channel(void *owner, uns_shared_channel *channel, uint64_t *id);
@@ -38,6 +40,8 @@ uns_parent_channels *uns_parent_channels_of(uns_parent *parent);
 int uns_parent_send(uns_parent *parent, const uns_message *message, const uns_packet *packet);
 /* Sends it with a number of its own, and waits for the answer, which is to be deinit'ed after UNS_OK. Not the listener. */
 int uns_parent_ask(uns_parent *parent, uns_message *message, const uns_packet *packet, uns_message *answer);
+/* True: the item lent in that place is ours. */
+bool uns_parent_claim(const uns_parent *parent, uint32_t slot, uint64_t number);
 /* A number that nobody has: `made`: for something that was made here. */
 uint64_t uns_parent_number(uns_parent *parent, bool made);
 

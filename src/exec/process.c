@@ -171,6 +171,7 @@ static void sweep(uns_sweep *swept) {
     if (!there) continue;
     look_at_waiting(child);
     uns_calls_pass_progress(child);
+    uns_channels_sweep(child);
     uns_exports_sweep(child);
   }
   if (pool->closing) uns_process_pool_tell_if_gone(pool);

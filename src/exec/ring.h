@@ -19,6 +19,7 @@
 
 enum {
   UNS_RING_BYTES = 4 << 20, /* room of one ring; a larger frame passes through it in pieces */
+  UNS_LOANS = 256,          /* items of channels that may be lent to a child at once */
   UNS_CLAIMS = 16           /* calls that may lie in a child at once: one runs, the others were given ahead */
 };
 
@@ -56,6 +57,9 @@ typedef struct uns_board {
   /* How far the child's call last said that it is: the doubles' bits, whose call that was (0 while they change), and how
      often one has said so, written last. */
   _Alignas(64) _Atomic uint64_t progress_done, progress_total, progress_call, progress_count;
+  /* What has become of the item lent in each place: the child takes it, or the host recalls it, a race by CAS. */
+  _Alignas(64) _Atomic uint64_t loans[UNS_LOANS];
+  _Atomic uint32_t loans_wanted; /* 1: the supervisor wants to be woken when one is taken; seq_cst against `loans` */
   uns_ring_words to_child, to_host;
 } uns_board;
 

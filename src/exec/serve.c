@@ -29,17 +29,28 @@ typedef struct chunk {
 
 /* Sends what the socket takes. */
 static void flush(uns_child *child) {
+  enum { PIECES = 64 };
   uns_service *service = &child->service;
   while (!uns_list_empty(&service->output) && service->watch.fd >= 0) {
-    chunk *first = uns_container_of(service->output.next, chunk, link);
-    ssize_t sent = send(service->watch.fd, first->bytes + first->sent_bytes, first->size_bytes - first->sent_bytes,
-                        MSG_NOSIGNAL | MSG_DONTWAIT);
+    struct iovec pieces[PIECES];
+    struct msghdr header = {.msg_iov = pieces};
+    for (uns_link *link = service->output.next; link != &service->output && header.msg_iovlen < PIECES; link = link->next) {
+      chunk *one = uns_container_of(link, chunk, link);
+      pieces[header.msg_iovlen++] = (struct iovec){one->bytes + one->sent_bytes, one->size_bytes - one->sent_bytes};
+    }
+    ssize_t sent = sendmsg(service->watch.fd, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0) break; /* full; or the child is gone, which the watch on its end tells */
-    first->sent_bytes += (size_t)sent;
-    if (first->sent_bytes < first->size_bytes) continue;
-    uns_list_remove(&first->link);
-    uns_free(first);
+    for (size_t left = (size_t)sent; left > 0;) {
+      chunk *first = uns_container_of(service->output.next, chunk, link);
+      size_t now = first->size_bytes - first->sent_bytes;
+      if (now > left) now = left;
+      first->sent_bytes += now;
+      left -= now;
+      if (first->sent_bytes < first->size_bytes) break;
+      uns_list_remove(&first->link);
+      uns_free(first);
+    }
   }
   if (service->watch.fd < 0) return;
   uint32_t events = EPOLLIN | (uns_list_empty(&service->output) ? 0 : (uint32_t)EPOLLOUT);
@@ -64,8 +75,15 @@ int uns_service_send(uns_child *child, const uns_message *message, const uns_pac
   uns_frame_done(&frame);
   bool idle = uns_list_empty(&service->output);
   uns_list_push_back(&service->output, &last->link);
-  if (idle) flush(child);
+  if (idle && !service->corked) flush(child);
   return UNS_OK;
+}
+
+void uns_service_cork(uns_child *child) { child->service.corked = true; }
+
+void uns_service_uncork(uns_child *child) {
+  child->service.corked = false;
+  flush(child);
 }
 
 /* The same for what must not be lost: else the child would wait for ever. */
@@ -219,7 +237,11 @@ static int handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_HELLO: fine = hello(child, message); break;
     case UNS_FRAME_SETTLE: return uns_exports_settle(child, message);
     case UNS_FRAME_LOOKED: return uns_exports_look_at(child, &message->words);
-    case UNS_FRAME_UNREF: return uns_exports_give_back(child, &message->words);
+    case UNS_FRAME_UNREF: {
+      int status = uns_exports_give_back(child, &message->words);
+      uns_channels_dropped(child, message->words.id);
+      return status;
+    }
     case UNS_FRAME_CALL: fine = call(child, message); break;
     case UNS_FRAME_CANCEL: fine = cancel(child, message->words.id); break;
     case UNS_FRAME_CHANNEL_MAKE: fine = uns_channels_make(child, message); break;

@@ -35,6 +35,13 @@ typedef struct uns_exports {
   uint32_t stale; /* that the supervisor shall clear away */
 } uns_exports;
 
+/* An item of a channel that the child may take. */
+typedef struct uns_service_loan {
+  uns_channel_loan *loan; /* one reference; NULL: the place is free */
+  uns_shared_channel *channel; /* one reference */
+  uint64_t channel_id;         /* the child's number for it */
+} uns_service_loan;
+
 /* The control socket. The supervisor's thread only. */
 typedef struct uns_service {
   uns_watch watch;
@@ -46,6 +53,10 @@ typedef struct uns_service {
   uns_link waits;         /* its waits at channels, oldest first, that have not been told anything */
   uns_link groups;        /* of waits of which one is to be served */
   uns_link given;         /* items that it was given and has not said to have, in the order it was given them */
+  uns_service_loan loans[UNS_LOANS];
+  uint32_t loan_count, loan_window; /* of these in use; how many it may have, by what it made of the last */
+  uint64_t last_loan;               /* counted up from child to child */
+  bool corked;             /* what is sent stays in `output` until it is not */
   uint64_t sent, received; /* frames */
   int received_fd;        /* that came over it; -1: none */
   bool dead;              /* what it said last is read */
@@ -228,6 +239,10 @@ bool uns_channels_wait(uns_child *child, uns_message *message);
 bool uns_channels_leave(uns_child *child, const uns_message *message);
 bool uns_channels_took(uns_child *child, const uns_message *message);
 bool uns_channels_give_back(uns_child *child, const uns_message *message);
+/* What was lent to the child and taken makes room; the supervisor has been woken, perhaps for that. */
+void uns_channels_sweep(uns_child *child);
+/* The child has given back references to number `id`: where it has no more, nothing of it is lent to the child. */
+void uns_channels_dropped(uns_child *child, uint64_t id);
 /* The child is dead: its waits end, and what it had not said to have goes back in front. */
 void uns_channels_clear(uns_child *child);
 
@@ -242,6 +257,9 @@ int uns_service_send(uns_child *child, const uns_message *message, const uns_pac
 void uns_service_must_send(uns_child *child, const uns_message *message, const uns_packet *packet);
 /* Has the child left something half said? Then it is killed. */
 void uns_service_check(uns_child *child);
+/* Between the two, what is sent goes out together. */
+void uns_service_cork(uns_child *child);
+void uns_service_uncork(uns_child *child);
 /* The call that the child made under that number, or NULL. */
 const uns_job *uns_service_nested(const uns_child *child, uint64_t id);
 /* Asks the child to stop the call `sequence`. */

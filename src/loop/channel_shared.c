@@ -158,8 +158,12 @@ uns_channel_result uns_shared_send(lua_State *L, uns_channel *mine, int value, b
 
 uns_channel_result uns_shared_receive(lua_State *L, uns_channel *mine, bool now) {
   uns_shared_channel *shared = mine->shared;
-  if (shared->remote != NULL && !now) return UNS_CHANNEL_WAIT;
   uns_channel_item item;
+  if (shared->remote != NULL && uns_shared_channel_take_ahead(shared, &item)) {
+    push_value(L, &item);
+    return UNS_CHANNEL_DONE;
+  }
+  if (shared->remote != NULL && !now) return UNS_CHANNEL_WAIT;
   uns_channel_result result = uns_shared_channel_receive(shared, &item);
   check_memory(L, result);
   if (result == UNS_CHANNEL_DONE) push_value(L, &item);
