@@ -487,6 +487,104 @@ describe("a process that dies", function()
   end)
 end)
 
+describe("what a process may take without asking", function()
+  local uv = require("luv")
+
+  --- Takes `first` items, says so, waits for a word, takes `second` more, and ends.
+  local take = unsync.cpu(function(ch, steps, first, second)
+    local items = {}
+    for i = 1, first do items[i] = ch:recv() end
+    steps:send(require("luv").os_getpid())
+    if steps:recv() == "die" then while true do end end
+    for i = 1, second do items[first + i] = ch:recv() end
+    return items
+  end)
+
+  --- A channel with the items `from` to `to`, and with room for no more.
+  local function full(from, to)
+    local ch = unsync.channel(to - from + 1)
+    for i = from, to do ch:send(i) end
+    return ch
+  end
+
+  it("is there for whoever comes first, in its order", function()
+    for first = 1, 8 do
+      local ch, steps = full(1, 20), unsync.channel()
+      local task = take(ch, steps, first, 5)
+      steps:recv()
+      for i = first + 1, first + 5 do assert.same({true, i}, {ch:try_recv()}) end
+      assert.equal(first + 6, (ch:recv()))
+      steps:send("go on")
+      local items = task:await()
+      assert.equal(first + 7, items[first + 1])
+      assert.equal(first + 5, #items)
+      ch:close()
+      local left = 0
+      for _ in ch do left = left + 1 end
+      assert.equal(20 - first - 6 - 5, left)
+    end
+  end)
+
+  it("takes up room until it is taken, and whoever waits for that is told", function()
+    local ch, steps = full(1, 10), unsync.channel()
+    local task = take(ch, steps, 3, 7)
+    steps:recv()
+    for i = 11, 13 do assert.is_true(ch:try_send(i)) end
+    assert.same({false, "full"}, {ch:try_send(14)})
+    local sender = unsync.spawn(function() for i = 14, 20 do ch:send(i) end end)
+    unsync.yield()
+    assert.is_false(sender:done())
+    steps:send("go on")
+    sender:await()
+    assert.equal(10, #task:await())
+    ch:close()
+    local items = {}
+    for item in ch do items[#items + 1] = item end
+    assert.same({11, 12, 13, 14, 15, 16, 17, 18, 19, 20}, items)
+  end)
+
+  it("is left by one that dies", function()
+    for first = 1, 8 do
+      local ch, steps = full(1, 20), unsync.channel()
+      local task = take(ch, steps, first, 0)
+      local pid = steps:recv()
+      local sender = unsync.spawn(ch.send, ch, 21)
+      steps:send("die")
+      uv.kill(pid, "sigkill")
+      assert.equal("crashed", code_of(task.await, task))
+      sender:await()
+      for i = first + 1, 21 do assert.same({true, i}, {ch:try_recv()}) end
+      assert.same({false, "empty"}, {ch:try_recv()})
+    end
+  end)
+
+  it("comes once, to several processes and the script at once", function()
+    local ch, results = unsync.channel(50), unsync.channel(50)
+    local worker = unsync.cpu(function(from, to)
+      for item in from do to:send(item) end
+    end)
+    local workers = {worker(ch, results), worker(ch, results)}
+    local here = unsync.spawn(function() for item in ch do results:send(item) end end)
+    local sender = unsync.spawn(function()
+      for i = 1, 3000 do ch:send(i % 3 == 0 and {i} or i) end
+      ch:close()
+    end)
+    unsync.spawn(function()
+      sender:await()
+      here:await()
+      unsync.all(workers):await()
+      results:close()
+    end)
+    local seen, count = {}, 0
+    for item in results do
+      local i = type(item) == "table" and item[1] or item
+      assert.is_nil(seen[i])
+      seen[i], count = true, count + 1
+    end
+    assert.equal(3000, count)
+  end)
+end)
+
 describe("a channel between states that nobody else can serve any more", function()
   it("is a deadlock, not a hang", function()
     for _, wrap in ipairs({unsync.thread, unsync.cpu}) do
