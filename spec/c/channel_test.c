@@ -223,6 +223,170 @@ static void items_become_packets(void **state) {
   }
 }
 
+/* ---- loans ---- */
+
+/* What a process does on its own side. */
+static bool claims(_Atomic uint64_t *claim, uint64_t number) {
+  uint64_t given = number * 4 + UNS_LOAN_GIVEN;
+  return atomic_compare_exchange_strong(claim, &given, number * 4 + UNS_LOAN_TAKEN);
+}
+
+static uns_channel_loan *lend(uns_shared_channel *channel, _Atomic uint64_t *claim, uint64_t number,
+                              _Atomic uint32_t *wanted) {
+  uns_packet packet;
+  uns_packet_init(&packet);
+  uns_channel_loan *loan = uns_shared_channel_lend(channel, claim, number, wanted, &packet);
+  if (loan != NULL && packet.size_bytes == 0) abort();
+  uns_packet_deinit(&packet);
+  return loan;
+}
+
+static int64_t value_of(uns_channel_item *item) {
+  if (item->kind == UNS_SENT_INTEGER) return item->as.integer;
+  uns_reader reader;
+  if (item->kind != UNS_SENT_PACKET || uns_reader_open(&reader, &item->as.packet) != UNS_OK) abort();
+  int64_t value = uns_reader_value(&reader, 0).as.integer;
+  uns_reader_close(&reader);
+  uns_channel_item_deinit(item);
+  return value;
+}
+
+static int64_t receive_any(uns_shared_channel *channel) {
+  uns_channel_item item;
+  uns_channel_result result = uns_shared_channel_receive(channel, &item);
+  return result == UNS_CHANNEL_DONE ? value_of(&item) : -(int64_t)result;
+}
+
+/* And what the process gets of it. */
+static uns_channel_loan *lend_value(uns_shared_channel *channel, _Atomic uint64_t *claim, uint64_t number,
+                                    _Atomic uint32_t *wanted, int64_t *value) {
+  uns_channel_item copy = {.kind = UNS_SENT_PACKET};
+  uns_packet_init(&copy.as.packet);
+  uns_channel_loan *loan = uns_shared_channel_lend(channel, claim, number, wanted, &copy.as.packet);
+  if (loan != NULL) *value = value_of(&copy);
+  return loan;
+}
+
+static void what_is_lent_is_taken_or_recalled(void **state) {
+  fixture *f = *state;
+  _Atomic uint64_t claim[3];
+  _Atomic uint32_t wanted = 0;
+  uns_channel_loan *loans[3];
+  uns_channel_state all;
+  assert_null(lend(f->channel, &claim[0], 1, &wanted)); /* of nothing */
+  for (int n = 1; n <= 2; n++) assert_int_equal(send(f, n), UNS_CHANNEL_DONE);
+  for (int i = 0; i < 2; i++) loans[i] = lend(f->channel, &claim[i], (uint64_t)i + 1, &wanted);
+  assert_null(lend(f->channel, &claim[2], 3, &wanted));
+  assert_int_equal(send(f, 99), UNS_CHANNEL_WAIT); /* they take up room */
+  assert_true(claims(&claim[0], 1));
+  assert_false(claims(&claim[0], 1));
+  uns_shared_channel_look(f->channel, &all);
+  assert_int_equal(all.count, 1);
+  assert_int_equal(send(f, 3), UNS_CHANNEL_DONE);
+  assert_int_equal(receive_any(f->channel), 2); /* before what was not lent */
+  assert_false(claims(&claim[1], 2));
+  assert_int_equal(atomic_load(&loans[0]->state), UNS_LOAN_TAKEN);
+  assert_int_equal(atomic_load(&loans[1]->state), UNS_LOAN_RECALLED);
+  loans[2] = lend(f->channel, &claim[2], 3, &wanted);
+  uns_shared_channel_recall(f->channel, loans[2]); /* by its lender */
+  assert_false(claims(&claim[2], 3));
+  uns_channel_item item = number(7);
+  assert_int_equal(uns_shared_channel_put_back(f->channel, &item), UNS_CHANNEL_DONE);
+  assert_null(lend(f->channel, &claim[0], 4, &wanted)); /* what goes back in front is not overtaken */
+  assert_int_equal(receive_any(f->channel), 7);
+  assert_int_equal(receive_any(f->channel), 3);
+  assert_int_equal(receive_any(f->channel), -UNS_CHANNEL_WAIT);
+  for (int i = 0; i < 3; i++) uns_channel_loan_unref(loans[i]);
+}
+
+static void who_waits_for_the_room_of_a_loan_is_told(void **state) {
+  fixture *f = *state;
+  _Atomic uint64_t claim[2];
+  _Atomic uint32_t wanted = 0;
+  uns_channel_loan *loans[2];
+  for (int n = 1; n <= 2; n++) assert_int_equal(send(f, n), UNS_CHANNEL_DONE);
+  loans[0] = lend(f->channel, &claim[0], 1, &wanted);
+  uns_channel_wait *third = in_line(f, NULL, true, 3), *fourth = in_line(f, NULL, true, 4);
+  assert_int_equal(atomic_exchange(&wanted, 0), 1);
+  loans[1] = lend(f->channel, &claim[1], 2, &wanted);
+  assert_int_equal(atomic_exchange(&wanted, 0), 1);
+  assert_true(claims(&claim[0], 1));
+  uns_shared_channel_settle(f->channel);
+  assert_int_equal(wanted, 1); /* one still waits */
+  assert_int_equal(uns_channel_wait_end(third), UNS_WAIT_GIVEN);
+  assert_true(claims(&claim[1], 2));
+  uns_shared_channel_recall(f->channel, loans[1]); /* its process is dead, but it had it */
+  assert_int_equal(uns_channel_wait_end(fourth), UNS_WAIT_GIVEN);
+  for (int n = 3; n <= 4; n++) assert_int_equal(receive_any(f->channel), n);
+  assert_int_equal(receive_any(f->channel), -UNS_CHANNEL_WAIT);
+  deliver(f->mailbox);
+  uns_channel_wait_unref(third);
+  uns_channel_wait_unref(fourth);
+  for (int i = 0; i < 2; i++) uns_channel_loan_unref(loans[i]);
+}
+
+enum { RACED = 20000 };
+
+typedef struct {
+  uns_shared_channel *channel;
+  atomic_int got;
+  atomic_llong sum;
+} race;
+
+static void *race_to_receive(void *argument) {
+  race *r = argument;
+  while (atomic_load(&r->got) < RACED) {
+    int64_t value = receive_any(r->channel);
+    if (value <= 0) {
+      sched_yield();
+      continue;
+    }
+    atomic_fetch_add(&r->sum, value);
+    atomic_fetch_add(&r->got, 1);
+  }
+  return NULL;
+}
+
+static void an_item_is_taken_or_recalled_but_not_both(void **state) {
+  (void)state;
+  enum { PLACES = 8 };
+  race r = {.channel = uns_shared_channel_new(16)};
+  _Atomic uint64_t claim[PLACES];
+  _Atomic uint32_t wanted = 0;
+  uns_channel_loan *loans[PLACES] = {NULL};
+  uint64_t numbers[PLACES], last = 0;
+  int64_t values[PLACES];
+  pthread_t receiver;
+  pthread_create(&receiver, NULL, race_to_receive, &r);
+  for (int64_t sent = 0; atomic_load(&r.got) < RACED;) {
+    uns_channel_item item = number(sent + 1);
+    if (sent < RACED && uns_shared_channel_send(r.channel, &item) == UNS_CHANNEL_DONE) sent++;
+    for (int i = 0; i < PLACES; i++) {
+      if (loans[i] == NULL) {
+        numbers[i] = ++last;
+        loans[i] = lend_value(r.channel, &claim[i], last, &wanted, &values[i]);
+        continue;
+      }
+      if (claims(&claim[i], numbers[i])) {
+        atomic_fetch_add(&r.sum, values[i]);
+        atomic_fetch_add(&r.got, 1);
+      }
+      uns_shared_channel_recall(r.channel, loans[i]);
+      uns_channel_loan_unref(loans[i]);
+      loans[i] = NULL;
+    }
+  }
+  pthread_join(receiver, NULL);
+  for (int i = 0; i < PLACES; i++) {
+    if (loans[i] == NULL) continue;
+    uns_shared_channel_recall(r.channel, loans[i]);
+    uns_channel_loan_unref(loans[i]);
+  }
+  assert_int_equal(atomic_load(&r.got), RACED);
+  assert_int_equal(atomic_load(&r.sum), (long long)RACED * (RACED + 1) / 2);
+  uns_shared_unref(r.channel);
+}
+
 static void memory_may_run_out_anywhere(void **state) {
   fixture *f = *state;
   for (long countdown = 1; countdown < 40; countdown++) {
@@ -457,6 +621,9 @@ int main(void) {
       TEST(closing_tells_all),
       TEST(mail_to_a_state_that_is_gone_frees_itself),
       TEST(items_become_packets),
+      TEST(what_is_lent_is_taken_or_recalled),
+      TEST(who_waits_for_the_room_of_a_loan_is_told),
+      cmocka_unit_test(an_item_is_taken_or_recalled_but_not_both),
       TEST(memory_may_run_out_anywhere),
       cmocka_unit_test(nothing_is_lost_or_doubled_between_threads),
       cmocka_unit_test(choices_meet_choices),

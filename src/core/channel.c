@@ -1,81 +1,6 @@
 #include "core/channel.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-#include "core/writer.h"
-
 enum { SIZE_FIRST = 8 /* places of the smallest ring */ };
-
-/* ---- items ---- */
-
-void uns_channel_item_deinit(uns_channel_item *item) {
-  if (item->kind == UNS_SENT_PACKET) uns_packet_deinit(&item->as.packet);
-  item->kind = UNS_SENT_NIL;
-}
-
-void uns_channel_item_move(uns_channel_item *to, uns_channel_item *from) {
-  *to = *from;
-  from->kind = UNS_SENT_NIL;
-}
-
-static int write_item(uns_writer *writer, const uns_channel_item *item) {
-  switch (item->kind) {
-    case UNS_SENT_FALSE: return uns_writer_boolean(writer, false);
-    case UNS_SENT_TRUE: return uns_writer_boolean(writer, true);
-    case UNS_SENT_INTEGER: return uns_writer_integer(writer, item->as.integer);
-    case UNS_SENT_NUMBER: return uns_writer_number(writer, item->as.number);
-    case UNS_SENT_BYTES: return uns_writer_string(writer, item->as.bytes, item->size);
-    default: return uns_writer_nil(writer);
-  }
-}
-
-int uns_channel_item_pack(uns_channel_item *item, uns_packet *packet) {
-  if (item->kind == UNS_SENT_PACKET) {
-    *packet = item->as.packet;
-    item->kind = UNS_SENT_NIL;
-    return UNS_OK;
-  }
-  uns_writer writer;
-  int status = uns_writer_init(&writer, packet);
-  if (status == UNS_OK) status = write_item(&writer, item);
-  if (status == UNS_OK) status = uns_writer_finish(&writer);
-  uns_writer_deinit(&writer);
-  if (status != UNS_OK) uns_packet_deinit(packet);
-  else item->kind = UNS_SENT_NIL;
-  return status == UNS_OK ? UNS_OK : UNS_ENOMEM;
-}
-
-/* ---- choices ---- */
-
-uns_choice *uns_choice_new(void) {
-  uns_choice *choice = uns_malloc(sizeof *choice);
-  if (choice == NULL) return NULL;
-  atomic_init(&choice->count, 1);
-  atomic_init(&choice->taken, false);
-  choice->remote = NULL;
-  choice->group = 0;
-  choice->left = false;
-  return choice;
-}
-
-static uns_choice *choice_ref(uns_choice *choice) {
-  atomic_fetch_add_explicit(&choice->count, 1, memory_order_relaxed);
-  return choice;
-}
-
-void uns_choice_unref(uns_choice *choice) {
-  if (choice == NULL || atomic_fetch_sub_explicit(&choice->count, 1, memory_order_acq_rel) != 1) return;
-  if (choice->group != 0 && !choice->left) choice->remote->forget(choice->remote, choice->group);
-  uns_free(choice);
-}
-
-bool uns_choice_take(uns_choice *choice) {
-  if (atomic_exchange(&choice->taken, true)) return false;
-  if (choice->group == 0) return true;
-  choice->left = true;
-  return choice->remote->withdraw(choice->remote, choice->group);
-}
 
 /* ---- the object ---- */
 
@@ -204,12 +129,14 @@ static void drop_loan(uns_shared_channel *channel, uns_channel_loan *loan, posts
   channel->loan_count--;
 }
 
-/* Takes out those that were claimed. */
-static void settle(uns_shared_channel *channel, posts *to_post) {
+/* Takes out those that were claimed. `watch`: who claims another is to say so. */
+static void settle(uns_shared_channel *channel, bool watch, posts *to_post) {
   for (uns_link *link = channel->loans.next, *next; link != &channel->loans; link = next) {
     uns_channel_loan *loan = uns_container_of(link, uns_channel_loan, link);
     next = link->next;
-    if (loan->claim == NULL || atomic_load(loan->claim) == loan->number * 4 + UNS_LOAN_GIVEN) continue;
+    if (loan->claim == NULL) continue;
+    if (watch) atomic_store(loan->wanted, 1);
+    if (atomic_load(loan->claim) == loan->number * 4 + UNS_LOAN_GIVEN) continue;
     if (!end_loan(loan)) drop_loan(channel, loan, to_post);
   }
 }
@@ -294,7 +221,7 @@ static uns_channel_result send(uns_shared_channel *channel, uns_channel_item *it
     tell(receiver, UNS_WAIT_GIVEN, to_post);
     return UNS_CHANNEL_DONE;
   }
-  if (there(channel) >= channel->capacity) settle(channel, to_post);
+  if (there(channel) >= channel->capacity) settle(channel, false, to_post);
   if (there(channel) >= channel->capacity) return UNS_CHANNEL_WAIT;
   return put_last(channel, item) ? UNS_CHANNEL_DONE : UNS_CHANNEL_NO_MEMORY;
 }
@@ -311,12 +238,8 @@ static void move_up(uns_shared_channel *channel, posts *to_post) {
 
 /* Senders wait for room. Where items are lent, those who claim them are to say so; what they have claimed so far makes room. */
 static void watch_loans(uns_shared_channel *channel, posts *to_post) {
-  if (uns_list_empty(&channel->loans) || uns_list_empty(&channel->senders)) return;
-  for (uns_link *link = channel->loans.next; link != &channel->loans; link = link->next) {
-    const uns_channel_loan *loan = uns_container_of(link, uns_channel_loan, link);
-    if (loan->claim != NULL) atomic_store(loan->wanted, 1);
-  }
-  settle(channel, to_post);
+  if (uns_list_empty(&channel->senders)) return;
+  settle(channel, true, to_post);
   move_up(channel, to_post);
 }
 
@@ -335,7 +258,7 @@ static uns_channel_result receive(uns_shared_channel *channel, uns_channel_item 
 /* Is there something for a choice to look at? */
 static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait, posts *to_post) {
   if (channel->closed) return true;
-  settle(channel, to_post);
+  settle(channel, false, to_post);
   if (wait->sends) return there(channel) < channel->capacity || first_in(&channel->receivers, wait->choice) != NULL;
   return there(channel) > 0 || first_in(&channel->senders, wait->choice) != NULL;
 }
@@ -369,7 +292,7 @@ bool uns_shared_channel_has_room(uns_shared_channel *channel) {
   posts to_post;
   posts_init(&to_post);
   lock(channel);
-  settle(channel, &to_post);
+  settle(channel, false, &to_post);
   bool room = channel->closed || there(channel) < channel->capacity || first_in(&channel->receivers, NULL) != NULL;
   unlock(channel);
   post(&to_post);
@@ -443,7 +366,7 @@ void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *sta
   posts to_post;
   posts_init(&to_post);
   lock(channel);
-  settle(channel, &to_post);
+  settle(channel, false, &to_post);
   *state = (uns_channel_state){.capacity = channel->capacity,
                                .count = there(channel),
                                .senders = length(&channel->senders),
@@ -464,7 +387,7 @@ uns_channel_wait *uns_channel_wait_new(uns_shared_channel *channel, uns_mailbox 
   uns_list_init(&wait->link);
   wait->channel = uns_shared_ref(channel);
   wait->mailbox = mailbox;
-  wait->choice = choice != NULL ? choice_ref(choice) : NULL;
+  wait->choice = choice != NULL ? uns_choice_ref(choice) : NULL;
   atomic_init(&wait->count, 1);
   wait->told = UNS_WAIT_NOTHING;
   wait->sends = sends;
@@ -617,7 +540,7 @@ void uns_shared_channel_settle(uns_shared_channel *channel) {
   posts to_post;
   posts_init(&to_post);
   lock(channel);
-  settle(channel, &to_post);
+  settle(channel, false, &to_post);
   move_up(channel, &to_post);
   watch_loans(channel, &to_post);
   unlock(channel);

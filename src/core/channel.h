@@ -104,6 +104,7 @@ typedef struct uns_choice {
 
 /* One reference; NULL without memory. Any thread, as the following. */
 uns_choice *uns_choice_new(void);
+uns_choice *uns_choice_ref(uns_choice *choice);
 /* NULL is allowed. */
 void uns_choice_unref(uns_choice *choice);
 /* True for the one who may serve, or give up, the choice. Not under a channel's lock: it may have to ask the host. */

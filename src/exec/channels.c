@@ -184,6 +184,12 @@ void uns_channels_sweep(uns_child *child) {
   }
 }
 
+bool uns_channels_settle(uns_child *child, const uns_message *message) {
+  uns_channels_sweep(child);
+  answer(child, message->words.request, 0, true);
+  return true;
+}
+
 void uns_channels_dropped(uns_child *child, uint64_t id) {
   uns_service *service = &child->service;
   bool asked = false;

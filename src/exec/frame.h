@@ -37,6 +37,7 @@ typedef enum {
                               `first`: nothing was told */
   UNS_FRAME_CHANNEL_TOOK,      /* child: the item given to wait `sequence` has arrived */
   UNS_FRAME_CHANNEL_GIVE_BACK, /* child: that item goes back in front. Answered */
+  UNS_FRAME_CHANNEL_SETTLE, /* child: what it has taken of what was lent to it makes room. Answered */
   UNS_FRAME_CHANNEL_AHEAD, /* host: the item may be taken from channel `id`, as number `sequence` in place `slot` */
   UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
   UNS_FRAME_ASK,      /* host: is all quiet there? `id` is the round */

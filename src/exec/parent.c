@@ -64,6 +64,7 @@ struct uns_parent {
   uns_link requests;
   uint64_t last_made, last_request;
   bool ended;         /* the host says nothing more */
+  atomic_bool unsettled; /* somebody waits for the room of what was taken, and has perhaps not been told */
   uns_mailbox *waits; /* of the runtime whose call waits, borrowed; NULL: none does */
   uns_job *running;   /* the call that runs; NULL: none */
   pthread_t runner;   /* its thread */
@@ -273,13 +274,21 @@ uint64_t uns_parent_number(uns_parent *parent, bool made) {
 uns_parent_channels *uns_parent_channels_of(uns_parent *parent) { return &parent->channels; }
 uns_channel_remote *uns_parent_channel_remote(uns_parent *parent) { return &parent->channels.remote; }
 
-bool uns_parent_claim(const uns_parent *parent, uint32_t slot, uint64_t number) {
+bool uns_parent_claim(uns_parent *parent, uint32_t slot, uint64_t number) {
   uns_board *board = parent->board;
   uint64_t given = number * 4 + UNS_LOAN_GIVEN;
   if (!atomic_compare_exchange_strong(&board->loans[slot], &given, number * 4 + UNS_LOAN_TAKEN)) return false;
-  if (atomic_load(&board->loans_wanted) != 0 && atomic_exchange(&board->loans_wanted, 0) != 0)
+  if (atomic_load(&board->loans_wanted) != 0 && atomic_exchange(&board->loans_wanted, 0) != 0) {
+    atomic_store(&parent->unsettled, true);
     uns_parent_wake_supervisor(parent);
+  }
   return true;
+}
+
+void uns_parent_settle(uns_parent *parent) {
+  if (!atomic_load(&parent->unsettled) || !atomic_exchange(&parent->unsettled, false)) return;
+  uns_message message = {.words = {.kind = UNS_FRAME_CHANNEL_SETTLE}}, answer;
+  if (uns_parent_ask(parent, &message, NULL, &answer) == UNS_OK) uns_message_deinit(&answer);
 }
 
 /* Asks the host, and waits for what it says: it knows who was first. */

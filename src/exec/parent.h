@@ -28,6 +28,9 @@ int uns_parent_set_up(uns_parent *parent, uns_executors *executors);
 int uns_parent_greet(uns_parent *parent, uns_runtime *main);
 /* Tells the host why there will be no greeting: `what` could not be had, for errno `number`. */
 void uns_parent_apologize(uns_parent *parent, const char *what, int number);
+/* Whoever waits for room in a channel that was made by taking what was lent from it has been told when this returns. Before
+   the end of a call. */
+void uns_parent_settle(uns_parent *parent);
 /* The host has told us to end: from now on its silence is no reason to die. */
 void uns_parent_closing(uns_parent *parent);
 /* The last step: no cell may be alive any more. */

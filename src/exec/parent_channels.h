@@ -41,7 +41,7 @@ int uns_parent_send(uns_parent *parent, const uns_message *message, const uns_pa
 /* Sends it with a number of its own, and waits for the answer, which is to be deinit'ed after UNS_OK. Not the listener. */
 int uns_parent_ask(uns_parent *parent, uns_message *message, const uns_packet *packet, uns_message *answer);
 /* True: the item lent in that place is ours. */
-bool uns_parent_claim(const uns_parent *parent, uint32_t slot, uint64_t number);
+bool uns_parent_claim(uns_parent *parent, uint32_t slot, uint64_t number);
 /* A number that nobody has: `made`: for something that was made here. */
 uint64_t uns_parent_number(uns_parent *parent, bool made);
 

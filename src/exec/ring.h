@@ -51,6 +51,7 @@ typedef struct uns_board {
   _Alignas(64) _Atomic uint32_t waiting; /* the child's call waits for something: its place is free for others */
   _Atomic uint32_t silences; /* how often all its threads have come to wait for others only; read by the host's silence.c */
   _Atomic uint32_t speaking; /* odd: the child is in the middle of a frame on the control socket. seq_cst against its bytes */
+  _Atomic uint32_t loans_wanted; /* 1: the supervisor wants to be woken when the child takes one; seq_cst against `loans` */
   /* How far the call in each place has come: the child starts it, or the host takes it back, a race by CAS. */
   _Alignas(64) _Atomic uint64_t claims[UNS_CLAIMS];
   _Alignas(64) _Atomic uint64_t cancels[UNS_CLAIMS]; /* sequence number of the call in it that shall stop */
@@ -59,7 +60,6 @@ typedef struct uns_board {
   _Alignas(64) _Atomic uint64_t progress_done, progress_total, progress_call, progress_count;
   /* What has become of the item lent in each place: the child takes it, or the host recalls it, a race by CAS. */
   _Alignas(64) _Atomic uint64_t loans[UNS_LOANS];
-  _Atomic uint32_t loans_wanted; /* 1: the supervisor wants to be woken when one is taken; seq_cst against `loans` */
   uns_ring_words to_child, to_host;
 } uns_board;
 

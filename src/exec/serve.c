@@ -34,7 +34,8 @@ static void flush(uns_child *child) {
   while (!uns_list_empty(&service->output) && service->watch.fd >= 0) {
     struct iovec pieces[PIECES];
     struct msghdr header = {.msg_iov = pieces};
-    for (uns_link *link = service->output.next; link != &service->output && header.msg_iovlen < PIECES; link = link->next) {
+    for (uns_link *link = service->output.next; link != &service->output && header.msg_iovlen < PIECES;
+         link = link->next) {
       chunk *one = uns_container_of(link, chunk, link);
       pieces[header.msg_iovlen++] = (struct iovec){one->bytes + one->sent_bytes, one->size_bytes - one->sent_bytes};
     }
@@ -250,6 +251,7 @@ static int handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_CHANNEL_LEAVE: fine = uns_channels_leave(child, message); break;
     case UNS_FRAME_CHANNEL_TOOK: fine = uns_channels_took(child, message); break;
     case UNS_FRAME_CHANNEL_GIVE_BACK: fine = uns_channels_give_back(child, message); break;
+    case UNS_FRAME_CHANNEL_SETTLE: fine = uns_channels_settle(child, message); break;
     case UNS_FRAME_QUIET: fine = uns_silence_answer(child->pool->executors->silence, child, message); break;
     default: break;
   }

@@ -62,9 +62,17 @@ static bool rings_empty(uns_child *child) {
 
 /* ---- whether it is quiet ---- */
 
+/* Children take what channels have lent them without a word: whoever waits for that room is told now. */
+static void settle_channels(const uns_silence *silence) {
+  const uns_process_pool *pool = silence->pool;
+  uint32_t count = pool != NULL ? atomic_load_explicit(&pool->count, memory_order_relaxed) : 0;
+  for (uint32_t i = 0; i < count; i++) uns_channels_sweep(pool->children[i]);
+}
+
 /* Makes the states of this process stand still. False: they do not, or one is about to be stopped. */
 static bool freeze(const uns_silence *silence) {
   uns_parties *parties = &silence->executors->parties;
+  settle_channels(silence);
   if (uns_mailbox_has_mail(uns_supervisor_mailbox(silence->supervisor))) return false;
   if (!uns_parties_freeze(parties)) return false;
   bool still = true;

@@ -239,6 +239,7 @@ bool uns_channels_wait(uns_child *child, uns_message *message);
 bool uns_channels_leave(uns_child *child, const uns_message *message);
 bool uns_channels_took(uns_child *child, const uns_message *message);
 bool uns_channels_give_back(uns_child *child, const uns_message *message);
+bool uns_channels_settle(uns_child *child, const uns_message *message);
 /* What was lent to the child and taken makes room; the supervisor has been woken, perhaps for that. */
 void uns_channels_sweep(uns_child *child);
 /* The child has given back references to number `id`: where it has no more, nothing of it is lent to the child. */
