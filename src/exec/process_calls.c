@@ -548,9 +548,9 @@ bool uns_calls_poll(uns_source *source, uns_runtime *runtime) {
   for (uint32_t i = 0; i < count; i++) {
     uns_child *child = pool->children[i];
     if (atomic_load_explicit(&child->main_jobs, memory_order_relaxed) == 0) continue;
-    if (atomic_load_explicit(&child->wire.board->waiting, memory_order_relaxed) % 2 == 0) working++;
     if (uv_mutex_trylock(&child->read_lock) != 0) continue; /* the supervisor reads it, and posts */
     if (child->readable && uns_ring_has_news(&child->wire.to_host)) found |= uns_calls_read(child, runtime);
+    if (child->readable && atomic_load(&child->wire.board->waiting) % 2 == 0) working++;
     uv_mutex_unlock(&child->read_lock);
   }
   source->busy = atomic_load_explicit(&pool->main_jobs, memory_order_relaxed) > 0;
