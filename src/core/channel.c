@@ -104,13 +104,8 @@ static bool put_last(uns_shared_channel *channel, uns_channel_item *item) {
 /* What is to be done when the lock is free again. */
 typedef struct posts {
   uns_mail *first, *last; /* to be posted; `last` is undefined where there is none */
-  uns_link gone;          /* loans to be let go */
+  uns_channel_loan *gone; /* to be let go */
 } posts;
-
-static void posts_init(posts *to_post) {
-  to_post->first = NULL;
-  uns_list_init(&to_post->gone);
-}
 
 /* Ends a loan. True: the item is the channel's alone; else it was claimed. */
 static bool end_loan(uns_channel_loan *loan) {
@@ -125,7 +120,8 @@ static bool end_loan(uns_channel_loan *loan) {
 /* Takes it out of the channel. */
 static void drop_loan(uns_shared_channel *channel, uns_channel_loan *loan, posts *to_post) {
   uns_list_remove(&loan->link);
-  uns_list_push_back(&to_post->gone, &loan->link);
+  loan->next_gone = to_post->gone;
+  to_post->gone = loan;
   channel->loan_count--;
 }
 
@@ -207,9 +203,9 @@ static void post(const posts *to_post) {
     uns_mailbox_post(mailbox, mail);
     uns_mailbox_unref(mailbox);
   }
-  for (const uns_link *link = to_post->gone.next, *next; link != &to_post->gone; link = next) {
-    next = link->next;
-    uns_channel_loan_unref(uns_container_of(link, uns_channel_loan, link));
+  for (uns_channel_loan *loan = to_post->gone, *next; loan != NULL; loan = next) {
+    next = loan->next_gone;
+    uns_channel_loan_unref(loan);
   }
 }
 
@@ -268,8 +264,7 @@ static bool ready(uns_shared_channel *channel, const uns_channel_wait *wait, pos
 /* `step`, send or receive, under the lock; who is to hear of it hears of it after that. */
 static uns_channel_result locked(uns_shared_channel *channel, uns_channel_item *item,
                                  uns_channel_result (*step)(uns_shared_channel *, uns_channel_item *, posts *)) {
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   uns_channel_result result = step(channel, item, &to_post);
   unlock(channel);
@@ -289,8 +284,7 @@ uns_channel_result uns_shared_channel_receive(uns_shared_channel *channel, uns_c
 
 bool uns_shared_channel_has_room(uns_shared_channel *channel) {
   if (channel->remote != NULL) return true;
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   settle(channel, false, &to_post);
   bool room = channel->closed || there(channel) < channel->capacity || first_in(&channel->receivers, NULL) != NULL;
@@ -309,8 +303,7 @@ uns_channel_result uns_shared_channel_append(uns_shared_channel *channel, uns_ch
 
 /* Takes over the reference to `back`, which has the item. */
 static void return_item(uns_shared_channel *channel, uns_channel_wait *back) {
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   uns_channel_wait *receiver = take_in(&channel->receivers);
   if (receiver != NULL) {
@@ -341,8 +334,7 @@ void uns_shared_channel_close(uns_shared_channel *channel) {
     channel->remote->close(channel->remote, channel);
     return;
   }
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   uns_channel_wait *wait;
   lock(channel);
   channel->closed = true;
@@ -363,8 +355,7 @@ void uns_shared_channel_look(uns_shared_channel *channel, uns_channel_state *sta
     channel->remote->look(channel->remote, channel, state);
     return;
   }
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   settle(channel, false, &to_post);
   *state = (uns_channel_state){.capacity = channel->capacity,
@@ -408,8 +399,7 @@ void uns_channel_wait_unref(uns_channel_wait *wait) {
 uns_channel_result uns_channel_wait_begin(uns_channel_wait *wait) {
   uns_shared_channel *channel = wait->channel;
   if (channel->remote != NULL) return channel->remote->begin(channel->remote, wait);
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   uns_channel_result result = UNS_CHANNEL_WAIT;
   lock(channel);
   if (wait->choice == NULL) {
@@ -447,8 +437,7 @@ void uns_channel_wait_took(uns_channel_wait *wait) {
 
 bool uns_channel_wait_hand_on(uns_channel_wait *wait) {
   uns_shared_channel *channel = wait->channel;
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   uns_channel_wait *receiver = take_in(&channel->receivers);
   if (receiver != NULL) {
@@ -505,8 +494,7 @@ uns_channel_loan *uns_shared_channel_lend(uns_shared_channel *channel, _Atomic u
   loan->claim = claim;
   loan->wanted = wanted;
   uns_list_init(&loan->link);
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   bool lent = channel->returned_count == 0 && channel->count > 0 && pack_first(channel) &&
               uns_packet_copy(packet, &place(channel, 0)->as.packet) == UNS_OK;
@@ -527,8 +515,7 @@ uns_channel_loan *uns_shared_channel_lend(uns_shared_channel *channel, _Atomic u
 }
 
 void uns_shared_channel_recall(uns_shared_channel *channel, uns_channel_loan *loan) {
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   if (loan->claim != NULL && !end_loan(loan)) drop_loan(channel, loan, &to_post);
   move_up(channel, &to_post);
@@ -537,8 +524,7 @@ void uns_shared_channel_recall(uns_shared_channel *channel, uns_channel_loan *lo
 }
 
 void uns_shared_channel_settle(uns_shared_channel *channel) {
-  posts to_post;
-  posts_init(&to_post);
+  posts to_post = {NULL, NULL, NULL};
   lock(channel);
   settle(channel, false, &to_post);
   move_up(channel, &to_post);

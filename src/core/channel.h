@@ -66,6 +66,7 @@ typedef enum { UNS_LOAN_NONE, UNS_LOAN_GIVEN, UNS_LOAN_TAKEN, UNS_LOAN_RECALLED 
 
 /* At the lender's end. */
 typedef struct uns_channel_loan {
+  struct uns_channel_loan *next_gone;
   uns_link link;          /* in channel->loans; guarded by the channel's lock, as what has no comment */
   atomic_uint count;      /* the channel's reference and the lender's */
   atomic_int state;       /* uns_loan_state: for the lender to look at */

@@ -147,7 +147,7 @@ static void write_frame(worker *w, const uns_frame *frame, bool home) {
 
 static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
   uns_frame frame;
-  uns_parent_settle(w->parent); /* with this call may end the last hope of who waits for it */
+  uns_parent_settle(w->parent);      /* with this call may end the last hope of who waits for it */
   if (all_read(w)) w->untold_ns = 0; /* somebody else has woken it */
   for (;;) {
     uns_message message;

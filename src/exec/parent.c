@@ -63,11 +63,11 @@ struct uns_parent {
   uns_table proxies, calls; /* proxy *; uns_job * by its id */
   uns_link requests;
   uint64_t last_made, last_request;
-  bool ended;         /* the host says nothing more */
+  bool ended;            /* the host says nothing more */
   atomic_bool unsettled; /* somebody waits for the room of what was taken, and has perhaps not been told */
-  uns_mailbox *waits; /* of the runtime whose call waits, borrowed; NULL: none does */
-  uns_job *running;   /* the call that runs; NULL: none */
-  pthread_t runner;   /* its thread */
+  uns_mailbox *waits;    /* of the runtime whose call waits, borrowed; NULL: none does */
+  uns_job *running;      /* the call that runs; NULL: none */
+  pthread_t runner;      /* its thread */
   uint64_t running_sequence;
 };
 
