@@ -44,7 +44,8 @@ describe("luv on the ambient loop", function()
       fired = true
       timer:close()
     end)
-    unsync.sleep(0.03)
+    local patience = unsync.now() + 10
+    while not fired and unsync.now() < patience do unsync.sleep(0.01) end
     assert.is_true(fired)
   end)
 
