@@ -150,6 +150,58 @@ describe("unsync.why", function()
     f:await()
   end)
 
+  it("goes on in the processes that have to do with it, and comes back from there", function()
+    local p, there = unsync.promise(), unsync.promise()
+    local home = unsync.io(function() return p:await() end, {name = "home"})()
+    local f = unsync.cpu(function() there:resolve() return home:await() end, {name = "far"})()
+    local g = unsync.cpu(function() return f:await() end, {name = "further"})()
+    local h = unsync.thread(function() return g:await() end, {name = "beside"})()
+    there:await()
+    assert.is_true(script.eventually(function()
+      return tostring(unsync.why(h)):find("\n  thread beside at [^\n]* waits for cpu further\n"
+        .. "  cpu further at [^\n]* waits for cpu far\n  cpu far at [^\n]* waits for io home\n"
+        .. "  io home at [^\n]* waits for promise\n$")
+    end))
+    p:resolve("well")
+    assert.equal("well", h:await())
+  end)
+
+  it("asks a process for the calls that it has made, and for the tasks whose futures it has given away", function()
+    local p, given = unsync.promise(), unsync.promise()
+    local nested = unsync.cpu(function() return p:await() end, {name = "nested"})
+    local f = unsync.cpu(function()
+      local here = require("unsync")
+      local task = here.io(function() return p:await() end, {name = "made there"})()
+      given:resolve({task = task})
+      return nested():await(), task:await()
+    end, {name = "far"})()
+    local task = given:await().task
+    assert.is_true(script.eventually(function()
+      return tostring(unsync.why(f)):find("\n  cpu far at [^\n]* waits for cpu nested\n"
+        .. "  cpu nested at [^\n]* waits for promise\n$")
+    end))
+    assert.is_true(script.eventually(function()
+      return tostring(unsync.why(task)):find("\n  io made there at [^\n]* waits for promise\n$")
+    end))
+    p:resolve("well")
+    assert.same({"well", "well"}, {f:await()})
+  end)
+
+  for _, kind in ipairs({"thread", "cpu"}) do
+    it("says so where nobody answers: a " .. kind .. " that computes", function()
+      local there = unsync.promise()
+      local f = unsync[kind](function()
+        there:resolve()
+        while true do tostring(0.5) end
+      end)()
+      there:await()
+      assert.matches("\n  no answer from there: it computes, or stands in C\n$", tostring(unsync.why(f)))
+      f:cancel()
+      pcall(f.await, f)
+      assert.equal(1, #unsync.why(f))
+    end)
+  end
+
   it("raises for what is no future", function()
     assert.has_error(function() unsync.why(7) end)
   end)

@@ -236,7 +236,13 @@ static void add_elsewhere(lua_State *L, uns_runtime *runtime, uns_chain_link lin
   luaL_checkstack(L, 4, NULL);
   answers all = {0};
   if (link.cell != NULL) uns_shared_ref(link.cell);
-  while (all.count < HOPS_MAX && uns_look_behind(runtime, &link, &all.texts[all.count])) all.count++;
+  uns_look result = UNS_LOOK_KNOWS;
+  while (all.count < HOPS_MAX && result == UNS_LOOK_KNOWS) {
+    result = uns_look_behind(runtime, &link, &all.texts[all.count]);
+    if (result == UNS_LOOK_SILENT)
+      uns_text_add(&all.texts[all.count], "no answer from there: it computes, or stands in C");
+    if (result != UNS_LOOK_NOBODY) all.count++;
+  }
   uns_shared_unref(link.cell);
   lua_pushcfunction(L, push_answers);
   lua_pushlightuserdata(L, &all);

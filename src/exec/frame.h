@@ -44,6 +44,8 @@ typedef enum {
   UNS_FRAME_QUIET,    /* child: to round `id`: `first`: it is, the packet is a uns_quiet_report; else `count`: ask again */
   UNS_FRAME_DEADLOCK, /* host: task `id` of state `request` shall not wait on in its wait `count`; `first`: a cycle; texts: why */
   UNS_FRAME_PROGRESS, /* host: of the nested call `id` */
+  UNS_FRAME_WHY,      /* host: question `id`: what does the call `sequence` wait for, or the task behind cell `request`? */
+  UNS_FRAME_BECAUSE,  /* child: to question `id`: `first`: texts: the lines; they end in `state` (uns_behind_kind), `count` */
   UNS_FRAME_KINDS
 } uns_frame_kind;
 

@@ -5,6 +5,7 @@
 
 #include "exec/pool.h"
 #include "exec/process.h"
+#include "exec/why.h"
 #include "loop/deadlock.h"
 
 static const uint64_t PATIENCE_NS = 100000000; /* for the answer of a state that may be busy */
@@ -86,10 +87,10 @@ static void drop(question *asked) {
 }
 
 /* The task that is asked for, where it is of this state. */
-static uns_task *find_task(const uns_runtime *runtime, const question *asked) {
-  if (asked->job != NULL) return runtime->job == asked->job ? uns_chain_root(runtime) : NULL;
+static uns_task *find_task(const uns_runtime *runtime, const uns_job *job, const void *task) {
+  if (job != NULL) return runtime->job == job ? uns_chain_root(runtime) : NULL;
   for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
-    if (uns_container_of(link, uns_task, live_link) == asked->task) return uns_container_of(link, uns_task, live_link);
+    if (uns_container_of(link, uns_task, live_link) == task) return uns_container_of(link, uns_task, live_link);
   }
   return NULL;
 }
@@ -107,16 +108,18 @@ static uns_chain_link describe(uns_text *text, uns_task *task) {
   return end;
 }
 
+bool uns_look_describe(uns_runtime *runtime, const uns_job *job, const void *task, uns_text *text,
+                       uns_chain_link *end) {
+  uns_task *found = find_task(runtime, job, task);
+  if (found != NULL) *end = describe(text, found);
+  return found != NULL;
+}
+
 static void on_question(uns_mail *mail, void *receiver) {
   question *asked = uns_container_of(mail, question, mail);
-  const uns_runtime *runtime = receiver;
   uv_mutex_lock(&asked->lock);
-  uns_task *task = runtime != NULL ? find_task(runtime, asked) : NULL;
-  if (task != NULL) {
-    asked->knows = true;
-    asked->end = describe(&asked->text, task);
-    if (asked->end.cell != NULL) uns_shared_ref(asked->end.cell);
-  }
+  asked->knows = receiver != NULL && uns_look_describe(receiver, asked->job, asked->task, &asked->text, &asked->end);
+  if (asked->end.cell != NULL) uns_shared_ref(asked->end.cell);
   asked->is_answered = true;
   uv_cond_signal(&asked->answered);
   uv_mutex_unlock(&asked->lock);
@@ -140,21 +143,21 @@ no_lock:
   return NULL;
 }
 
-/* Waits for the answer until `end_ns`; true if it was one. */
-static bool hear(question *asked, uint64_t end_ns, uns_chain_link *link, uns_text *text) {
+/* Waits for the answer until `end_ns`. */
+static uns_look hear(question *asked, uint64_t end_ns, uns_chain_link *link, uns_text *text) {
   uint64_t now_ns;
   uv_mutex_lock(&asked->lock);
   while (!asked->is_answered && (now_ns = uns_clock_ns()) < end_ns)
     uv_cond_timedwait(&asked->answered, &asked->lock, end_ns - now_ns);
-  bool knows = asked->knows;
-  if (knows) {
+  uns_look result = !asked->is_answered ? UNS_LOOK_SILENT : asked->knows ? UNS_LOOK_KNOWS : UNS_LOOK_NOBODY;
+  if (result == UNS_LOOK_KNOWS) {
     *link = asked->end;
     if (link->cell != NULL) uns_shared_ref(link->cell);
     uns_text_add(text, "%s", asked->text.bytes != NULL ? asked->text.bytes : "?");
   }
   uv_mutex_unlock(&asked->lock);
   drop(asked);
-  return knows;
+  return result;
 }
 
 /* The mailbox of the `number`-th state that may know, with a reference, or NULL: there are no more. Not our own. */
@@ -173,31 +176,38 @@ static uns_mailbox *nth_mailbox(const uns_runtime *runtime, const uns_chain_link
   return found;
 }
 
-bool uns_look_behind(uns_runtime *runtime, uns_chain_link *link, uns_text *text) {
-  if (runtime->party.parties == NULL || (link->kind != UNS_BEHIND_JOB && link->kind != UNS_BEHIND_CELL)) return false;
-  if (link->kind == UNS_BEHIND_CELL && link->cell->task == NULL && link->cell->job == NULL) return false;
-  if (link->kind == UNS_BEHIND_CELL && link->cell->task != NULL) { /* it may be a task of our own */
-    question own = {.task = link->cell->task};
-    uns_task *task = find_task(runtime, &own);
-    if (task != NULL) {
-      uns_cell *cell = link->cell;
-      *link = describe(text, task);
-      if (link->cell != NULL) uns_shared_ref(link->cell);
-      uns_shared_unref(cell);
-      return true;
-    }
-  }
-  uns_cell *cell = link->cell;
-  bool knows = false;
-  uint64_t end_ns = uns_clock_ns() + PATIENCE_NS;
+/* Asks the states of this process. */
+static uns_look ask_states(uns_runtime *runtime, uns_chain_link *link, uns_text *text, uint64_t end_ns) {
   uns_mailbox *mailbox;
-  for (size_t i = 0; !knows && (mailbox = nth_mailbox(runtime, link, i)) != NULL; i++) {
+  bool silent = false;
+  for (size_t i = 0; (mailbox = nth_mailbox(runtime, link, i)) != NULL; i++) {
     question *asked = question_new(link);
     if (asked != NULL) uns_mailbox_post(mailbox, &asked->mail);
     uns_mailbox_unref(mailbox);
     if (asked == NULL) break;
-    knows = hear(asked, end_ns, link, text);
+    uns_look result = hear(asked, end_ns, link, text);
+    if (result == UNS_LOOK_KNOWS) return result;
+    silent |= result == UNS_LOOK_SILENT;
   }
-  if (knows) uns_shared_unref(cell);
-  return knows;
+  return silent ? UNS_LOOK_SILENT : UNS_LOOK_NOBODY;
+}
+
+uns_look uns_look_behind(uns_runtime *runtime, uns_chain_link *link, uns_text *text) {
+  if (runtime->party.parties == NULL || (link->kind != UNS_BEHIND_JOB && link->kind != UNS_BEHIND_CELL))
+    return UNS_LOOK_NOBODY;
+  uns_cell *cell = link->cell;
+  uns_task *own = link->kind == UNS_BEHIND_CELL && cell->task != NULL ? find_task(runtime, NULL, cell->task) : NULL;
+  if (own != NULL) {
+    *link = describe(text, own);
+    if (link->cell != NULL) uns_shared_ref(link->cell);
+    uns_shared_unref(cell);
+    return UNS_LOOK_KNOWS;
+  }
+  uint64_t end_ns = uns_clock_ns() + PATIENCE_NS;
+  uns_look result = UNS_LOOK_NOBODY;
+  if (link->kind == UNS_BEHIND_JOB || cell->task != NULL || cell->job != NULL)
+    result = ask_states(runtime, link, text, end_ns);
+  if (result == UNS_LOOK_NOBODY) result = uns_why_ask(runtime->executors, link, text, end_ns);
+  if (result == UNS_LOOK_KNOWS) uns_shared_unref(cell);
+  return result;
 }

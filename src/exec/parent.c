@@ -11,6 +11,7 @@
 #include "exec/interrupt.h"
 #include "exec/parent_channels.h"
 #include "exec/silence.h"
+#include "exec/why.h"
 #include "exec/spawn.h"
 #include "loop/task.h"
 
@@ -581,6 +582,27 @@ static int on_deadlock(uns_parent *parent, const uns_message *message) {
   return status;
 }
 
+/* Somebody wants to see what waits here, and for what. */
+static int on_why(uns_parent *parent, const struct uns_message_words *words) {
+  const uns_job *job = NULL;
+  const void *task = NULL;
+  uv_mutex_lock(&parent->look_lock);
+  uv_mutex_lock(&parent->lock);
+  if (words->request != 0) {
+    const proxy *known = uns_table_get(&parent->proxies, words->request);
+    if (known != NULL && known->cell != NULL) task = known->cell->task;
+  } else if (parent->running_sequence == words->sequence) {
+    job = parent->running;
+  }
+  uv_mutex_unlock(&parent->lock);
+  bool asked = (job != NULL || task != NULL) && parent->parties != NULL &&
+               uns_why_pass_on(parent, parent->parties, words->id, job, task);
+  uv_mutex_unlock(&parent->look_lock);
+  if (asked) return UNS_OK;
+  uns_message message = {.words = {.kind = UNS_FRAME_BECAUSE, .id = words->id}};
+  return uns_parent_send(parent, &message, NULL) == UNS_ENOMEM ? UNS_ENOMEM : UNS_OK;
+}
+
 /* ---- the thread ---- */
 
 static int handle(uns_parent *parent, uns_message *message) {
@@ -596,6 +618,7 @@ static int handle(uns_parent *parent, uns_message *message) {
     case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
     case UNS_FRAME_ASK: return on_ask(parent, message->words.id);
     case UNS_FRAME_DEADLOCK: return on_deadlock(parent, message);
+    case UNS_FRAME_WHY: return on_why(parent, &message->words);
     default: return UNS_ECORRUPT;
   }
 }

@@ -47,6 +47,7 @@ uns_child *uns_child_new(uns_process_pool *pool) {
   if (child == NULL) return NULL;
   child->pool = pool;
   child->wake_fd = child->ended.fd = child->service.watch.fd = child->service.received_fd = -1;
+  uns_list_init(&child->questions);
   uns_list_init(&child->worker.link);
   uns_list_init(&child->service.output);
   uns_list_init(&child->service.nested);

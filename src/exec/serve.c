@@ -14,6 +14,7 @@
 
 #include "core/recorder.h"
 #include "exec/silence.h"
+#include "exec/why.h"
 #include "exec/worker_process.h"
 
 static const char no_memory_to_hear[] = "there was not enough memory to hear it";
@@ -252,6 +253,7 @@ static int handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_CHANNEL_TOOK: fine = uns_channels_took(child, message); break;
     case UNS_FRAME_CHANNEL_GIVE_BACK: fine = uns_channels_give_back(child, message); break;
     case UNS_FRAME_CHANNEL_SETTLE: fine = uns_channels_settle(child, message); break;
+    case UNS_FRAME_BECAUSE: fine = uns_why_answer(child, message); break;
     case UNS_FRAME_QUIET: fine = uns_silence_answer(child->pool->executors->silence, child, message); break;
     default: break;
   }
@@ -413,6 +415,7 @@ void uns_service_close(uns_child *child) {
   uns_channels_clear(child);
   uns_exports_clear(child);
   uns_silence_answer(child->pool->executors->silence, child, NULL);
+  uns_why_forget(child);
   uns_packet_deinit(&child->report);
 }
 

@@ -444,4 +444,6 @@ void uns_silence_set_pool(uns_silence *silence, uns_process_pool *pool) {
   if (silence != NULL) silence->pool = pool;
 }
 
+uns_process_pool *uns_silence_pool(const uns_silence *silence) { return silence != NULL ? silence->pool : NULL; }
+
 void uns_silence_free(uns_silence *silence) { uns_free(silence); }

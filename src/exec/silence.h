@@ -29,6 +29,8 @@ void uns_silence_want(uns_alive *alive);
 uns_silence *uns_silence_new(struct uns_executors *executors, struct uns_supervisor *supervisor);
 /* Whose children have calls; NULL: there are none any more. Supervisor. */
 void uns_silence_set_pool(uns_silence *silence, struct uns_process_pool *pool);
+/* The same, or NULL. NULL is allowed. Supervisor. */
+struct uns_process_pool *uns_silence_pool(const uns_silence *silence);
 /* The supervisor has ended. NULL is allowed. */
 void uns_silence_free(uns_silence *silence);
 

@@ -113,6 +113,8 @@ typedef struct uns_child {
   uint64_t progress_count; /* the same of reports of progress */
   uint64_t asked;          /* the round in which it was asked whether all is quiet there, until it answers; 0: it was not */
   uns_packet report;       /* what it answered last: exec/silence.h */
+  uns_link questions;      /* asked of it, and not answered yet: exec/why.c */
+  uint64_t last_question;
   uns_exports exports;
 } uns_child;
 
