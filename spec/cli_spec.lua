@@ -243,8 +243,14 @@ describe("the environment", function()
       {env = {LUA_INIT = "x", LUA_INIT_5_4 = "print('5.4')"}}))
     local ran = host({"-e", "print('main')"}, {env = {LUA_INIT = "error('in init')"}})
     assert.equal(1, ran.code)
-    assert.matches("in init", ran.err)
+    assert.matches("LUA_INIT:1: in init", ran.err)
     assert.equal("", ran.out)
+    ran = host({"-e", "print('main')"}, {env = {LUA_INIT_5_4 = "x ="}})
+    assert.matches("LUA_INIT_5_4:1: unexpected symbol", ran.err)
+    path = script.file("arguments.lua", "print(select('#', ...))")
+    for _, init in ipairs({"print(select('#', ...))", "@" .. path}) do
+      assert.equal("0\n2\n", output({path, "a", "b"}, {env = {LUA_INIT = init}}))
+    end
   end)
 
   it("reads the project's own modules from UNSYNC_LUA", function()
@@ -288,7 +294,9 @@ describe("stdout", function()
     local pipe = assert(io.popen(("%s -e %s 2>%s | head -c 1 >/dev/null; echo ${PIPESTATUS:-x} >/dev/null"):format(
       quote(program), quote("for i = 1, 1e6 do print(i) end"), quote(script.path("epipe.err")))))
     pipe:close()
-    assert.matches("[Bb]roken pipe", script.read_file(script.path("epipe.err")))
+    local err = script.read_file(script.path("epipe.err"))
+    assert.matches("[Bb]roken pipe", err)
+    assert.not_matches("cannot write", err) -- once is enough
   end)
 
   it("that is full, or was never open, is an error with exit code 1", function()
@@ -298,6 +306,14 @@ describe("stdout", function()
     ran = script.run("print('x')", {out = "&-"})
     assert.equal(1, ran.code)
     assert.matches("stdout", ran.err)
+  end)
+
+  it("that is full is told of also where a thread or a process has written", function()
+    for _, kind in ipairs({"thread", "cpu"}) do
+      local code = ("require'unsync'.%s(function() print('x') end)():await()"):format(kind)
+      local ran = script.run(code, {out = "/dev/full"})
+      assert.matches("cannot write to stdout: No space left", ran.err)
+    end
   end)
 
   it("that is closed costs a script that prints nothing nothing", function()

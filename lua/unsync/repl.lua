@@ -134,7 +134,7 @@ end
 function Repl:step(step)
   self:guard(function()
     if step.kind == "code" then
-      assert(load(step.text, "=(command line)"))()
+      assert(load(step.text, step.name or "=(command line)"))()
     elseif step.kind == "require" then
       local name, module = step.text:match("^([^=]*)=(.*)$")
       name, module = name or step.text, module or step.text

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/output.h"
 #include "base/spin.h"
 #include "exec/frame.h"
 #include "exec/interrupt.h"
@@ -32,6 +33,7 @@ typedef struct worker {
   uint64_t sequence;      /* of the call that runs */
   uint64_t untold_ns;     /* since when there is an end that a dozing host was not woken for; 0: there is none */
   uns_spin spin;
+  bool told_lost; /* that what calls print gets lost */
 } worker;
 
 /* ---- sleeping ---- */
@@ -145,6 +147,15 @@ static void write_frame(worker *w, const uns_frame *frame, bool home) {
   }
 }
 
+/* What the call has printed comes before its end. */
+static void flush_output(worker *w) {
+  int problem = uns_output_flush();
+  fflush(stderr);
+  if (problem <= 0 || problem == EPIPE || w->told_lost) return; /* of a closed pipe print has told its caller */
+  w->told_lost = true;
+  fprintf(stderr, "unsync: a worker process cannot write to stdout: %s\n", uns_output_problem(problem));
+}
+
 static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
   uns_frame frame;
   uns_parent_settle(w->parent);      /* with this call may end the last hope of who waits for it */
@@ -158,8 +169,7 @@ static void write_end(worker *w, uns_job *job, uint32_t slot, bool home) {
     if (job->outcome == UNS_OUTCOME_ERROR) exit(EXIT_BROKEN); /* not even that: the host will say that we are gone */
     uns_job_fail_unsent(job, "the result", status);
   }
-  fflush(stdout);
-  fflush(stderr);
+  flush_output(w);
   write_frame(w, &frame, home);
   uns_frame_done(&frame);
 }

@@ -50,7 +50,7 @@ typedef struct {
   int script_index; /* in argv; argc: none */
   bool version, help;
   uns_seeing seeing;
-  char *placement; /* core/placement.h; owned, or NULL */
+  char *placement;  /* core/placement.h; owned, or NULL */
   bool interactive; /* -i */
   bool has_code;    /* -e, or a script */
 } options;
@@ -174,11 +174,11 @@ static int read_options(int argc, char **argv, options *read) {
 
 /* LUA_INIT, as lua.c reads it: "@file" or code. False if there is none. */
 static bool init_step(uns_step *step) {
-  const char *text = getenv("LUA_INIT_5_4");
-  if (text == NULL) text = getenv("LUA_INIT");
+  const char *name = "=LUA_INIT_5_4", *text = getenv(name + 1);
+  if (text == NULL) text = getenv((name = "=LUA_INIT") + 1);
   if (text == NULL) return false;
-  if (*text == '@') *step = (uns_step){.kind = UNS_STEP_FILE, .text = text + 1};
-  else *step = (uns_step){.kind = UNS_STEP_CODE, .text = text};
+  if (*text == '@') *step = (uns_step){.kind = UNS_STEP_FILE, .text = text + 1, .init = true};
+  else *step = (uns_step){.kind = UNS_STEP_CODE, .text = text, .name = name, .init = true};
   return true;
 }
 
@@ -243,7 +243,8 @@ static int run(const uns_script *script, const char *script_path, options *asked
   executors->program = uns_program_self();
   if (script_path != NULL) executors->script_directory = directory_of(script_path);
   /* Where the program is may be unknown; then only worker processes are missing. */
-  bool fine = (executors->program != NULL || errno != ENOMEM) && (script_path == NULL || executors->script_directory != NULL);
+  bool fine = (executors->program != NULL || errno != ENOMEM) &&
+              (script_path == NULL || executors->script_directory != NULL);
   uns_runtime *runtime = fine ? uns_state_new(executors) : NULL;
   if (runtime == NULL) {
     uns_executors_free(executors);
@@ -333,8 +334,7 @@ int uns_cli_main(int argc, char **argv) {
                          .argv = argv,
                          .script_index = read.script_index < argc ? read.script_index : 0};
     const char *path = read.script_index < argc ? argv[read.script_index] : NULL;
-    code = read.interactive || !(read.has_code || told) ? run_session(&script, path, &read)
-                                                        : run(&script, path, &read);
+    code = read.interactive || !(read.has_code || told) ? run_session(&script, path, &read) : run(&script, path, &read);
   }
   uns_free(read.placement);
   uns_free(read.steps);

@@ -330,6 +330,8 @@ static void push_steps(lua_State *L, const uns_repl *repl) {
     lua_setfield(L, -2, "kind");
     lua_pushstring(L, before->steps[i].text);
     lua_setfield(L, -2, "text");
+    lua_pushstring(L, before->steps[i].name);
+    lua_setfield(L, -2, "name");
     lua_rawseti(L, -2, i + 1);
   }
   lua_setfield(L, -2, "steps");

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/output.h"
 #include "loop/cancel.h"
 #include "loop/failure.h"
 
@@ -63,7 +64,7 @@ static int next_step(lua_State *L, int status, lua_KContext next) {
       count = 1;
     } else if (step->kind == UNS_STEP_CALL) {
       count = 1; /* it lies there already */
-    } else if (step->kind == UNS_STEP_FILE || step->name != NULL) {
+    } else if (!step->init && (step->kind == UNS_STEP_FILE || step->name != NULL)) {
       count = script->argc - script->script_index - 1;
       if (count < 0) count = 0;
       luaL_checkstack(L, count, "too many arguments to script");
@@ -247,6 +248,16 @@ void uns_script_interrupt(uns_run *run, int code) {
   else lua_pop(run->runtime->L, 1); /* it has ended: the next turn asks what is left of its work to stop */
 }
 
+/* What was written must be out. A failure that the script has ended for already is not told again. */
+static int end_output(int code) {
+  int problem = uns_output_flush();
+  if (problem == 0) return code;
+  if (code == 0 || (problem != EPIPE && problem > 0)) {
+    fprintf(stderr, "unsync: cannot write to stdout: %s\n", uns_output_problem(problem));
+  }
+  return code != 0 ? code : 1;
+}
+
 int uns_script_run(uns_runtime *runtime, const uns_script *script) {
   uns_run run = {.runtime = runtime};
   uns_signals_take(&run);
@@ -257,9 +268,5 @@ int uns_script_run(uns_runtime *runtime, const uns_script *script) {
     uns_signals_look(&run);
   }
   uns_signals_release();
-  if (fflush(stdout) != 0 || ferror(stdout)) {
-    fprintf(stderr, "unsync: cannot write to stdout: %s\n", strerror(errno));
-    if (run.code == 0) run.code = 1;
-  }
-  return run.code;
+  return end_output(run.code);
 }

@@ -17,6 +17,7 @@ typedef struct uns_step {
   size_t size_bytes;  /* of code; 0: it ends with a zero */
   lua_CFunction call; /* of UNS_STEP_CALL: given `data`, a light userdata, returns a function and its argument */
   void *data;
+  bool init; /* of LUA_INIT: not given the script's arguments */
 } uns_step;
 
 struct uns_run;
