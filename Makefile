@@ -332,7 +332,7 @@ fuzz: build/fuzz/$(FUZZ) | packages-check ## FUZZ=codec|frame|plugin SECONDS=60:
 coverage: all $(foreach part,program plugins spec-plugins tests,$(build/coverage/$(part))) $(PRELOADS) | packages-test ## how many lines of each source the tests run
 	@find build/coverage -name '*.gcda' -delete
 	@.ci/tests coverage build/coverage
-	@LUA_PATH='./?.lua;;' UNSYNC_BUILD=build build/unsync spec/support/fault_sweep.lua 19 7 build/coverage/unsync
+	@LUA_PATH='./?.lua;;' UNSYNC_BUILD=build build/unsync spec/support/fault_sweep.lua 43 7 build/coverage/unsync
 	@.ci/coverage build/coverage
 helgrind: $(build/tests) | packages-check ## tests in C of what threads share, under helgrind
 	@.ci/tests helgrind build
