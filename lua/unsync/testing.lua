@@ -1,5 +1,6 @@
 --- testing: what a spec needs to make concurrency repeatable: a clock that it moves, an order that depends on a seed.
 local core = require("unsync.core.testing")
+local calls = require("unsync.calls")
 local is_future, promise = require("unsync.core").is_future, require("unsync.core").promise
 
 ---@class unsync.testing
@@ -242,7 +243,7 @@ end
 ---@return any err
 function testing.fails(code, fn, ...)
   if code ~= nil and type(code) ~= "string" then fail(2, "fails", 1, "string", code) end
-  if type(fn) ~= "function" and not (getmetatable(fn) or {}).__call then fail(2, "fails", 2, "function", fn) end
+  if not calls.callable(fn) then fail(2, "fails", 2, "function", fn) end
   local function call(...)
     local future = fn(...)
     if is_future(future) then return future:await() end

@@ -112,7 +112,7 @@ static void pass_on(uns_runtime *runtime, lua_State *L, int future, int winner) 
 }
 
 /*
- * What lost is cancelled, and is not news any more: how it ends is a consequence. (runtime, list at `list`)
+ * What lost is cancelled, and is not news any more: how it ends is a consequence. The futures: the list at `list`.
  */
 static void cancel_losers(group *mine, lua_State *L, int list) {
   for (lua_Integer i = 1; i <= mine->count; i++) {

@@ -67,16 +67,15 @@ static bool push_call(lua_State *L, uint64_t now_ns) {
   int future_index = lua_gettop(L);
   const uns_future *future = uns_future_test(L, future_index);
   if (future == NULL || future->job == NULL || future->job->pin != lua_tointeger(L, -2)) return false;
-  bool started = future->job != NULL &&
-                 atomic_load_explicit(&future->job->state, memory_order_relaxed) == UNS_JOB_STARTED;
+  uns_job *job = future->job;
+  bool started = atomic_load_explicit(&job->state, memory_order_relaxed) == UNS_JOB_STARTED;
   lua_createtable(L, 0, 8);
-  lua_pushinteger(L, (lua_Integer)future->job->parent_id);
+  lua_pushinteger(L, (lua_Integer)job->parent_id);
   lua_setfield(L, -2, "parent");
   set_text(L, "kind", uns_future_kind_name(future));
   set_text(L, "name", future->name);
   set_text(L, "state", started ? "running" : "queued");
-  set_flag(L, "cancelled",
-           future->job != NULL && atomic_load_explicit(&future->job->cancel, memory_order_relaxed) != 0);
+  set_flag(L, "cancelled", atomic_load_explicit(&job->cancel, memory_order_relaxed) != 0);
   set_age(L, future->since_ns, now_ns);
   lua_pushvalue(L, future_index);
   lua_setfield(L, -2, "future");
