@@ -371,9 +371,9 @@ static void give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
   pool_thread *thread = uns_container_of(worker, pool_thread, worker);
   atomic_store(&thread->given, job);
   if (atomic_load(&thread->asleep)) {
-    uv_mutex_lock(&thread->lock);
-    uv_cond_signal(&thread->wake);
+    uv_mutex_lock(&thread->lock); /* it waits from here on, or has seen the job */
     uv_mutex_unlock(&thread->lock);
+    uv_cond_signal(&thread->wake); /* only now: woken under the lock it would go to sleep again, for that */
   }
 }
 
