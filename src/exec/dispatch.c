@@ -177,6 +177,7 @@ bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker) {
   bool idle = worker->idle;
   if (idle) {
     take_out(dispatch, worker);
+    if (worker->lending) end_lending(dispatch, worker); /* by its own account; it is mad */
     dispatch->workers--;
   }
   uv_mutex_unlock(&dispatch->lock);

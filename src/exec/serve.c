@@ -330,25 +330,35 @@ static int handle_frames(uns_child *child) {
   return status;
 }
 
-/* Hears all that it has said by now; where that is the last of it, or makes no sense, no more is heard. */
-static void hear(uns_child *child) {
+/* It is ending, or has been killed; the watch on its end says how. */
+static void stop_hearing(uns_child *child) {
+  int fd = child->service.watch.fd;
+  uns_supervisor_unwatch(child->pool->supervisor, &child->service.watch);
+  close(fd);
+  uns_child_expect_end(child);
+}
+
+/* Hears what it has said by now, but not for ever, should it speak without a pause: the watch is ready again. True: that was
+   all. Where that is the last of it, or makes no sense, no more is heard. */
+static bool hear(uns_child *child) {
+  enum { AT_A_TIME = 32 };
   uns_service *service = &child->service;
-  for (;;) {
+  for (int i = 0; i < AT_A_TIME; i++) {
     ssize_t count = receive(service);
-    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (count < 0 && errno == ENOMEM) uns_child_condemn(child, no_memory_to_hear);
     else if (count < 0 && errno != ECONNRESET) uns_child_condemn(child, strerror(errno));
-    if (count <= 0) break;
+    if (count <= 0) {
+      stop_hearing(child);
+      return true;
+    }
     int status = handle_frames(child);
     if (status == UNS_OK) continue;
     uns_child_condemn(child, status == UNS_ENOMEM ? no_memory_to_hear : garbage_heard);
-    break;
+    stop_hearing(child);
+    return true;
   }
-  /* It is ending, or has been killed; the watch on its end says how. */
-  int fd = service->watch.fd;
-  uns_supervisor_unwatch(child->pool->supervisor, &service->watch);
-  close(fd);
-  uns_child_expect_end(child);
+  return false;
 }
 
 static void on_socket(uns_watch *watched, uint32_t events) {
@@ -362,8 +372,9 @@ void uns_service_check(uns_child *child) {
   if (service->watch.fd < 0 || service->input_bytes == 0) return;
   uint32_t said = atomic_load(&child->wire.board->speaking);
   if (said % 2 != 0) return;
-  hear(child); /* all frames that it had begun by then, or even some that it has begun since */
-  if (service->watch.fd >= 0 && service->input_bytes > 0 && atomic_load(&child->wire.board->speaking) == said)
+  /* All frames that it had begun by then, or even some that it has begun since. */
+  if (hear(child) && service->watch.fd >= 0 && service->input_bytes > 0 &&
+      atomic_load(&child->wire.board->speaking) == said)
     uns_child_condemn(child, garbage_heard);
 }
 

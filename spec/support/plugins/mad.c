@@ -317,6 +317,32 @@ static int early(unsync_task *t) {
   abort();
 }
 
+/* Speaks without a pause, of what its host has nothing to say to. */
+static void *chatter(void *argument) {
+  static uint8_t words[4096]; /* little enough to go in one piece */
+  size_t size = 0;
+  struct {
+    frame_head head;
+    frame_packet packet;
+  } leave;
+  (void)argument;
+  memset(&leave, 0, sizeof leave);
+  leave.head.magic = FRAME_MAGIC;
+  leave.head.packet_count = 1;
+  leave.head.head_bytes = sizeof leave;
+  leave.head.size_bytes = sizeof leave;
+  leave.head.words.kind = UNS_FRAME_CHANNEL_LEAVE;
+  leave.head.words.sequence = UINT64_MAX;
+  for (; size + sizeof leave <= sizeof words; size += sizeof leave) memcpy(words + size, &leave, sizeof leave);
+  for (;;) {
+    for (size_t done = 0; done < size;) {
+      ssize_t sent = send(CONTROL, words + done, size - done, MSG_NOSIGNAL);
+      if (sent < 0) return NULL;
+      done += (size_t)sent;
+    }
+  }
+}
+
 /* Goes on with something of the kind, and returns. */
 static int go_on(unsync_task *t, void *(*with)(void *)) {
   uns_board *there;
@@ -327,6 +353,10 @@ static int go_on(unsync_task *t, void *(*with)(void *)) {
   return 0;
 }
 
+static int talkative(unsync_task *t) {
+  if (go_on(t, chatter) != 0) return -1;
+  for (;;) pause();
+}
 static int torn(unsync_task *t) { return go_on(t, scribble); }
 static int longer(unsync_task *t) { return go_on(t, lengthen); }
 
@@ -348,6 +378,7 @@ static const unsync_task_def tasks[] = {
     {"early", early, "early(seed): the end of a call that it has not got yet", 0},
     {"longer", longer, "longer(seed): from now on results say that they are longer than they are", 0},
     {"stray", stray, "stray(seed): leaves its process group, and never ends", 0},
+    {"talkative", talkative, "talkative(seed): speaks without a pause, and never ends", 0},
     {"torn", torn, "torn(seed): from now on results change while they are read", 0},
 };
 
