@@ -21,7 +21,7 @@ static const char scope_mark = 0;
  */
 typedef struct {
   const char *mark; /* &scope_mark */
-  uns_cancel_scope scope;
+  uns_timed_scope timed;
   uns_link link; /* in runtime->idle_scopes while nobody is in it */
   int pin;       /* of itself, as long as the state lives; 0: not kept */
 } scope_box;
@@ -35,7 +35,7 @@ static int scope_close(lua_State *L) {
   scope_box *box = test_box(L);
   if (box == NULL) return 0;
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  uns_cancel_scope_leave(runtime, &box->scope);
+  uns_cancel_scope_leave(runtime, &box->timed.scope);
   if (box->pin != 0 && uns_list_empty(&box->link)) uns_list_push_front(&runtime->idle_scopes, &box->link);
   return 0;
 }
@@ -44,14 +44,14 @@ static int scope_close(lua_State *L) {
 static int scope_collect(lua_State *L) {
   scope_box *box = test_box(L);
   if (box == NULL) return 0;
-  uns_cancel_scope_leave(uns_upvalue_runtime(L), &box->scope);
+  uns_cancel_scope_leave(uns_upvalue_runtime(L), &box->timed.scope);
   return 0;
 }
 
 /* Stack: the scope, then what the function returned or raised. */
 static int after_call(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
-  uns_cancel_scope *scope = &((scope_box *)lua_touserdata(L, 1))->scope;
+  uns_cancel_scope *scope = &((scope_box *)lua_touserdata(L, 1))->timed.scope;
   uns_cancel_scope_leave(runtime, scope);
   bool fine = status == LUA_OK || status == LUA_YIELD;
   bool timed_out = !fine && scope->timed_out && uns_error_is(L, -1, "cancelled");
@@ -67,7 +67,7 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
 
 /* Calls the function at 2 (its arguments above) in the scope at 1. */
 static int call_in_scope(lua_State *L, uns_runtime *runtime, uint64_t deadline_ns) {
-  uns_cancel_scope *scope = &((scope_box *)lua_touserdata(L, 1))->scope;
+  uns_cancel_scope *scope = &((scope_box *)lua_touserdata(L, 1))->timed.scope;
   if (runtime->current == NULL) uns_task_check_can_wait(runtime, L);
   if (uns_cancel_scope_enter(runtime, scope, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
   lua_toclose(L, 1);
@@ -82,12 +82,12 @@ static scope_box *push_box(lua_State *L) {
   box->mark = &scope_mark;
   box->pin = 0;
   uns_list_init(&box->link);
-  uns_cancel_scope_init(&box->scope);
+  uns_timed_scope_init(&box->timed);
   luaL_setmetatable(L, SCOPE_TYPE);
   return box;
 }
 
-uns_cancel_scope *uns_push_cancel_scope(lua_State *L) { return &push_box(L)->scope; }
+uns_cancel_scope *uns_push_cancel_scope(lua_State *L) { return &push_box(L)->timed.scope; }
 
 /* The same, a kept one if it may be. */
 static uns_cancel_scope *push_scope(lua_State *L, uns_runtime *runtime) {
@@ -96,8 +96,8 @@ static uns_cancel_scope *push_scope(lua_State *L, uns_runtime *runtime) {
   if (link != NULL) {
     scope_box *kept = uns_container_of(link, scope_box, link);
     uns_runtime_push_pin(runtime, L, kept->pin);
-    uns_cancel_scope_init(&kept->scope);
-    return &kept->scope;
+    uns_timed_scope_init(&kept->timed);
+    return &kept->timed.scope;
   }
   scope_box *box = push_box(L);
   if (runtime->kept_scope_count < KEPT_SCOPES_MAX) {
@@ -105,11 +105,11 @@ static uns_cancel_scope *push_scope(lua_State *L, uns_runtime *runtime) {
     box->pin = uns_runtime_pin(runtime, L);
     runtime->kept_scope_count++;
   }
-  return &box->scope;
+  return &box->timed.scope;
 }
 
 void uns_leave_cancel_scope(lua_State *L, uns_runtime *runtime, int index) {
-  uns_cancel_scope_leave(runtime, &((scope_box *)lua_touserdata(L, index))->scope);
+  uns_cancel_scope_leave(runtime, &((scope_box *)lua_touserdata(L, index))->timed.scope);
 }
 
 /* timeout(seconds, fn, ...) -> what fn returns; raises `timeout` */

@@ -21,8 +21,8 @@ static int after_send(lua_State *L, int status, lua_KContext context) {
   (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  uns_told told = (uns_told)task->waiter.told;
-  if (told != UNS_TOLD_GIVEN) uns_channel_withdraw(L, 1, &task->waiter);
+  uns_told told = (uns_told)task->extra->waiter.told;
+  if (told != UNS_TOLD_GIVEN) uns_channel_withdraw(L, 1, &task->extra->waiter);
   uns_channel_keep(task, told);
   uns_task_check_interrupt(runtime, L);
   if (told == UNS_TOLD_CLOSED) return raise_closed(L);
@@ -40,13 +40,13 @@ static int channel_send(lua_State *L) {
   switch (uns_channel_send(runtime, L, channel, 1, 2)) {
     case UNS_CHANNEL_DONE:
       if (!uns_task_turn_is_over(runtime, L)) return 0;
-      runtime->current->waiter.told = UNS_TOLD_GIVEN;
+      runtime->current->extra->waiter.told = UNS_TOLD_GIVEN;
       return uns_task_park(runtime, L, 0, after_send);
     case UNS_CHANNEL_CLOSED: return raise_closed(L);
     default: break;
   }
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  uns_channel_wait_to_send(runtime, L, 1, &task->waiter, 2);
+  uns_channel_wait_to_send(runtime, L, 1, &task->extra->waiter, 2);
   task->waits_for = "room in a channel";
   return uns_task_park(runtime, L, 0, after_send);
 }
@@ -88,12 +88,12 @@ static int after_receive(lua_State *L, int status, lua_KContext context) {
   (void)status;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  uns_told told = (uns_told)task->waiter.told;
+  uns_told told = (uns_told)task->extra->waiter.told;
   uns_channel_keep(task, told);
-  if (uns_task_is_interrupted(task) && told == UNS_TOLD_GIVEN) uns_channel_return(runtime, L, 1, &task->waiter);
+  if (uns_task_is_interrupted(task) && told == UNS_TOLD_GIVEN) uns_channel_return(runtime, L, 1, &task->extra->waiter);
   uns_task_check_interrupt(runtime, L);
   if (told != UNS_TOLD_GIVEN) return return_closed(L, (int)context);
-  uns_channel_take(L, 1, &task->waiter);
+  uns_channel_take(L, 1, &task->extra->waiter);
   return return_item(L, (int)context);
 }
 
@@ -117,7 +117,7 @@ static int receive(lua_State *L, int mode) {
     default: break;
   }
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  uns_channel_wait_to_receive(runtime, L, 1, &task->waiter);
+  uns_channel_wait_to_receive(runtime, L, 1, &task->extra->waiter);
   task->waits_for = "an item from a channel";
   return uns_task_park(runtime, L, mode, after_receive);
 }

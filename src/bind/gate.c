@@ -21,7 +21,7 @@ enum { RATE_MOST = 1000000 /* permits in a window: each is remembered for as lon
 /* After a call that did not have to wait: true if others must run first; then as if it had been handed what it got. */
 static bool turn_is_over(lua_State *L, uns_runtime *runtime) {
   if (!uns_task_turn_is_over(runtime, L)) return false;
-  runtime->current->waiter.told = UNS_TOLD_GIVEN;
+  runtime->current->extra->waiter.told = UNS_TOLD_GIVEN;
   return true;
 }
 
@@ -34,7 +34,7 @@ static int after_acquire(lua_State *L, int status, lua_KContext context) {
   (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  if (uns_task_is_interrupted(task) && task->waiter.told == UNS_TOLD_GIVEN) {
+  if (uns_task_is_interrupted(task) && task->extra->waiter.told == UNS_TOLD_GIVEN) {
     uns_semaphore_release(runtime, check_semaphore(L));
   }
   uns_task_check_interrupt(runtime, L);
@@ -81,9 +81,9 @@ static int after_lock(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
   uns_mutex *mutex = lua_touserdata(L, 1);
-  if (uns_task_is_interrupted(task) && task->waiter.told == UNS_TOLD_GIVEN) uns_mutex_unlock(runtime, mutex);
+  if (uns_task_is_interrupted(task) && task->extra->waiter.told == UNS_TOLD_GIVEN) uns_mutex_unlock(runtime, mutex);
   uns_task_check_interrupt(runtime, L);
-  if (task->waiter.told == UNS_TOLD_CLOSED) return uns_mutex_raise_abandoned(L, mutex);
+  if (task->extra->waiter.told == UNS_TOLD_CLOSED) return uns_mutex_raise_abandoned(L, mutex);
   mutex->locked_at = uns_runtime_site(runtime, L);
   return 1;
 }
@@ -94,6 +94,8 @@ static uns_mutex *check_wanted(lua_State *L) {
   uns_mutex *mutex = check_mutex(L);
   if (mutex->left_by != NULL) uns_mutex_raise_abandoned(L, mutex);
   if (runtime->current == NULL) uns_task_check_can_wait(runtime, L); /* says that this is no task */
+  if (uns_task_extra_of(runtime->current) == NULL)
+    luaL_error(L, "not enough memory"); /* it has the list of those held */
   return mutex;
 }
 
@@ -108,7 +110,7 @@ static int mutex_lock(lua_State *L) {
   bool locked = uns_mutex_try_lock(runtime, mutex);
   if (locked) mutex->locked_at = uns_runtime_site(runtime, L);
   if (locked && !turn_is_over(L, runtime)) return 1;
-  if (!locked) uns_gate_wait(runtime, L, &mutex->waiters, "a mutex")->wanted = mutex;
+  if (!locked) uns_gate_wait(runtime, L, &mutex->waiters, "a mutex")->extra->wanted = mutex;
   return uns_task_park(runtime, L, 0, after_lock);
 }
 
@@ -211,7 +213,7 @@ static int after_rate(lua_State *L, int status, lua_KContext context) {
   (void)context;
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uns_task *task = runtime->current;
-  if (uns_task_is_interrupted(task) && task->waiter.told == UNS_TOLD_GIVEN) {
+  if (uns_task_is_interrupted(task) && task->extra->waiter.told == UNS_TOLD_GIVEN) {
     uns_rate_give_back(runtime, lua_touserdata(L, 1));
   }
   uns_task_check_interrupt(runtime, L);

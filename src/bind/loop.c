@@ -19,7 +19,7 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
 static int loop_sleep(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
   uint64_t duration_ns = uns_check_seconds(L, 1);
-  uns_task *task = uns_task_check_can_wait(runtime, L);
+  uns_task *task = uns_task_check_can_pause(runtime, L);
   if (uns_timer_arm(runtime, &task->timer, uns_now_ns(runtime) + duration_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
@@ -30,7 +30,7 @@ static int loop_sleep(lua_State *L) {
 /* yield(): lets every task that is ready run first */
 static int loop_yield(lua_State *L) {
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  uns_task *task = uns_task_check_can_wait(runtime, L);
+  uns_task *task = uns_task_check_can_pause(runtime, L);
   task->gave_way = runtime->shuffle != 0;
   uns_task_ready(runtime, task);
   return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);

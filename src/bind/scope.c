@@ -28,7 +28,7 @@ static int scope_close(lua_State *L) {
   const scope *mine = luaL_testudata(L, 1, SCOPE_TYPE);
   uns_group *group = mine != NULL ? mine->group : NULL;
   if (group == NULL || group->ended) return 0;
-  uns_task *task = group->block.task;
+  uns_task *task = group->block.scope.task;
   if (task == NULL) return 0; /* never entered, or the state ends */
   uns_group_cancel(group);
   uns_group_leave(group, task);
@@ -39,7 +39,7 @@ static int scope_gc(lua_State *L) {
   scope *mine = luaL_testudata(L, 1, SCOPE_TYPE); /* scripts can reach the metatable */
   if (mine == NULL || mine->group == NULL) return 0;
   if (!mine->group->runtime->closing) scope_close(L);
-  uns_cancel_scope_leave(mine->group->runtime, &mine->group->block);
+  uns_cancel_scope_leave(mine->group->runtime, &mine->group->block.scope);
   mine->group->ended = true;
   uns_group_unref(mine->group);
   mine->group = NULL;
@@ -127,8 +127,8 @@ static int raise_own(uns_runtime *runtime, lua_State *L, uns_group *group) {
 static int finish(lua_State *L, uns_runtime *runtime) {
   uns_group *group = ((scope *)lua_touserdata(L, SLOT_SCOPE))->group;
   luaL_checkstack(L, LUA_MINSTACK, NULL);
-  bool timed_out = group->block.timed_out && !group->outside;
-  uns_group_leave(group, group->block.task);
+  bool timed_out = group->block.scope.timed_out && !group->outside;
+  uns_group_leave(group, group->block.scope.task);
   if (group->first != NULL) return raise_member(runtime, L, group, group->first);
   if (group->block_failed) {
     lua_settop(L, SLOT_RESULTS);
@@ -163,7 +163,7 @@ static int wait_for_end(lua_State *L, uns_runtime *runtime) {
   uns_task *task = runtime->current;
   const uns_cancel_scope *reaching = group->draining ? NULL : uns_cancel_reaching(task);
   if (reaching != NULL) { /* everything has to end now, and that is waited for whatever comes */
-    group->outside = reaching != &group->block;
+    group->outside = reaching != &group->block.scope;
     uns_group_cancel(group);
     group->draining = true;
     uns_cancel_scope_enter(runtime, &group->drain, 0);
@@ -172,7 +172,7 @@ static int wait_for_end(lua_State *L, uns_runtime *runtime) {
   uns_task_check_can_wait(runtime, L);
   group->waiting = task;
   task->waits_for = "the end of its scope";
-  task->behind = &group->behind;
+  task->extra->behind = &group->behind;
   return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
 }
 
@@ -215,7 +215,7 @@ static int core_scope_run(lua_State *L) {
   uns_group *group = check_group(L);
   uint64_t deadline_ns = uns_opt_deadline(L, 2);
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  if (group->ended || group->block.task != NULL) return luaL_error(L, "this scope has been used");
+  if (group->ended || group->block.scope.task != NULL) return luaL_error(L, "this scope has been used");
   lua_settop(L, 3);
   lua_pushvalue(L, 1);
   if (uns_group_enter(group, task, deadline_ns) != UNS_OK) return luaL_error(L, "not enough memory");
@@ -249,7 +249,7 @@ static int scope_spawn(lua_State *L) {
   uns_group *group = mine->group;
   uns_task *task = runtime->current;
   if (!lua_isfunction(L, 2)) return luaL_typeerror(L, 2, "function");
-  if (group->ended || group->block.task == NULL) uns_error_raise(L, "closed", "closed: the scope has ended");
+  if (group->ended || group->block.scope.task == NULL) uns_error_raise(L, "closed", "closed: the scope has ended");
   if (task == NULL) uns_error_raise(L, "EINVAL", "no task runs here: a scope's children are started by tasks");
   if (mine->limited) {
     lua_getiuservalue(L, 1, VALUE_GATE);

@@ -169,7 +169,7 @@ static bool each_future(const uns_behind *behind, bool (*visit)(void *, const un
 
 static void on_leave(uns_task *task, uns_runtime *runtime) {
   (void)runtime;
-  leave_lines(task->wait_in);
+  leave_lines(task->extra->wait_in);
 }
 
 /* The values that nobody took are forgotten. */
@@ -289,9 +289,9 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
     break;
   }
   task->timed_out = false;
-  task->wait_in = all;
-  task->leave = on_leave;
-  task->behind = &all->behind;
+  task->extra->wait_in = all;
+  task->extra->leave = on_leave;
+  task->extra->behind = &all->behind;
   task->waits_for = "a select";
   return uns_task_park(runtime, L, 0, after_wait);
 }

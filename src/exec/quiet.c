@@ -13,7 +13,7 @@ typedef struct {
 
 static uns_quiet_who who(description *all, uns_task *task, uns_task *chain_from) {
   if (task == NULL) return (uns_quiet_who){.task = 0};
-  uns_quiet_who found = {.since_ns = task->since_ns,
+  uns_quiet_who found = {.since_ns = uns_task_since_ns(task),
                          .runtime = (uintptr_t)task->runtime,
                          .task = task->id,
                          .wait = task->wait,

@@ -280,7 +280,7 @@ typedef struct {
   bool cycle;
 } victim;
 
-static victim here(uns_task *task) { return (victim){.task = task, .since_ns = task != NULL ? task->since_ns : 0}; }
+static victim here(uns_task *task) { return (victim){.task = task, .since_ns = task != NULL ? uns_task_since_ns(task) : 0}; }
 
 static victim there(uns_child *child, const uns_quiet_who *who) {
   return (victim){.child = who->task != 0 ? child : NULL, .who = *who, .since_ns = who->since_ns};

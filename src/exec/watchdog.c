@@ -198,9 +198,10 @@ static void add_holder(text *to, uns_runtime *runtime) {
     add(to, "\n\t(a coroutine, resumed in:)");
   }
   add_frames(to, task->co);
-  for (task = task->resumer; task != NULL; task = task->resumer) {
+  for (const uns_task_frame *frame = runtime->frame; frame != NULL && frame->outer != NULL; frame = frame->below) {
+    if (task->is_main) break; /* it has no frame */
     add(to, "\n\t(started by ");
-    add_task(to, task);
+    add_task(to, frame->outer);
     add(to, ")");
   }
 }

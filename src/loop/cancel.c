@@ -13,6 +13,8 @@
 #include "core/error.h"
 #include "core/packet.h"
 
+enum { NS_PER_MS = 1000000 };
+
 /* ---- errors ---- */
 
 static const char *name_of(const uns_future *future) {
@@ -77,10 +79,12 @@ void uns_cancel_unwound(uns_runtime *runtime, uns_task *task) {
   runtime->unwinding--;
 }
 
+static uint32_t clock_ms(void) { return (uint32_t)(uns_clock_ns() / NS_PER_MS); }
+
 /* A task of the script's: cancelled, out of any shield, and still at it when so many grace periods were over. */
 static bool overdue(const uns_runtime *runtime, const uns_task *task, unsigned periods) {
   return runtime->job == NULL && task->base.cancelled && uns_cancel_reaching(task) != NULL &&
-         uns_clock_ns() - task->cancelled_ns > periods * runtime->grace_ns;
+         (uint32_t)(clock_ms() - task->cancelled_ms) > periods * runtime->grace_ns / NS_PER_MS;
 }
 
 static void on_overdue(lua_State *L, lua_Debug *frame) {
@@ -110,10 +114,10 @@ void uns_cancel_caught(uns_runtime *runtime, lua_State *L, bool in_clean_up) {
 
 /* What a parked task waits for, if it goes with it: nobody else waits for that. A promise is its holder's. Else NULL. */
 static uns_future *awaited_alone(const uns_task *task) {
-  uns_future *awaited = task->awaited;
+  uns_future *awaited = uns_task_awaited(task);
   if (awaited == NULL || awaited->resolvable) return NULL;
   for (const uns_link *link = awaited->waiters.next; link != &awaited->waiters; link = link->next) {
-    if (link != &task->waiter.link && !uns_container_of(link, uns_waiter, link)->listens) return NULL;
+    if (link != &task->extra->waiter.link && !uns_container_of(link, uns_waiter, link)->listens) return NULL;
   }
   return awaited;
 }
@@ -126,11 +130,11 @@ static bool is_reached(const uns_task *task) {
 static uns_task *only_waiter(const uns_task *task) {
   uns_link *link = task->future->waiters.next;
   while (uns_container_of(link, uns_waiter, link)->listens) link = link->next;
-  return uns_container_of(uns_container_of(link, uns_waiter, link), uns_task, waiter);
+  return uns_container_of(link, uns_waiter, link)->task;
 }
 
 static void ask(uns_task *task) {
-  task->cancelled_ns = uns_clock_ns();
+  task->cancelled_ms = clock_ms();
   task->base.cancelled = true; /* every wait to come sees it; one that has not begun never does */
 }
 
@@ -169,21 +173,38 @@ static void reach(uns_runtime *runtime, uns_task *task) {
   }
 }
 
-static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
-  uns_cancel_scope *scope = uns_container_of(timer, uns_cancel_scope, deadline);
+static void time_out(uns_runtime *runtime, uns_cancel_scope *scope) {
   if (!scope->cancelled) scope->timed_out = true;
-  if (scope->task != NULL && scope == &scope->task->base) scope->task->cancelled_ns = uns_clock_ns();
   uns_cancel_scope_cancel(runtime, scope);
 }
 
-void uns_cancel_scope_init(uns_cancel_scope *scope) {
-  *scope = (uns_cancel_scope){.outer = NULL};
-  uns_timer_init(&scope->deadline, on_deadline);
+static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
+  time_out(runtime, &uns_container_of(timer, uns_timed_scope, deadline)->scope);
+}
+
+static void on_task_deadline(uns_timer *timer, uns_runtime *runtime) {
+  uns_task *task = uns_container_of(timer, uns_task_extra, deadline)->waiter.task;
+  task->cancelled_ms = clock_ms();
+  time_out(runtime, &task->base);
+}
+
+void uns_cancel_scope_init(uns_cancel_scope *scope) { *scope = (uns_cancel_scope){.outer = NULL}; }
+
+void uns_timed_scope_init(uns_timed_scope *timed) {
+  uns_cancel_scope_init(&timed->scope);
+  uns_timer_init(&timed->deadline, on_deadline);
+  timed->scope.deadline = &timed->deadline;
+}
+
+void uns_cancel_init_deadline(uns_timer *deadline) { uns_timer_init(deadline, on_task_deadline); }
+
+static bool has_deadline(const uns_cancel_scope *scope) {
+  return scope->deadline != NULL && uns_timer_armed(scope->deadline);
 }
 
 int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64_t deadline_ns) {
   uns_task *task = runtime->current;
-  if (deadline_ns != 0 && uns_timer_arm(runtime, &scope->deadline, deadline_ns) != UNS_OK) return UNS_ENOMEM;
+  if (deadline_ns != 0 && uns_timer_arm(runtime, scope->deadline, deadline_ns) != UNS_OK) return UNS_ENOMEM;
   scope->task = task;
   scope->outer = task->scope;
   task->scope = scope;
@@ -191,7 +212,7 @@ int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64
 }
 
 void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope) {
-  if (uns_timer_armed(&scope->deadline)) uns_timer_disarm(runtime, &scope->deadline);
+  if (has_deadline(scope)) uns_timer_disarm(runtime, scope->deadline);
   uns_task *task = scope->task;
   if (task == NULL) return;
   scope->task = NULL;
@@ -211,8 +232,8 @@ uint64_t uns_cancel_deadline(const uns_runtime *runtime) {
   uint64_t earliest_ns = 0;
   const uns_cancel_scope *scope = runtime->current != NULL ? runtime->current->scope : NULL;
   for (; scope != NULL; scope = scope->outer) {
-    if (uns_timer_armed(&scope->deadline) && (earliest_ns == 0 || scope->deadline.deadline_ns < earliest_ns)) {
-      earliest_ns = scope->deadline.deadline_ns;
+    if (has_deadline(scope) && (earliest_ns == 0 || scope->deadline->deadline_ns < earliest_ns)) {
+      earliest_ns = scope->deadline->deadline_ns;
     }
     if (scope->shield) return earliest_ns;
   }
@@ -327,5 +348,7 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
 }
 
 int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t deadline_ns) {
-  return future->task != NULL ? uns_timer_arm(runtime, &future->task->base.deadline, deadline_ns) : UNS_OK;
+  uns_task *task = future->task;
+  if (task == NULL) return UNS_OK;
+  return uns_task_extra_of(task) != NULL ? uns_timer_arm(runtime, task->base.deadline, deadline_ns) : UNS_ENOMEM;
 }

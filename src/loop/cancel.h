@@ -9,9 +9,18 @@
 
 #include "loop/task.h"
 
+/* A scope that can have a deadline. */
+typedef struct uns_timed_scope {
+  uns_cancel_scope scope;
+  uns_timer deadline;
+} uns_timed_scope;
+
 /* A scope outside of everything, not cancelled. */
 void uns_cancel_scope_init(uns_cancel_scope *scope);
-/* Puts the running task into `scope`, with a deadline or 0. UNS_OK, or UNS_ENOMEM and it is not in it. */
+void uns_timed_scope_init(uns_timed_scope *timed);
+/* That of a task itself, in its extra record. */
+void uns_cancel_init_deadline(uns_timer *deadline);
+/* Puts the running task into `scope`, with a deadline (of a timed one) or 0. UNS_OK, or UNS_ENOMEM and it is not in it. */
 int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64_t deadline_ns);
 /* Out of it again, and out of what was entered inside and never left. Harmless where it was left already. */
 void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope);

@@ -71,10 +71,10 @@ static uns_chain_link look(const uns_future *future, bool frozen, int depth) {
 uns_chain_link uns_chain_behind_future(const uns_future *future, bool frozen) { return look(future, frozen, 0); }
 
 uns_chain_link uns_chain_behind(const uns_task *task, bool frozen) {
-  if (task->wanted != NULL && task->wanted->owner != NULL)
-    return (uns_chain_link){.kind = UNS_BEHIND_TASK, .task = task->wanted->owner};
-  if (task->awaited != NULL) return look(task->awaited, frozen, 0);
-  if (task->behind != NULL) return look_at_all(task->behind, frozen, 0);
+  const uns_mutex *wanted = uns_task_wanted(task);
+  if (wanted != NULL && wanted->owner != NULL) return (uns_chain_link){.kind = UNS_BEHIND_TASK, .task = wanted->owner};
+  if (uns_task_awaited(task) != NULL) return look(uns_task_awaited(task), frozen, 0);
+  if (uns_task_behind(task) != NULL) return look_at_all(uns_task_behind(task), frozen, 0);
   return (uns_chain_link){.kind = UNS_BEHIND_NOBODY};
 }
 
@@ -91,8 +91,10 @@ bool uns_chain_leads_elsewhere(const uns_runtime *runtime) {
   for (const uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
     const uns_task *task = uns_container_of(link, uns_task, live_link);
     if (task->state != UNS_TASK_PARKED) continue;
-    if (task->awaited != NULL && is_elsewhere(NULL, task->awaited)) return true;
-    if (task->behind != NULL && task->behind->each(task->behind, is_elsewhere, NULL)) return true;
+    const uns_future *awaited = uns_task_awaited(task);
+    const uns_behind *behind = uns_task_behind(task);
+    if (awaited != NULL && is_elsewhere(NULL, awaited)) return true;
+    if (behind != NULL && behind->each(behind, is_elsewhere, NULL)) return true;
   }
   return false;
 }
@@ -102,7 +104,7 @@ bool uns_chain_leads_elsewhere(const uns_runtime *runtime) {
 uns_task *uns_chain_younger(uns_task *a, uns_task *b) {
   if (a == NULL || b == NULL) return a == NULL ? b : a;
   if (a->runtime == b->runtime) return b->id > a->id ? b : a;
-  return b->since_ns > a->since_ns ? b : a;
+  return uns_task_since_ns(b) > uns_task_since_ns(a) ? b : a;
 }
 
 uns_task *uns_chain_follow(uns_task *start, bool frozen, uns_chain_link *end) {
@@ -161,10 +163,10 @@ void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_li
   const char *what = task->waits_for != NULL ? task->waits_for : "nothing";
   if (task->held) {
     uns_text_add(text, "its turn, for its function has a limit");
-  } else if (task->awaited != NULL) {
-    add_future(text, task->awaited);
+  } else if (uns_task_awaited(task) != NULL) {
+    add_future(text, uns_task_awaited(task));
     if (for_ever && behind->kind == UNS_BEHIND_NOBODY) uns_text_add(text, ", which nobody will settle");
-  } else if (task->wanted != NULL && behind->kind == UNS_BEHIND_TASK) {
+  } else if (uns_task_wanted(task) != NULL && behind->kind == UNS_BEHIND_TASK) {
     uns_text_add(text, "%s that ", what);
     uns_chain_add_task(text, behind->task);
     uns_text_add(text, " holds");

@@ -212,7 +212,7 @@ void uns_shared_leave(uns_waiter *waiter) {
 
 static void on_leave(uns_task *task, uns_runtime *runtime) {
   (void)runtime;
-  uns_channel_leave(&task->waiter);
+  uns_channel_leave(&task->extra->waiter);
 }
 
 void uns_shared_take(lua_State *L, uns_waiter *waiter) {
@@ -239,7 +239,7 @@ static uns_channel_result begin(uns_runtime *runtime, uns_channel_wait *wait, un
     atomic_fetch_add_explicit(&wait->count, 1, memory_order_relaxed);
     uns_mailbox_post(runtime->mailbox, &wait->mail);
   }
-  if (waiter->choice == NULL) task->leave = on_leave;
+  if (waiter->choice == NULL) task->extra->leave = on_leave;
   /* In the script's own state the hope lies in what it has under way: when all that has ended, nobody sends any more. */
   if (runtime->job != NULL) uns_task_hope(runtime, task);
   return result;

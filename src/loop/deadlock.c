@@ -95,7 +95,7 @@ static uns_task *find_victim(const uns_runtime *runtime, bool *cycle) {
 
 /* The error is on top of the state's main stack. In a cycle, what it has awaited will fail for no reason but this one. */
 static void raise_in(uns_runtime *runtime, uns_task *victim, bool cycle) {
-  uns_future *awaited = victim->awaited;
+  uns_future *awaited = uns_task_awaited(victim);
   if (awaited != NULL && (cycle || awaited->behind != NULL)) awaited->expected = true;
   uns_task_interrupt(runtime, victim);
 }
@@ -124,7 +124,8 @@ static int push_limit(lua_State *L) {
 void uns_task_limit_youngest(uns_runtime *runtime, const char *format, int count) {
   uns_task *youngest = find_youngest(runtime);
   if (youngest == NULL) return;
-  if (youngest->awaited != NULL) youngest->awaited->expected = true; /* nobody is left to look */
+  uns_future *awaited = uns_task_awaited(youngest);
+  if (awaited != NULL) awaited->expected = true; /* nobody is left to look */
   limit reached = {format, count};
   push_protected(runtime->L, push_limit, &reached);
   uns_task_interrupt(runtime, youngest);

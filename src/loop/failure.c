@@ -327,11 +327,16 @@ static void join_tracebacks(uns_runtime *runtime, lua_State *L) {
 static void remember(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task == NULL) return;
-  int last = task->raised;
-  task->raised = 0;
+  uns_task_extra *extra = uns_task_extra_of(task);
+  if (extra == NULL) {
+    luaL_error(L, "not enough memory");
+    return;
+  }
+  int last = extra->raised;
+  extra->raised = 0;
   if (last != 0) uns_runtime_unpin(runtime, last);
   lua_pushvalue(L, -1);
-  task->raised = uns_runtime_pin(runtime, L);
+  extra->raised = uns_runtime_pin(runtime, L);
 }
 
 int uns_failure_raise(uns_runtime *runtime, lua_State *L) {
@@ -344,16 +349,16 @@ int uns_failure_raise(uns_runtime *runtime, lua_State *L) {
 /* Pushes the failure that the running task remembers, and it does so no more, if the error at `error` was that. */
 static bool recall(uns_runtime *runtime, lua_State *L, int error) {
   uns_task *task = runtime->current;
-  if (task == NULL || task->raised == 0) return false;
+  if (task == NULL || task->extra == NULL || task->extra->raised == 0) return false;
   error = lua_absindex(L, error);
   luaL_checkstack(L, 4, NULL);
-  uns_runtime_push_pin(runtime, L, task->raised);
+  uns_runtime_push_pin(runtime, L, task->extra->raised);
   lua_getiuservalue(L, -1, UNS_FAILURE_ERROR);
   bool same = lua_rawequal(L, -1, error);
   lua_pop(L, same ? 1 : 2);
   if (!same) return false;
-  uns_runtime_unpin(runtime, task->raised);
-  task->raised = 0;
+  uns_runtime_unpin(runtime, task->extra->raised);
+  task->extra->raised = 0;
   return true;
 }
 

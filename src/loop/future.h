@@ -32,8 +32,8 @@ typedef struct uns_waiter {
   uint8_t told; /* uns_told, of a wait for something else than a future */
   bool listens; /* it only keeps the books: nobody awaits the future by it */
   bool quiet;   /* to tell it allocates nothing */
+  uns_task *task; /* that waits, where it is one */
   /* Of a wait at a channel: */
-  uns_task *task;                     /* that waits */
   struct uns_choice **choice;         /* NULL: it waits for this alone. What it points to is made at need */
   struct uns_channel_wait *elsewhere; /* where the channel is shared: its wait there, until all is settled; else NULL */
 } uns_waiter;
@@ -71,6 +71,8 @@ struct uns_future {
   uint64_t since_ns;        /* when it was first waited for or sent away; 0: not yet */
   const uns_behind *behind; /* what it is made of, while it is pending; or NULL */
 };
+
+enum { UNS_FUTURE_BYTES = sizeof(uns_future) + 56 }; /* with what Lua puts before a userdata with one user value */
 
 static inline bool uns_future_settled(const uns_future *future) { return future->state >= UNS_FUTURE_DONE; }
 

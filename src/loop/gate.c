@@ -7,9 +7,9 @@
 
 uns_task *uns_gate_wait(uns_runtime *runtime, lua_State *L, uns_link *waiters, const char *what) {
   uns_task *task = uns_task_check_can_wait(runtime, L);
-  task->waiter.told = UNS_TOLD_NONE;
+  task->extra->waiter.told = UNS_TOLD_NONE;
   task->waits_for = what;
-  uns_list_push_back(waiters, &task->waiter.link);
+  uns_list_push_back(waiters, &task->extra->waiter.link);
   return task;
 }
 
@@ -54,7 +54,7 @@ void uns_mutex_init(uns_mutex *mutex) {
 
 static void own(uns_mutex *mutex, uns_task *task) {
   mutex->owner = task;
-  uns_list_push_back(&task->mutexes, &mutex->held_link);
+  uns_list_push_back(&task->extra->mutexes, &mutex->held_link);
 }
 
 bool uns_mutex_try_lock(uns_runtime *runtime, uns_mutex *mutex) {
@@ -72,13 +72,14 @@ void uns_mutex_unlock(uns_runtime *runtime, uns_mutex *mutex) {
   uns_mutex_deinit(mutex);
   uns_waiter *waiter = uns_waiter_first(&mutex->waiters);
   if (waiter == NULL) return;
-  own(mutex, uns_container_of(waiter, uns_task, waiter)); /* at once: nobody can come in between */
+  own(mutex, waiter->task); /* at once: nobody can come in between */
   uns_waiter_tell(waiter, runtime, UNS_TOLD_GIVEN);
 }
 
 void uns_mutex_abandon(uns_runtime *runtime, uns_task *task) {
-  while (!uns_list_empty(&task->mutexes)) {
-    uns_mutex *mutex = uns_container_of(task->mutexes.next, uns_mutex, held_link);
+  uns_link *mutexes = &task->extra->mutexes;
+  while (!uns_list_empty(mutexes)) {
+    uns_mutex *mutex = uns_container_of(mutexes->next, uns_mutex, held_link);
     mutex->left_by = name_of(task);
     uns_mutex_deinit(mutex);
     if (!runtime->closing) tell_all(runtime, &mutex->waiters, UNS_TOLD_CLOSED);
@@ -92,13 +93,14 @@ static const char *push_place(lua_State *L, const uns_mutex *mutex) {
 }
 
 void uns_mutex_push_held(lua_State *L, const uns_task *task) {
-  const char *place = push_place(L, uns_container_of(task->mutexes.next, uns_mutex, held_link));
+  const char *place = push_place(L, uns_container_of(task->extra->mutexes.next, uns_mutex, held_link));
   uns_error_push(L, "abandoned", "abandoned: %s ended with a mutex locked%s", name_of(task), place);
   lua_remove(L, -2);
 }
 
 int uns_mutex_raise_abandoned(lua_State *L, const uns_mutex *mutex) {
-  return uns_error_raise(L, "abandoned", "abandoned: %s ended with this mutex locked%s: what it guards may be half done",
+  return uns_error_raise(L, "abandoned",
+                         "abandoned: %s ended with this mutex locked%s: what it guards may be half done",
                          mutex->left_by, push_place(L, mutex));
 }
 
@@ -125,7 +127,7 @@ void uns_barrier_init(uns_barrier *barrier, lua_Integer parties) {
 /* It waits no more, for whatever reason: of those let through all leave at once, and a cancelled one steps back. */
 static void leave_barrier(uns_task *task, uns_runtime *runtime) {
   (void)runtime;
-  uns_barrier *barrier = task->wait_in;
+  uns_barrier *barrier = task->extra->wait_in;
   barrier->waiting--;
 }
 
@@ -135,8 +137,8 @@ bool uns_barrier_arrive(uns_runtime *runtime, lua_State *L, uns_barrier *barrier
     return true;
   }
   uns_task *task = uns_gate_wait(runtime, L, &barrier->waiters, "the others at a barrier");
-  task->wait_in = barrier;
-  task->leave = leave_barrier;
+  task->extra->wait_in = barrier;
+  task->extra->leave = leave_barrier;
   barrier->waiting++;
   return false;
 }
@@ -172,7 +174,7 @@ static void on_timer(uns_timer *timer, uns_runtime *runtime) {
 
 /* The last one in line takes the timer along: it would be hope for nobody. */
 static void leave_rate(uns_task *task, uns_runtime *runtime) {
-  uns_rate *rate = task->wait_in;
+  uns_rate *rate = task->extra->wait_in;
   if (uns_list_empty(&rate->waiters) && uns_timer_armed(&rate->timer)) uns_timer_disarm(runtime, &rate->timer);
 }
 
@@ -198,8 +200,8 @@ void uns_rate_wait(uns_runtime *runtime, lua_State *L, uns_rate *rate) {
     luaL_error(L, "not enough memory");
   }
   uns_task *task = uns_gate_wait(runtime, L, &rate->waiters, "its turn at a rate limit");
-  task->wait_in = rate;
-  task->leave = leave_rate;
+  task->extra->wait_in = rate;
+  task->extra->leave = leave_rate;
 }
 
 void uns_rate_give_back(uns_runtime *runtime, uns_rate *rate) {

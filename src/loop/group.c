@@ -33,7 +33,7 @@ uns_group *uns_group_new(uns_runtime *runtime) {
   uns_list_init(&group->members);
   uns_list_init(&group->failed);
   uns_callback_init(&group->callback, run_cancel);
-  uns_cancel_scope_init(&group->block);
+  uns_timed_scope_init(&group->block);
   uns_cancel_scope_init(&group->drain);
   group->drain.shield = true;
   return group;
@@ -57,7 +57,7 @@ void uns_group_unref(uns_group *group) {
 }
 
 int uns_group_enter(uns_group *group, uns_task *task, uint64_t deadline_ns) {
-  if (uns_cancel_scope_enter(group->runtime, &group->block, deadline_ns) != UNS_OK) return UNS_ENOMEM;
+  if (uns_cancel_scope_enter(group->runtime, &group->block.scope, deadline_ns) != UNS_OK) return UNS_ENOMEM;
   group->outer = task->group; /* its reference too */
   task->group = uns_group_ref(group);
   return UNS_OK;
@@ -67,7 +67,7 @@ void uns_group_leave(uns_group *group, uns_task *task) {
   if (group->ended) return;
   group->ended = true;
   uns_cancel_scope_leave(group->runtime, &group->drain);
-  uns_cancel_scope_leave(group->runtime, &group->block);
+  uns_cancel_scope_leave(group->runtime, &group->block.scope);
   while (task->group != NULL && task->group->ended) {
     uns_group *left = task->group;
     task->group = left->outer != NULL ? uns_group_ref(left->outer) : NULL;
@@ -147,7 +147,7 @@ void uns_group_make_child(uns_group *group, const uns_future *future) {
 void uns_group_cancel(uns_group *group) {
   if (group->ended) return;
   group->cancelled = true;
-  uns_cancel_scope_cancel(group->runtime, &group->block);
+  uns_cancel_scope_cancel(group->runtime, &group->block.scope);
   uns_link batch; /* the end of one may be that of others */
   uns_list_init(&batch);
   uns_list_append(&batch, &group->members);
@@ -161,7 +161,7 @@ void uns_group_cancel(uns_group *group) {
 void uns_group_detach(uns_runtime *runtime, uns_future *future) {
   if (future->task != NULL) { /* scopes of its own stay with it */
     uns_group **at = &future->task->group;
-    while (*at != NULL && (*at)->block.task == future->task) at = &(*at)->outer;
+    while (*at != NULL && (*at)->block.scope.task == future->task) at = &(*at)->outer;
     uns_group *left = *at;
     *at = NULL;
     uns_group_unref(left);

@@ -32,7 +32,7 @@ typedef struct uns_group {
   uns_member *first; /* the child that made the scope fail, or NULL */
   uns_task *waiting; /* for the last member to settle, or NULL */
   uns_callback callback;
-  uns_cancel_scope block; /* around the block and the wait for its end */
+  uns_timed_scope block;  /* around the block and the wait for its end */
   uns_cancel_scope drain; /* a shield, once all has been cancelled */
   bool cancelled, draining, ended;
   bool outside; /* it was cancelled by one around it */

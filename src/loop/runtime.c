@@ -197,10 +197,7 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_timer_queue_deinit(&runtime->timers);
   for (uns_link *link; (link = uns_list_pop_front(&runtime->idle_jobs)) != NULL;)
     uns_job_free(uns_container_of(link, uns_job, link));
-  for (uns_source_name *name; (name = runtime->source_names) != NULL;) {
-    runtime->source_names = name->next;
-    uns_free(name);
-  }
+  uns_sites_deinit(runtime);
   uns_free(runtime->idle_group);
   runtime->idle_group = NULL;
   uns_free(runtime->free_pins);

@@ -86,12 +86,6 @@ typedef struct uns_party {
   _Atomic(const void *) call;  /* that one, to be compared by other threads; or NULL */
 } uns_party;
 
-/* The name of a file in which tasks were started: loop/wait.c. */
-typedef struct uns_source_name {
-  struct uns_source_name *next;
-  char text[LUA_IDSIZE];
-} uns_source_name;
-
 /* Something bound to the runtime that must end before its loop does: luv's nested loop, the HTTP client. */
 typedef struct uns_closer {
   uns_link link;
@@ -99,6 +93,7 @@ typedef struct uns_closer {
 } uns_closer;
 
 enum {
+  UNS_SITE_LISTS = 64,
   UNS_POLL_NS = 100000, /* between two looks at libuv while tasks are ready: a look is a system call */
   UNS_DOZE_NS = 1000000 /* the longest sleep during which not all news wakes the loop: libuv's shortest */
 };
@@ -113,10 +108,11 @@ struct uns_runtime {
 
   /* tasks */
   uns_task *current;  /* the task that runs now; NULL in the loop itself and in callbacks */
+  struct uns_task_frame *frame; /* of the task that was resumed last and runs still, others below; or NULL */
   lua_State *running; /* the Lua thread that we resumed last; another one was resumed by code that knows no tasks */
   int nested_starts;  /* eager starts on the C stack now */
   int budget;         /* settled awaits left before the running task must let others run */
-  uns_link ready;     /* tasks to resume, by task->ready_link */
+  uns_link ready;     /* tasks to resume, by task->timer.link */
   uns_link tasks;     /* all live tasks, oldest first, by task->live_link */
   uns_link idle;      /* recycled tasks with their coroutines */
   size_t idle_count, live_count;
@@ -153,7 +149,7 @@ struct uns_runtime {
   int *free_pins;
   size_t free_pin_count, pin_capacity;
   int future_class_ref; /* the metatable of futures, in the registry */
-  int unaccounted;     /* coroutines that the collector has yet to be told of: loop/task.c */
+  int unaccounted_bytes; /* of tasks, which the collector has yet to be told of: loop/task.c */
   uint64_t last_task_id;
   size_t pending;      /* jobs and messages under way that will post here: hope for whoever waits */
   size_t asked;        /* of these, what other states of ours are to answer: calls, and futures from elsewhere */
@@ -185,7 +181,8 @@ struct uns_runtime {
   void (*lend)(uns_runtime *runtime, bool waiting); /* a worker about to sleep in a wait, and awake again; may be NULL */
   void (*inherit_hook)(lua_State *from, lua_State *to); /* debug.sethook follows into tasks; may be NULL */
   void (*cancel_job)(uns_runtime *runtime, struct uns_job *job); /* exec/executors.h; NULL: none is ever sent */
-  uns_source_name *source_names; /* newest first */
+  struct uns_site *sites[UNS_SITE_LISTS]; /* where tasks were started, newest first, by line: loop/wait.c */
+  size_t site_count;
   uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/send.c's, by job->link */
   size_t idle_job_count;
   uns_link idle_scopes; /* bind/cancel.c's */
@@ -310,6 +307,8 @@ void uns_runtime_unpin(uns_runtime *runtime, int pin);
 /* Pushes the table of all that is pinned, by pin. For looking only. */
 void uns_runtime_push_pins(uns_runtime *runtime, lua_State *L);
 
+/* loop/wait.c: forgets where tasks were started. */
+void uns_sites_deinit(uns_runtime *runtime);
 /* loop/task.c: forgets all tasks, live and idle, when the runtime ends. */
 void uns_tasks_deinit(uns_runtime *runtime);
 

@@ -35,14 +35,14 @@ void uns_shuffle(uns_runtime *runtime, uns_link *batch) {
   uint32_t count = 0;
   for (const uns_link *link = batch->next; link != batch; link = link->next) count++;
   if (count < 2) {
-    if (count == 1) uns_container_of(batch->next, uns_task, ready_link)->gave_way = false;
+    if (count == 1) uns_container_of(batch->next, uns_task, timer.link)->gave_way = false;
     return;
   }
   card *cards = uns_malloc(count * sizeof *cards);
   if (cards == NULL) return; /* they run in the order they came, then */
   uint32_t place = 0, most = 0;
   for (uns_link *link = batch->next; link != batch; link = link->next, place++) {
-    uns_task *task = uns_container_of(link, uns_task, ready_link);
+    uns_task *task = uns_container_of(link, uns_task, timer.link);
     uint32_t key = roll(runtime);
     if (key > most) most = key;
     cards[place] = (card){.key = task->gave_way ? most : key, .place = place, .link = link};

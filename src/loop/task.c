@@ -1,5 +1,6 @@
 #include "loop/task.h"
 
+#include <assert.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,10 +19,10 @@ enum {
   NESTED_STARTS_MAX = 16, /* each takes 2 to 5 of Lua's 200 C levels */
   IDLE_MAX = 1024,        /* coroutines kept for the next tasks: about 1 KB each */
   ARGUMENTS_FREE = 8,     /* that fit into the stack of any coroutine, with its slots: LUA_MINSTACK is 20 */
-  COROUTINE_KIB = 1,      /* what one costs the collector, with its stack and calls */
-  ACCOUNT_BATCH = 64,
-  ROUNDS_NS = 50000,      /* how long a turn goes on with tasks that have become ready in it */
-  STRIDE_MAX = 64         /* tasks resumed between two looks at the clock */
+  COROUTINE_BYTES = 1120, /* what one costs the collector: a thread, its stack, three calls */
+  ACCOUNT_BATCH_BYTES = 64 * 1024,
+  ROUNDS_NS = 50000, /* how long a turn goes on with tasks that have become ready in it */
+  STRIDE_MAX = 64    /* tasks resumed between two looks at the clock */
 };
 
 /* Slots of a task's coroutine, under its body. */
@@ -55,11 +56,12 @@ static const char *record_name(uns_runtime *runtime, uns_task *task) {
 }
 
 COLD static void record_call(uns_runtime *runtime, uns_task *task) {
-  task->record.name = record_name(runtime, task);
-  task->record.waited_for = NULL;
-  task->record.called_ns = uns_clock_ns();
-  task->record.started_ns = 0;
-  task->record.known = false;
+  if (uns_task_extra_of(task) == NULL) return; /* without memory it is not in the record */
+  task->extra->record.name = record_name(runtime, task);
+  task->extra->record.waited_for = NULL;
+  task->extra->record.called_ns = uns_clock_ns();
+  task->extra->record.started_ns = 0;
+  task->extra->record.known = false;
 }
 
 /* The task's number, of which each state has its own. */
@@ -68,61 +70,67 @@ static uint64_t record_id(const uns_runtime *runtime, const uns_task *task) {
 }
 
 COLD static void record_run(uns_runtime *runtime, uns_task *task) {
-  if (task->record.started_ns == 0) task->record.started_ns = uns_clock_ns();
-  uns_recorder_task_runs(runtime->recorder, runtime->track, record_id(runtime, task), task->record.name,
-                         task->record.waited_for);
+  if (uns_task_extra_of(task) == NULL) return;
+  if (task->extra->record.started_ns == 0) task->extra->record.started_ns = uns_clock_ns();
+  uns_recorder_task_runs(runtime->recorder, runtime->track, record_id(runtime, task), task->extra->record.name,
+                         task->extra->record.waited_for);
 }
 
 /* It has parked, or ended. */
 COLD static void record_rest(uns_runtime *runtime, uns_task *task, bool ended) {
+  if (uns_task_extra_of(task) == NULL) return;
   const char *waits_for = ended ? NULL : task->waits_for != NULL ? task->waits_for : "its turn";
-  uns_recorder_task_rests(runtime->recorder, runtime->track, record_id(runtime, task), task->record.name,
-                          task->record.known, waits_for);
-  task->record.waited_for = waits_for;
-  task->record.known = true;
+  uns_recorder_task_rests(runtime->recorder, runtime->track, record_id(runtime, task), task->extra->record.name,
+                          task->extra->record.known, waits_for);
+  task->extra->record.waited_for = waits_for;
+  task->extra->record.known = true;
 }
 
 COLD static void record_end(uns_runtime *runtime, const uns_task *task) {
-  if (task->parent_id == 0 && runtime->callback_of == NULL) return; /* the script itself, or a call that a worker runs */
+  if (task->extra == NULL) return;
+  if (task->parent_id == 0 && runtime->callback_of == NULL)
+    return; /* the script itself, or a call that a worker runs */
   uns_call_end end = task->future->state == UNS_FUTURE_DONE        ? UNS_CALL_DONE
                      : task->future->state == UNS_FUTURE_CANCELLED ? UNS_CALL_CANCELLED
                                                                    : UNS_CALL_FAILED;
-  uns_recorder_task_ended(runtime->recorder, task->record.name, end, task->record.called_ns, task->record.started_ns);
+  uns_recorder_task_ended(runtime->recorder, task->extra->record.name, end, task->extra->record.called_ns,
+                          task->extra->record.started_ns);
 }
 
 /* ---- the body ---- */
 
-static void forget_traceback(uns_runtime *runtime, uns_task *task) {
-  if (task->traceback != 0) uns_runtime_unpin(runtime, task->traceback);
-  task->traceback = 0;
+static void forget_pin(uns_runtime *runtime, int *pin) {
+  if (*pin != 0) uns_runtime_unpin(runtime, *pin);
+  *pin = 0;
 }
 
-static void forget_errors(uns_runtime *runtime, uns_task *task) {
-  forget_traceback(runtime, task); /* of an error that C caught inside, as load does with its reader's */
-  if (task->raised != 0) uns_runtime_unpin(runtime, task->raised);
-  task->raised = 0;
+static inline void forget_errors(uns_runtime *runtime, uns_task *task) {
+  if (task->extra == NULL) return;
+  forget_pin(runtime, &task->extra->traceback); /* of an error that C caught inside, as load does with its reader's */
+  forget_pin(runtime, &task->extra->raised);
 }
 
 /* Message handler at the base of a task: keeps the traceback for the future; the error itself stays as it is. */
 static int keep_traceback(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
   uns_task *task = runtime != NULL ? runtime->current : NULL;
-  if (task == NULL) return 1;
+  if (task == NULL || uns_task_extra_of(task) == NULL) return 1; /* without memory there is none */
   uns_failure_push_traceback(runtime, L);
-  forget_traceback(runtime, task);
-  task->traceback = uns_runtime_pin(runtime, L);
+  forget_pin(runtime, &task->extra->traceback);
+  task->extra->traceback = uns_runtime_pin(runtime, L);
   return 1;
 }
 
 /* A failure says where the call was made. */
 static void keep_site(uns_runtime *runtime, lua_State *co, uns_task *task) {
-  if (task->spawned.line != 0) {
+  lua_State *starter = uns_task_starter(runtime, task);
+  if (task->spawned != NULL) {
     luaL_checkstack(co, 6, NULL);
-    lua_pushfstring(co, "%s:%d", task->spawned.source, task->spawned.line);
+    lua_pushfstring(co, "%s:%d", task->spawned->source, task->spawned->line);
     task->future->site = uns_runtime_intern(runtime, co, lua_tostring(co, -1));
     lua_pop(co, 1);
-  } else if (task->starter != NULL) {
-    task->future->site = uns_runtime_site(runtime, task->starter);
+  } else if (starter != NULL) {
+    task->future->site = uns_runtime_site(runtime, starter);
   }
 }
 
@@ -132,11 +140,12 @@ static void settle_body(lua_State *co, int status, uns_task *task) {
   uns_future *future = task->future;
   future->task = NULL;
   bool fine = status == LUA_OK || status == LUA_YIELD;
-  if (fine && uns_list_empty(&task->mutexes) && !uns_future_settled(future)) { /* the way that matters */
+  bool locked = task->extra != NULL && !uns_list_empty(&task->extra->mutexes);
+  if (fine && !locked && !uns_future_settled(future)) { /* the way that matters */
     uns_future_resolve_pending(runtime, co, SLOT_FUTURE, future, lua_gettop(co) - SLOT_BODY + 1);
     return;
   }
-  if (!uns_list_empty(&task->mutexes)) {
+  if (locked) {
     if (fine) uns_mutex_push_held(co, task);
     uns_mutex_abandon(runtime, task);
     if (fine) {
@@ -149,9 +158,9 @@ static void settle_body(lua_State *co, int status, uns_task *task) {
     uns_future_resolve(runtime, co, SLOT_FUTURE, lua_gettop(co) - SLOT_BODY + 1);
     return;
   }
-  if (task->traceback != 0) {
-    uns_runtime_push_pin(runtime, co, task->traceback);
-    forget_traceback(runtime, task);
+  if (task->extra != NULL && task->extra->traceback != 0) {
+    uns_runtime_push_pin(runtime, co, task->extra->traceback);
+    forget_pin(runtime, &task->extra->traceback);
   } else {
     lua_pushnil(co);
   }
@@ -185,7 +194,7 @@ static int never_run(lua_State *co, uns_task *task) {
   lua_pushnil(co);
   uns_future_fail(runtime, co, SLOT_FUTURE, timed_out ? UNS_FUTURE_FAILED : UNS_FUTURE_CANCELLED);
   if (runtime->recorder != NULL) {
-    task->record.started_ns = 0;
+    if (task->extra != NULL) task->extra->record.started_ns = 0;
     record_end(runtime, task);
   }
   return 0;
@@ -211,40 +220,61 @@ static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
 
 static void on_settled(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
   (void)future;
-  uns_task_wake(runtime, uns_container_of(waiter, uns_task, waiter));
+  uns_task_wake(runtime, waiter->task);
 }
 
 /*
- * A coroutine that a task holds is no garbage. If its memory counted as any other's, a burst of new tasks would make the
- * collector look at all of them again with each fifth that is added; so it is taken off the collector's account, and put
- * on it when the coroutine is let go. In batches, each call costs.
+ * A coroutine that a task holds is no garbage, and no more is the future of one that waits (uns_task_list). If their memory
+ * counted as any other's, a burst of new tasks would make the collector look at all of them again with each fifth that is
+ * added; so it is taken off the collector's account, and put on it when they are let go. In batches, each call costs.
  */
-static void account(uns_runtime *runtime, lua_State *L, int coroutines) {
-  runtime->unaccounted += coroutines;
-  if (runtime->unaccounted > -ACCOUNT_BATCH && runtime->unaccounted < ACCOUNT_BATCH) return;
-  int size_kib = runtime->unaccounted * COROUTINE_KIB;
-  runtime->unaccounted = 0;
+static void account(uns_runtime *runtime, lua_State *L, int size_bytes) {
+  runtime->unaccounted_bytes += size_bytes;
+  if (runtime->unaccounted_bytes > -ACCOUNT_BATCH_BYTES && runtime->unaccounted_bytes < ACCOUNT_BATCH_BYTES) return;
+  int size_kib = runtime->unaccounted_bytes / 1024;
+  runtime->unaccounted_bytes %= 1024;
   if (size_kib < 0 || lua_gc(L, LUA_GCISRUNNING) > 0) lua_gc(L, LUA_GCSTEP, size_kib);
 }
 
+/* Records lie beside the coroutines they belong to, in memory of the state's own. Zeroed; NULL without memory. */
+static void *take_record(const uns_runtime *runtime, size_t size_bytes) {
+  void *self;
+  lua_Alloc allocate = lua_getallocf(runtime->L, &self);
+  void *record = allocate(self, NULL, 0, size_bytes);
+  return record != NULL ? memset(record, 0, size_bytes) : NULL;
+}
+
+static void give_record(const uns_runtime *runtime, void *record, size_t size_bytes) {
+  void *self;
+  lua_Alloc allocate = lua_getallocf(runtime->L, &self);
+  if (record != NULL) allocate(self, record, size_bytes, 0);
+}
+
 static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
-  uns_task *task = uns_calloc(1, sizeof *task);
+  uns_task *task = take_record(runtime, sizeof *task);
   if (task == NULL) return NULL;
   task->co = co;
   task->runtime = runtime;
   task->state = UNS_TASK_IDLE;
-  uns_list_init(&task->ready_link);
   uns_list_init(&task->live_link);
-  uns_list_init(&task->waiter.link);
-  uns_list_init(&task->mutexes);
-  task->waiter.wake = on_settled;
-  task->waiter.quiet = true;
-  task->waiter.task = task;
   uns_timer_init(&task->timer, on_deadline);
   uns_cancel_scope_init(&task->base);
   task->base.task = task;
   task->scope = &task->base;
   return task;
+}
+
+uns_task_extra *uns_task_make_extra(uns_task *task) {
+  uns_task_extra *extra = take_record(task->runtime, sizeof *extra);
+  if (extra == NULL) return NULL;
+  uns_list_init(&extra->waiter.link);
+  uns_list_init(&extra->mutexes);
+  extra->waiter.wake = on_settled;
+  extra->waiter.quiet = true;
+  extra->waiter.task = task;
+  uns_cancel_init_deadline(&extra->deadline);
+  task->base.deadline = &extra->deadline;
+  return task->extra = extra;
 }
 
 /* A task with a clean coroutine: a recycled one, or new. Raises without memory. */
@@ -264,14 +294,14 @@ static uns_task *task_take(uns_runtime *runtime, lua_State *L) {
     return NULL;
   }
   task->anchor = anchor;
-  account(runtime, L, -1);
+  account(runtime, L, -COROUTINE_BYTES);
   return task;
 }
 
 /* Nothing of one task's cancellation is left to the next. */
 static inline void reset_base(uns_runtime *runtime, uns_task *task) {
   uns_cancel_scope *base = &task->base;
-  if (uns_timer_armed(&base->deadline)) uns_timer_disarm(runtime, &base->deadline);
+  if (base->deadline != NULL && uns_timer_armed(base->deadline)) uns_timer_disarm(runtime, base->deadline);
   if (base->reason != 0) uns_runtime_unpin(runtime, base->reason);
   base->reason = 0;
   base->cancelled = base->timed_out = false;
@@ -281,35 +311,38 @@ static inline void reset_base(uns_runtime *runtime, uns_task *task) {
 
 static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_task_leave_wait(runtime, task);
-  if (task->waiter.elsewhere != NULL) uns_channel_return(runtime, runtime->L, 0, &task->waiter);
-  if (!uns_list_empty(&task->mutexes)) uns_mutex_abandon(runtime, task);
+  uns_task_extra *extra = task->extra;
+  if (extra != NULL && extra->waiter.elsewhere != NULL) uns_channel_return(runtime, runtime->L, 0, &extra->waiter);
+  if (extra != NULL && !uns_list_empty(&extra->mutexes)) uns_mutex_abandon(runtime, task);
   /* Where the state ends in the middle of it, its scopes are finalized later. */
   for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer)
     scope->task = NULL;
   reset_base(runtime, task);
   uns_list_remove(&task->live_link);
-  uns_list_remove(&task->ready_link);
-  uns_timer_disarm(runtime, &task->timer);
+  if (task->state == UNS_TASK_READY) uns_list_remove(&task->timer.link);
+  else uns_timer_disarm(runtime, &task->timer);
   forget_errors(runtime, task);
   uns_context_unref(runtime, task->context);
   uns_group_unref(task->group);
   if (!task->is_main) {
     uns_runtime_unpin(runtime, task->anchor);
-    if (!runtime->closing) account(runtime, runtime->L, 1);
+    if (!runtime->closing) account(runtime, runtime->L, COROUTINE_BYTES);
   }
-  uns_free(task);
+  give_record(runtime, extra, sizeof *extra);
+  give_record(runtime, task, sizeof *task);
 }
 
 static void unlist(uns_runtime *runtime, uns_task *task) {
   task->listed = false;
   uns_list_remove(&task->live_link);
   runtime->live_count--;
+  runtime->unaccounted_bytes += UNS_FUTURE_BYTES;
 }
 
 /* Its coroutine has ended well: kept for the next, unless the script has seen it and may still look at it. */
 static inline void task_recycle(uns_runtime *runtime, uns_task *task) {
   if (task->listed) unlist(runtime, task);
-  if (task->traceback != 0 || task->raised != 0) forget_errors(runtime, task);
+  forget_errors(runtime, task);
   task->future = NULL;
   reset_base(runtime, task);
   if (task->context != NULL) {
@@ -325,7 +358,6 @@ static inline void task_recycle(uns_runtime *runtime, uns_task *task) {
     return;
   }
   task->state = UNS_TASK_IDLE;
-  task->since_ns = 0;
   uns_list_push_front(&runtime->idle, &task->live_link);
   runtime->idle_count++;
 }
@@ -355,6 +387,7 @@ static void foreign_yield(uns_runtime *runtime, uns_task *task, int count) {
  * the error is popped. Raises nothing, for others are on their way in this round; L has room, as it is at a call's beginning.
  */
 static void broken(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  assert(task->future != NULL); /* it has not ended */
   lua_resetthread(task->co); /* runs the pending clean-up, where it cannot wait */
   task->future->task = NULL;
   uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_FAILED);
@@ -397,12 +430,14 @@ void uns_task_push_future(lua_State *L, uns_task *task) {
  * Resumes `task` from L, with what lies on its stack. It ends, or parks; false: it broke. Inline: a frame between a yield and
  * the code that has resumed costs a mispredicted return.
  */
-static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count) {
+static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_State *L, uns_task *task, int count,
+                                                      lua_State *starter) {
   uns_task *outer = runtime->current;
   lua_State *outer_thread = runtime->running;
   runtime->current = task;
   runtime->running = task->co;
-  task->resumer = outer;
+  uns_task_frame frame = {.task = task, .outer = outer, .below = runtime->frame, .starter = starter};
+  runtime->frame = &frame;
   task->state = UNS_TASK_RUNNING;
   if (task->marked) lua_pop(task->co, 1); /* the mark of its wait */
   task->marked = false;
@@ -412,15 +447,13 @@ static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_
   if (runtime->recorder != NULL) record_rest(runtime, task, status != LUA_YIELD);
   runtime->current = outer;
   runtime->running = outer_thread;
-  if (status == LUA_OK) {
-    task_recycle(runtime, task);
-  } else if (status == LUA_YIELD) {
+  if (status == LUA_YIELD) {
     if (runtime->parking) runtime->parking = false;
     else foreign_yield(runtime, task, results);
-    task->starter = NULL; /* whose stack moves on */
-  } else {
-    return false;
   }
+  runtime->frame = frame.below; /* from here on the starter's stack moves on */
+  if (status != LUA_OK) return status == LUA_YIELD;
+  task_recycle(runtime, task);
   return true;
 }
 
@@ -434,7 +467,7 @@ static inline __attribute__((always_inline)) void begin(uns_runtime *runtime, lu
   const uns_task *parent = runtime->current;
   task->first_arguments = -1;
   runtime->nested_starts++;
-  if (!run(runtime, L, task, count)) {
+  if (!run(runtime, L, task, count, L)) {
     lua_xmove(task->co, L, 1);
     broken(runtime, L, task);
   }
@@ -477,17 +510,16 @@ uns_future *uns_task_call(uns_runtime *runtime, lua_State *L, int count, const c
   if (group != NULL) task->group = uns_group_ref(group);
   task->interrupt = UNS_INTERRUPT_NONE;
   if (runtime->recorder != NULL) record_call(runtime, task);
-  task->starter = L;
-  task->spawned.line = 0;
+  task->spawned = NULL;
   count += SLOT_BODY;
   if (lua_gethook(L) != NULL || lua_gethook(co) != NULL) follow_hook(runtime, L, co);
   if (hold || runtime->nested_starts >= NESTED_STARTS_MAX) {
     future->state = UNS_FUTURE_PENDING;
     task->first_arguments = count;
+    uns_task_note_site(runtime, task, L);
     uns_task_ready(runtime, task);
     task->held = hold;
-    task->starter = NULL;
-    if (hold) uns_list_remove(&task->ready_link);
+    if (hold) uns_list_remove(&task->timer.link);
     return future;
   }
   begin(runtime, L, task, count);
@@ -500,7 +532,6 @@ void uns_task_begin(uns_runtime *runtime, lua_State *L, uns_task *task) {
     return;
   }
   task->held = false;
-  task->starter = L;
   task->future->state = UNS_FUTURE_RUNNING;
   begin(runtime, L, task, task->first_arguments);
 }
@@ -519,12 +550,13 @@ static inline bool go_on(uns_runtime *runtime, unsigned *ran, uint64_t *looked_n
 
 /* The tasks that are ready now, once each. */
 static inline unsigned run_round(uns_runtime *runtime, uns_link *batch) {
-  uns_list_append(batch, &runtime->ready); /* what gets ready meanwhile waits for the next round: then all have had theirs */
+  uns_list_append(batch,
+                  &runtime->ready); /* what gets ready meanwhile waits for the next round: then all have had theirs */
   if (__builtin_expect(runtime->shuffle != 0, 0)) uns_shuffle(runtime, batch);
   lua_State *L = runtime->L;
   unsigned ran = 0;
   for (uns_link *link; (link = uns_list_pop_front(batch)) != NULL; ran++) {
-    uns_task *task = uns_container_of(link, uns_task, ready_link);
+    uns_task *task = uns_container_of(link, uns_task, timer.link);
     if (task->is_main) { /* its own wait notices, up the C stack */
       task->state = UNS_TASK_RUNNING;
       runtime->end_turn = true;
@@ -537,7 +569,7 @@ static inline unsigned run_round(uns_runtime *runtime, uns_link *batch) {
       task->future->state = UNS_FUTURE_RUNNING;
     }
     runtime->budget = UNS_TASK_BUDGET;
-    if (!run(runtime, L, task, count)) {
+    if (!run(runtime, L, task, count, NULL)) {
       lua_xmove(task->co, L, 1); /* the error first: in its place there is room for the future, whatever memory there is */
       push_future(L, task);
       lua_insert(L, -2);
@@ -558,7 +590,9 @@ bool uns_tasks_run(uns_runtime *runtime) {
   uns_link batch, *outer = runtime->batch;
   uns_list_init(&batch);
   runtime->batch = &batch;
-  do { ran += run_round(runtime, &batch); } while (!uns_list_empty(&runtime->ready) && go_on(runtime, &ran, &looked_ns));
+  do {
+    ran += run_round(runtime, &batch);
+  } while (!uns_list_empty(&runtime->ready) && go_on(runtime, &ran, &looked_ns));
   runtime->batch = outer;
   runtime->nested_starts = nested;
   return true;
@@ -611,6 +645,11 @@ void uns_task_take_interrupt_error(uns_runtime *runtime, lua_State *L, const uns
 int uns_task_adopt_main(uns_runtime *runtime) {
   runtime->main = task_new(runtime, runtime->L);
   if (runtime->main == NULL) return UNS_ENOMEM;
+  if (uns_task_extra_of(runtime->main) == NULL) {
+    give_record(runtime, runtime->main, sizeof *runtime->main);
+    runtime->main = NULL;
+    return UNS_ENOMEM;
+  }
   runtime->main->is_main = true;
   runtime->main->state = UNS_TASK_RUNNING;
   runtime->main->first_arguments = -1;

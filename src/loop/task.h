@@ -25,68 +25,104 @@ typedef enum { UNS_INTERRUPT_NONE, UNS_INTERRUPT_LATE, UNS_INTERRUPT_ERROR, UNS_
 /* Where a cancellation reaches: see loop/cancel.h. */
 typedef struct uns_cancel_scope {
   struct uns_cancel_scope *outer;
-  uns_task *task; /* that stands in it; NULL: left */
-  uns_timer deadline;
+  uns_task *task;      /* that stands in it; NULL: left */
+  uns_timer *deadline; /* NULL: it cannot have one */
   bool cancelled, timed_out, shield;
   int reason; /* pin of the reason given, or 0 */
 } uns_cancel_scope;
 
 enum { UNS_WHERE_BYTES = LUA_IDSIZE + 16 };
 
-struct uns_task {
-  uns_link ready_link; /* in runtime->ready */
-  uns_link live_link;  /* in runtime->tasks, or ->idle */
-  lua_State *co;
-  int anchor;              /* pin of the coroutine */
-  int traceback;           /* pin of the traceback taken where its error was raised, or 0 */
-  int raised;              /* pin of the failure that an await in it raised last (loop/failure.h), or 0 */
-  int first_arguments;     /* -1: it has started */
-  uint8_t state;           /* uns_task_state */
-  bool seen;               /* the script holds its thread (coroutine.running): not recycled */
-  bool is_main;            /* the state's main thread: waits by turning the loop */
-  bool timed_out;          /* the wait ended by `timer` */
-  bool listed;             /* in runtime->tasks */
-  bool gave_way;           /* it is ready because it yielded: what is ready already runs first, shuffled or not */
-  bool marked;             /* uns_task_wait_mark lies on top of its coroutine */
-  int await_index;         /* where the future it awaits lies on the stack that awaits */
-  uns_cancel_scope base;   /* the task itself */
-  uns_cancel_scope *scope; /* the innermost */
-  bool held;               /* queued behind its function's limit, in uns_function.held */
-  bool unwinding;          /* `cancelled` was raised in it and not caught since: what runs is clean-up (loop/cancel.h) */
-  bool hopeful;            /* its wait counts in runtime->pending: somebody elsewhere may end it */
-  int interrupt_error;     /* pin of the error to raise */
-  uint8_t interrupt;       /* uns_interrupt: what the wait it is woken from must raise */
-  uint32_t wait;           /* number of the present or last wait */
-  uns_future *future;      /* on co's stack */
-  uns_runtime *runtime;
-  uns_waiter waiter;     /* on the future it waits for */
-  uns_future *awaited;   /* that future, or NULL: for deadlocks, for `where` */
-  const char *waits_for; /* "future", "sleep", "channel"; static */
+/* Where a task was started; kept for as long as the runtime lives. */
+typedef struct uns_site {
+  struct uns_site *next;
+  int line;
+  char source[LUA_IDSIZE];
+} uns_site;
+
+/* What a task that only sleeps can do without: made when it first waits for something else, or is in need of it otherwise. */
+typedef struct uns_task_extra {
+  uns_waiter waiter;        /* on the future it waits for */
+  uns_future *awaited;      /* that future, or NULL: for deadlocks, for `where` */
+  const uns_behind *behind; /* the futures that it waits for, where they are several; or NULL */
+  struct uns_mutex *wanted; /* the mutex it waits for, or NULL: for deadlocks */
+  uns_link mutexes;         /* those it holds: loop/gate.h */
   void (*leave)(uns_task *task,
                 uns_runtime *runtime); /* called once, when it is woken: its wait is more than `waiter`; or NULL */
   void *wait_in;                       /* for `leave` */
-  const uns_behind *behind;            /* the futures that it waits for, where they are several; or NULL */
-  struct uns_mutex *wanted;            /* the mutex it waits for, or NULL: for deadlocks */
-  uns_link mutexes;                    /* those it holds: loop/gate.h */
-  uns_timer timer;                     /* a deadline of the present wait */
-  uint64_t since_ns;                   /* start, once it has waited */
-  uint64_t cancelled_ns;               /* when base.cancelled was set */
+  uns_timer deadline;                  /* of the task itself, in `base` */
+  int await_index;                     /* where the future it awaits lies on the stack that awaits */
+  int traceback;                       /* pin of the traceback taken where its error was raised, or 0 */
+  int raised;                          /* pin of the failure that an await in it raised last (loop/failure.h), or 0 */
+  uint64_t since_ns;                   /* of the main thread, which has no future: when it first waited */
   struct {                             /* for runtime->recorder, and unused without one */
     const char *name;                  /* interned, or NULL */
     const char *waited_for;            /* what it has come to rest in; static */
     uint64_t called_ns, started_ns;    /* 0: it has not started */
     bool known;                        /* it has come to rest before */
   } record;
-  lua_State *starter;                  /* while its start is under way: who started it; or NULL */
-  struct {
-    int line; /* 0: not known */
-    const char *source; /* one of runtime->source_names */
-  } spawned; /* where it was started, once it has waited */
-  uint64_t id, parent_id;              /* 0: none */
-  uns_task *resumer;                   /* while it runs: the task below it on the C stack, or NULL */
-  struct uns_group *group;             /* loop/group.h; one reference, or NULL: it stands in no scope */
-  struct uns_context *context;         /* loop/context.h; one reference, or NULL: nothing is set */
+} uns_task_extra;
+
+/* One for each task that runs, on the C stack: the one that resumed the other lies below. In runtime->frame. */
+typedef struct uns_task_frame {
+  uns_task *task, *outer; /* the one that runs, and the one that has resumed it, or NULL: the loop has */
+  struct uns_task_frame *below;
+  lua_State *starter; /* while its start is under way: who started it; or NULL */
+} uns_task_frame;
+
+struct uns_task {
+  uns_timer timer; /* a deadline of the present wait. While it is ready, unarmed: then its link is in runtime->ready */
+  uns_link live_link; /* in runtime->tasks, or ->idle */
+  lua_State *co;
+  uns_runtime *runtime;
+  uns_future *future;    /* on co's stack; NULL for the main thread */
+  int anchor;            /* pin of the coroutine */
+  int first_arguments;   /* -1: it has started */
+  uint32_t wait;         /* number of the present or last wait */
+  int interrupt_error;   /* pin of the error to raise */
+  uint32_t cancelled_ms; /* when base.cancelled was set, modulo 2^32 */
+  uint8_t state;         /* uns_task_state */
+  uint8_t interrupt;     /* uns_interrupt: what the wait it is woken from must raise */
+  bool seen;             /* the script holds its thread (coroutine.running): not recycled */
+  bool is_main;          /* the state's main thread: waits by turning the loop */
+  bool timed_out;        /* the wait ended by `timer` */
+  bool listed;           /* in runtime->tasks */
+  bool gave_way;         /* it is ready because it yielded: what is ready already runs first, shuffled or not */
+  bool marked;           /* uns_task_wait_mark lies on top of its coroutine */
+  bool held;             /* queued behind its function's limit, in uns_function.held */
+  bool unwinding;        /* `cancelled` was raised in it and not caught since: what runs is clean-up (loop/cancel.h) */
+  bool hopeful;          /* its wait counts in runtime->pending: somebody elsewhere may end it */
+  uns_cancel_scope base; /* the task itself */
+  uns_cancel_scope *scope;     /* the innermost */
+  const char *waits_for;       /* "future", "sleep", "channel"; static */
+  uns_task_extra *extra;       /* owned; NULL: not needed so far */
+  const uns_site *spawned;     /* where it was started, once it has waited; NULL: not known */
+  uint64_t id, parent_id;      /* 0: none */
+  struct uns_group *group;     /* loop/group.h; one reference, or NULL: it stands in no scope */
+  struct uns_context *context; /* loop/context.h; one reference, or NULL: nothing is set */
 };
+
+/* The task's extra record, made if it has none. NULL without memory. */
+uns_task_extra *uns_task_make_extra(uns_task *task);
+static inline uns_task_extra *uns_task_extra_of(uns_task *task) {
+  return task->extra != NULL ? task->extra : uns_task_make_extra(task);
+}
+
+/* What it waits for, or NULL. */
+static inline uns_future *uns_task_awaited(const uns_task *task) {
+  return task->extra != NULL ? task->extra->awaited : NULL;
+}
+static inline const uns_behind *uns_task_behind(const uns_task *task) {
+  return task->extra != NULL ? task->extra->behind : NULL;
+}
+static inline struct uns_mutex *uns_task_wanted(const uns_task *task) {
+  return task->extra != NULL ? task->extra->wanted : NULL;
+}
+
+/* When it first waited, on uns_now_ns; 0: it has not. */
+static inline uint64_t uns_task_since_ns(const uns_task *task) {
+  return task->future != NULL ? task->future->since_ns : task->extra->since_ns;
+}
 
 /* The cancelled scope that reaches where `task` stands, or NULL. */
 static inline uns_cancel_scope *uns_cancel_reaching(const uns_task *task) {
@@ -120,12 +156,15 @@ void uns_task_begin(uns_runtime *runtime, lua_State *L, uns_task *task);
 static inline int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k);
 
 /*
- * The task that L may suspend: its own. Raises `unyieldable`, naming the C function in the way, where it cannot; call it
- * before anything is put anywhere.
+ * The task that L may suspend: its own, with its extra record. Raises `unyieldable`, naming the C function in the way, where
+ * it cannot; call it before anything is put anywhere.
  */
 static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L);
+/* The same for a wait that is for time alone: without the extra record. */
+static inline uns_task *uns_task_check_can_pause(uns_runtime *runtime, lua_State *L);
 /* The same for all that is not the rule. */
 uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L);
+uns_task *uns_task_check_can_pause_slowly(uns_runtime *runtime, lua_State *L);
 
 /* Its wait is over: it leaves what it waited in. loop/task.c's, and uns_task_wake's. */
 void uns_task_leave_wait(uns_runtime *runtime, uns_task *task);
@@ -165,7 +204,7 @@ void uns_task_finish_on_main(uns_runtime *runtime);
 /* A task that was held goes into the ready queue. */
 void uns_task_release(uns_runtime *runtime, uns_task *task);
 
-/* For the next one, once the budget is spent: false if the task cannot let others run just here. */
+/* For the next one, once the budget is spent: false if the task cannot let others run just here. It has its extra record then. */
 bool uns_task_end_turn(uns_runtime *runtime, lua_State *L);
 /*
  * After a call that did not have to wait: true if this task has had more than its share of such calls. It is in the ready
@@ -177,6 +216,12 @@ static inline bool uns_task_turn_is_over(uns_runtime *runtime, lua_State *L) {
 
 /* Puts the running task (about to park) at the end of the ready queue. */
 static inline void uns_task_ready(uns_runtime *runtime, uns_task *task);
+/* Notes where the task is being started: the first line of Lua below on `starter` that is not ours. */
+void uns_task_note_site(uns_runtime *runtime, uns_task *task, lua_State *starter);
+/* Who starts the task, while that is under way and it is on top; else NULL. */
+static inline lua_State *uns_task_starter(const uns_runtime *runtime, const uns_task *task) {
+  return runtime->frame != NULL && runtime->frame->task == task ? runtime->frame->starter : NULL;
+}
 /* Enters a task that waits for the first time in runtime->tasks. */
 void uns_task_list(uns_runtime *runtime, uns_task *task);
 
@@ -250,7 +295,7 @@ static inline void uns_task_ready(uns_runtime *runtime, uns_task *task) {
   if (!task->listed) uns_task_list(runtime, task);
   task->state = UNS_TASK_READY;
   uns_runtime_stir(runtime);
-  uns_list_push_back(&runtime->ready, &task->ready_link);
+  uns_list_push_back(&runtime->ready, &task->timer.link);
 }
 
 static inline int uns_task_pass_on(uns_runtime *runtime, lua_State *L, lua_KContext context, lua_KFunction k) {
@@ -277,7 +322,8 @@ static inline int uns_task_park(uns_runtime *runtime, lua_State *L, lua_KContext
 
 static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
-  if (task != NULL && L == runtime->running && uns_cancel_reaching(task) == NULL && lua_isyieldable(L)) {
+  if (task != NULL && task->extra != NULL && L == runtime->running && uns_cancel_reaching(task) == NULL &&
+      lua_isyieldable(L)) {
     return task;
   }
   return uns_task_check_can_wait_slowly(runtime, L);
@@ -285,6 +331,12 @@ static inline uns_task *uns_task_check_can_wait(uns_runtime *runtime, lua_State 
 
 /* Whether the wait that the task is woken from must raise. */
 static inline bool uns_task_is_interrupted(const uns_task *task) { return task->interrupt > UNS_INTERRUPT_LATE; }
+
+static inline uns_task *uns_task_check_can_pause(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = runtime->current;
+  if (task != NULL && L == runtime->running && uns_cancel_reaching(task) == NULL && lua_isyieldable(L)) return task;
+  return uns_task_check_can_pause_slowly(runtime, L);
+}
 
 static inline void uns_task_check_interrupt(uns_runtime *runtime, lua_State *L) {
   if (runtime->current->interrupt != UNS_INTERRUPT_NONE) uns_task_raise_interrupt(runtime, L);

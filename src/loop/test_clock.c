@@ -53,7 +53,7 @@ void uns_test_clock_advance(uns_runtime *runtime, lua_State *L, uint64_t duratio
 static uns_task *nearest_mover(const uns_test_clock *clock) {
   uns_task *nearest = NULL;
   for (uns_link *link = clock->movers.next; link != &clock->movers; link = link->next) {
-    uns_task *task = uns_container_of(uns_container_of(link, uns_waiter, link), uns_task, waiter);
+    uns_task *task = uns_container_of(link, uns_waiter, link)->task;
     if (nearest == NULL || task->timer.deadline_ns < nearest->timer.deadline_ns) nearest = task;
   }
   return nearest;
@@ -67,7 +67,7 @@ bool uns_test_clock_move(uns_runtime *runtime, bool in_flight) {
   if (mover != NULL && (next_ns == UINT64_MAX || next_ns > mover->timer.deadline_ns + SLACK_NS)) {
     /* all that was due at its time has run */
     if (clock->now_ns < mover->timer.deadline_ns) clock->now_ns = mover->timer.deadline_ns;
-    uns_waiter_tell(&mover->waiter, runtime, UNS_TOLD_GIVEN);
+    uns_waiter_tell(&mover->extra->waiter, runtime, UNS_TOLD_GIVEN);
     return true;
   }
   if (next_ns == UINT64_MAX || (mover == NULL && (in_flight || !clock->autojump))) return false;

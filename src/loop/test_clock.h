@@ -20,7 +20,7 @@ typedef struct uns_test_clock {
   uint64_t ahead_ns; /* of uns_clock_ns, modulo 2^64, while it is not */
   uint64_t start_ns; /* what it was when it was stopped last */
   uint32_t number;   /* how often it has been stopped */
-  uns_link movers;   /* tasks, by task->waiter.link; each one's time is task->timer.deadline_ns, with the timer unarmed */
+  uns_link movers;   /* tasks, by task->extra->waiter.link; each one's time is task->timer.deadline_ns, with the timer unarmed */
 } uns_test_clock;
 
 /* Stops the state's time. UNS_OK, or UNS_ENOMEM. It must not be stopped already. */

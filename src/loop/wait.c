@@ -15,63 +15,81 @@ const char uns_task_wait_mark = 0;
 
 /* ---- ready, parked, awake ---- */
 
-/* A file's name, kept for as long as the runtime lives; NULL without memory, or where there are more than a program has. */
-static const char *keep_source(uns_runtime *runtime, const char *source) {
-  enum { SOURCES_MAX = 1000 };
-  uns_source_name *last = runtime->source_names;
-  if (last != NULL && strcmp(last->text, source) == 0)
-    return last->text; /* most tasks are started where the last one was */
-  int count = 0;
-  for (uns_source_name *name = last; name != NULL; name = name->next, count++) {
-    if (strcmp(name->text, source) == 0) return name->text;
+/* The site, kept for as long as the runtime lives; NULL without memory, or where there are more than a program has. */
+static const uns_site *keep_site(uns_runtime *runtime, const char *source, int line) {
+  enum { SITES_MAX = 10000 };
+  uns_site **list = &runtime->sites[(unsigned)line % UNS_SITE_LISTS];
+  for (uns_site *site = *list; site != NULL; site = site->next) {
+    if (site->line == line && strcmp(site->source, source) == 0) return site;
   }
-  uns_source_name *name = count < SOURCES_MAX ? uns_malloc(sizeof *name) : NULL;
-  if (name == NULL) return NULL;
-  snprintf(name->text, sizeof name->text, "%s", source);
-  name->next = runtime->source_names;
-  runtime->source_names = name;
-  return name->text;
+  uns_site *site = runtime->site_count < SITES_MAX ? uns_malloc(sizeof *site) : NULL;
+  if (site == NULL) return NULL;
+  runtime->site_count++;
+  site->line = line;
+  snprintf(site->source, sizeof site->source, "%s", source);
+  site->next = *list;
+  return *list = site;
 }
 
-/* Where it was started: the first line of Lua below that is not ours. Taken now, for that stack will have moved on. */
-static void note_spawn_site(uns_runtime *runtime, uns_task *task) {
+void uns_sites_deinit(uns_runtime *runtime) {
+  for (size_t i = 0; i < UNS_SITE_LISTS; i++) {
+    for (uns_site *site; (site = runtime->sites[i]) != NULL;) {
+      runtime->sites[i] = site->next;
+      uns_free(site);
+    }
+  }
+}
+
+void uns_task_note_site(uns_runtime *runtime, uns_task *task, lua_State *starter) {
   lua_Debug frame;
-  for (int level = 1; lua_getstack(task->starter, level, &frame); level++) {
-    lua_getinfo(task->starter, "Sl", &frame);
-    if (frame.currentline <= 0 || strncmp(frame.source, "@unsync/", 8) == 0) continue;
-    task->spawned.source = keep_source(runtime, frame.short_src);
-    if (task->spawned.source != NULL) task->spawned.line = frame.currentline;
+  for (int level = 1; lua_getstack(starter, level, &frame); level++) {
+    lua_getinfo(starter, "Sl", &frame);
+    if (frame.currentline <= 0) continue;
+    if (frame.source[0] == '@' && strncmp(frame.source, "@unsync/", 8) == 0) continue;
+    task->spawned = keep_site(runtime, frame.short_src, frame.currentline);
     return;
   }
 }
 
-void uns_task_list(uns_runtime *runtime, uns_task *task) {
+static void list(uns_runtime *runtime, uns_task *task, lua_State *starter) {
   task->listed = true;
-  task->since_ns = runtime->now_ns;
-  if (task->starter != NULL) note_spawn_site(runtime, task);
-  if (task->future != NULL && task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
+  if (starter != NULL) uns_task_note_site(runtime, task, starter);
+  if (task->future == NULL) task->extra->since_ns = runtime->now_ns;
+  else if (task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
   uns_list_push_back(&runtime->tasks, &task->live_link);
   runtime->live_count++;
+  runtime->unaccounted_bytes -= UNS_FUTURE_BYTES; /* loop/task.c tells the collector */
   if (runtime->last_task_id > 1) uns_runtime_has_company(runtime);
 }
 
+void uns_task_list(uns_runtime *runtime, uns_task *task) { list(runtime, task, uns_task_starter(runtime, task)); }
+
 void uns_task_list_running(uns_runtime *runtime) {
-  for (uns_task *task = runtime->current; task != NULL; task = task->resumer) {
-    if (!task->listed) uns_task_list(runtime, task);
+  const uns_task_frame *frame = runtime->frame;
+  for (uns_task *task = runtime->current; task != NULL;) {
+    bool framed = frame != NULL && frame->task == task; /* the main thread is not */
+    if (!task->listed) list(runtime, task, framed ? frame->starter : NULL);
+    task = framed ? frame->outer : NULL;
+    if (framed) frame = frame->below;
   }
 }
 
 void uns_task_release(uns_runtime *runtime, uns_task *task) {
   task->held = false;
-  uns_list_remove(&task->ready_link);
+  uns_list_remove(&task->timer.link);
   uns_task_ready(runtime, task);
 }
 
 void uns_task_leave_wait(uns_runtime *runtime, uns_task *task) {
-  uns_list_remove(&task->waiter.link);
-  void (*further)(uns_task *, uns_runtime *) = task->leave;
+  uns_task_extra *extra = task->extra;
+  if (extra == NULL) return;
+  uns_list_remove(&extra->waiter.link);
+  extra->awaited = NULL;
+  extra->behind = NULL;
+  extra->wanted = NULL;
+  void (*further)(uns_task *, uns_runtime *) = extra->leave;
   if (further == NULL) return;
-  task->leave = NULL;
+  extra->leave = NULL;
   further(task, runtime);
 }
 
@@ -83,9 +101,6 @@ void uns_task_wake(uns_runtime *runtime, uns_task *task) {
     task->hopeful = false;
     uns_runtime_answered(runtime);
   }
-  task->awaited = NULL;
-  task->behind = NULL;
-  task->wanted = NULL;
   task->waits_for = NULL;
   task->wait++;
   uns_task_ready(runtime, task);
@@ -172,7 +187,7 @@ static void push_culprit(lua_State *L) {
   }
 }
 
-uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L) {
+uns_task *uns_task_check_can_pause_slowly(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task == NULL) {
     const char *caller = runtime->callback_of != NULL ? runtime->callback_of : "the event loop";
@@ -193,6 +208,12 @@ uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L) {
     uns_error_raise(L, "unyieldable",
                     "cannot wait across the C function '%s', which calls back without a way to suspend", name);
   }
+  return task;
+}
+
+uns_task *uns_task_check_can_wait_slowly(uns_runtime *runtime, lua_State *L) {
+  uns_task *task = uns_task_check_can_pause(runtime, L);
+  if (uns_task_extra_of(task) == NULL) luaL_error(L, "not enough memory");
   return task;
 }
 
@@ -218,7 +239,7 @@ static int after_await(lua_State *L, int status, lua_KContext context) {
   (void)status;
   uns_runtime *runtime = (uns_runtime *)context;
   uns_task *task = runtime->current;
-  int index = task->await_index;
+  int index = task->extra->await_index;
   uns_task_check_interrupt(runtime, L);
   uns_future *future = lua_touserdata(L, index);
   if (task->timed_out && !uns_future_settled(future)) {
@@ -230,8 +251,8 @@ static int after_await(lua_State *L, int status, lua_KContext context) {
 }
 
 static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *future) {
-  uns_future_add_waiter(future, &task->waiter);
-  task->awaited = future;
+  uns_future_add_waiter(future, &task->extra->waiter);
+  task->extra->awaited = future;
   task->waits_for = "future";
   if (uns_future_is_elsewhere(future)) uns_task_hope(runtime, task);
 }
@@ -257,6 +278,7 @@ bool uns_task_end_turn(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task == NULL || uns_cancel_reaching(task) != NULL)
     return false; /* its next wait raises: what it was given is its own */
+  if (uns_task_extra_of(task) == NULL) return false;
   runtime->budget = UNS_TASK_BUDGET;
   uns_task_ready(runtime, task);
   return true;
@@ -270,7 +292,7 @@ int uns_task_await(uns_runtime *runtime, lua_State *L, int index, uint64_t deadl
   index = lua_absindex(L, index);
   uns_task *task = uns_task_check_can_wait(runtime, L);
   task->timed_out = false;
-  task->await_index = index;
+  task->extra->await_index = index;
   if (uns_future_settled(future)) {
     runtime->budget = UNS_TASK_BUDGET;
     uns_task_ready(runtime, task);
