@@ -426,6 +426,11 @@ void uns_task_push_future(lua_State *L, uns_task *task) {
   else push_future(L, task);
 }
 
+void uns_task_look_for_stop(uns_runtime *runtime, lua_State *co) {
+  atomic_signal_fence(memory_order_seq_cst); /* the handler, on this thread, reads what was written above */
+  if (!runtime->job_told && runtime->caught != NULL) runtime->caught(runtime, co);
+}
+
 /*
  * Resumes `task` from L, with what lies on its stack. It ends, or parks; false: it broke. Inline: a frame between a yield and
  * the code that has resumed costs a mispredicted return.
@@ -443,6 +448,7 @@ static inline __attribute__((always_inline)) bool run(uns_runtime *runtime, lua_
   task->marked = false;
   int results;
   if (runtime->recorder != NULL) record_run(runtime, task);
+  if (__builtin_expect(runtime->job != NULL, 0)) uns_task_look_for_stop(runtime, task->co);
   int status = lua_resume(task->co, L, count, &results);
   if (runtime->recorder != NULL) record_rest(runtime, task, status != LUA_YIELD);
   runtime->current = outer;

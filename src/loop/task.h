@@ -258,6 +258,12 @@ static inline bool uns_task_waits(lua_State *co) {
 }
 
 /*
+ * In a worker, `co` is what runs from now on: the signal that stops the call may have come just before, when it could
+ * interrupt nobody, or only who runs no more. Whoever has been told already is not told again: clean-up is spared.
+ */
+void uns_task_look_for_stop(uns_runtime *runtime, lua_State *co);
+
+/*
  * lua_resume of a coroutine that a script made, on behalf of L: keeps track of which thread runs. Returns as lua_resume;
  * LUA_YIELD with runtime->parking set is a wait: the caller must itself yield (uns_task_pass_on), then pop the mark
  * from the stack of `co` and resume it again with no values.
@@ -269,8 +275,11 @@ static inline int uns_task_resume_user(uns_runtime *runtime, lua_State *L, lua_S
   lua_State *outer = runtime->running;
   /* A wait in `co` comes back through L; where that cannot be, nothing inside may wait. */
   runtime->running = outer == L && (lua_isyieldable(L) || L == runtime->L) ? co : NULL;
+  bool in_worker = __builtin_expect(runtime->job != NULL, 0);
+  if (in_worker) uns_task_look_for_stop(runtime, co);
   int status = lua_resume(co, L, count, result_count);
   runtime->running = outer;
+  if (in_worker) uns_task_look_for_stop(runtime, L);
   return status;
 }
 
