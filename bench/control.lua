@@ -2,7 +2,7 @@
 --   scope, by_hand      ten trivial children in a scope; the same, spawned and awaited
 --   variable            a context variable's get
 --   timeout, await      a timeout around an await that ends at once; the await alone
---   map                 20,000 computations of about 60 us each by map, on as many processes as the host has
+--   map                 20,000 computations of about 100 us each by map, on as many processes as the host has
 local unsync = require "unsync"
 
 local work = {}
@@ -57,7 +57,7 @@ function work.map()
   local n = 20000
   local compute = unsync.cpu(function(x)
     local sum = 0
-    for i = 1, 10000 do sum = sum + i % 7 * x end
+    for i = 1, 16000 do sum = sum + i % 7 * x end
     return sum
   end)
   local items = {}
