@@ -674,3 +674,102 @@ describe("a call in a worker whose wait was given what it waited for as it was c
     end
   end
 end)
+
+describe("what is started inside of unsync.shield", function()
+  -- Started in the shield, and let go on when the scope has failed. Each gives what it gives.
+  local ways = {
+    ["a task"] = function(latch) return unsync.spawn(function() return latch:await() end):await() end,
+    ["a task of a task"] = function(latch)
+      return unsync.spawn(function()
+        return unsync.spawn(function() return latch:await() end):await()
+      end):await()
+    end,
+    ["a thread"] = function(latch) return unsync.thread(function() return latch:await() end)():await() end,
+    ["a process"] = function(latch) return unsync.cpu(function() return latch:await() end)():await() end,
+    ["a combinator"] = function(latch)
+      return unsync.all({ unsync.thread(function() return latch:await() end)() }):await()[1]
+    end,
+    ["a call that is awaited later"] = function(latch)
+      local future = unsync.thread(function() return latch:await() end)()
+      pcall(unsync.timeout, 0.001, unsync.sleep, 60)
+      return future:await()
+    end,
+  }
+  local function in_scope(body, started)
+    local ok, err = pcall(unsync.scope, function(s)
+      s:spawn(body)
+      started:await()
+      error("the scope fails", 0)
+    end)
+    assert.same({ false, "the scope fails" }, { ok, err })
+  end
+
+  for name, way in pairs(ways) do
+    it("is not cancelled with the scope around it: " .. name, function()
+      local latch, started, got = unsync.promise(), unsync.promise(), nil
+      in_scope(function()
+        local _ <close> = closing(function()
+          unsync.shield(function() -- the scope has failed, and waits for this
+            unsync.yield()
+            latch:resolve("all the same")
+          end)
+        end)
+        unsync.shield(function()
+          started:resolve()
+          unsync.spawn(function()
+            unsync.sleep(0.005)
+            latch:resolve("all the same")
+          end)
+          got = way(latch)
+        end)
+      end, started)
+      assert.equal("all the same", got)
+    end)
+  end
+
+  it("is cancelled when the shield has ended, and it has not", function()
+    local started, left = unsync.promise(), nil
+    in_scope(function()
+      unsync.shield(function()
+        left = unsync.thread(function() while true do end end)()
+        started:resolve()
+        unsync.sleep(0.005)
+        assert.is_false(left:done())
+      end)
+    end, started)
+    assert.is_true(left:cancelled())
+  end)
+
+  it("is cancelled with a scope inside of the shield", function()
+    local ended
+    unsync.shield(function()
+      local started, future = unsync.promise(), nil
+      in_scope(function()
+        future = unsync.spawn(unsync.sleep, 3600)
+        started:resolve()
+      end, started)
+      ended = future:status()
+    end)
+    assert.equal("cancelled", ended)
+  end)
+
+  it("is not cancelled with the call of a worker that it belongs to", function()
+    local said = unsync.channel(10)
+    local call = unsync.thread(function()
+      unsync.shield(function()
+        local inner = unsync.spawn(function()
+          said:send("begun")
+          unsync.sleep(0.01)
+          said:send("done")
+        end)
+        inner:await()
+      end)
+      unsync.sleep(3600)
+    end, { grace = 60 })()
+    assert.equal("begun", said:recv())
+    call:cancel()
+    pcall(call.await, call)
+    assert.is_true(call:cancelled())
+    assert.same({ true, "done" }, { said:try_recv() })
+  end)
+end)

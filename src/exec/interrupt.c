@@ -23,7 +23,8 @@ static void tell_tasks(uns_runtime *runtime) {
   for (uns_link *link = runtime->tasks.next, *next; link != &runtime->tasks; link = next) {
     next = link->next;
     uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->future != NULL) uns_cancel_work(runtime, task->future);
+    if (task->future == NULL || uns_group_spares(runtime, runtime->root, task->future)) continue;
+    uns_cancel_work(runtime, task->future);
     /* Its wait is over already, with what it waited for: the hook can be armed where that comes back to the script. */
     if (task->state == UNS_TASK_READY && task->interrupt == UNS_INTERRUPT_NONE) task->interrupt = UNS_INTERRUPT_LATE;
   }
@@ -53,7 +54,8 @@ static void on_instruction(lua_State *L, lua_Debug *frame) {
   }
   tell_tasks(runtime);
   uns_task *task = runtime->current;
-  if (task->future != NULL) uns_cancel_work(runtime, task->future);
+  bool spared = task->future != NULL && uns_group_spares(runtime, runtime->root, task->future);
+  if (task->future != NULL && !spared) uns_cancel_work(runtime, task->future);
   const uns_cancel_scope *scope = uns_cancel_reaching(task);
   if (scope == NULL && !forced) return; /* shielded: armed again when the shield ends */
   luaL_checkstack(L, 8, NULL);

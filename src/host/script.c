@@ -186,6 +186,7 @@ static bool ends_early(uns_run *run) {
   if (root == ROOT_GOES_ON || (root == ROOT_DONE && !run->leaving)) return false;
   uns_runtime *runtime = run->runtime;
   if (!run->cancelled) uns_script_cancel(run);
+  else if (run->spared > 0) run->spared = uns_cancel_all(runtime); /* where a shield has ended meanwhile */
   bool over = runtime->live_count == 0 && uns_cancel_count_calls(runtime) == 0;
   if (!over && uns_clock_ns() - run->cancelled_ns <= runtime->executors->grace_ns) return false;
   end(run, root == ROOT_FAILED);
@@ -211,11 +212,7 @@ void uns_script_cancel(uns_run *run) {
   /* Where there is no memory for it, a turn that sleeps may sleep for longer. */
   uint64_t end_ns = run->cancelled_ns + run->runtime->executors->grace_ns + 1;
   if (uns_timer_arm(run->runtime, &run->grace, end_ns) == UNS_OK) run->runtime->limit_timers++;
-  for (uns_link *link = run->runtime->tasks.next; link != &run->runtime->tasks; link = link->next) {
-    uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->future != NULL) uns_cancel_work(run->runtime, task->future);
-  }
-  uns_cancel_calls(run->runtime);
+  run->spared = uns_cancel_all(run->runtime);
 }
 
 void uns_script_drop(uns_run *run) {

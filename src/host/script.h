@@ -49,6 +49,7 @@ typedef struct uns_run {
   int code;                      /* the exit code */
   bool going, cancelled;
   bool leaving;          /* when the root task has ended, all that it started is cancelled */
+  size_t spared;         /* what was not cancelled then, as it is done in a shield */
   uint64_t cancelled_ns; /* when it was cancelled: clean-up has the grace period */
   uns_timer grace;       /* its end */
 } uns_run;

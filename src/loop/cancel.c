@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/packet.h"
+#include "loop/group.h"
 
 enum { NS_PER_MS = 1000000 };
 
@@ -205,6 +206,7 @@ static bool has_deadline(const uns_cancel_scope *scope) {
 int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64_t deadline_ns) {
   uns_task *task = runtime->current;
   if (deadline_ns != 0 && uns_timer_arm(runtime, scope->deadline, deadline_ns) != UNS_OK) return UNS_ENOMEM;
+  if (scope->shield) runtime->shields++;
   scope->task = task;
   scope->outer = task->scope;
   task->scope = scope;
@@ -219,8 +221,11 @@ void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope) {
   for (uns_cancel_scope **at = &task->scope; *at != NULL; at = &(*at)->outer) {
     if (*at != scope) continue;
     *at = scope->outer; /* a generator may have left it out of order */
-    return;
+    break;
   }
+  if (!scope->shield) return;
+  runtime->shields--;
+  uns_group_cancel_spared(task);
 }
 
 void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope) {
@@ -293,7 +298,8 @@ bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
   return false;
 }
 
-static size_t visit_calls(uns_runtime *runtime, void (*visit)(uns_runtime *, uns_future *)) {
+/* Calls `visit` with each call under way; how often that was true. */
+static size_t visit_calls(uns_runtime *runtime, bool (*visit)(uns_runtime *, uns_future *)) {
   lua_State *L = runtime->L;
   if (!lua_checkstack(L, 8)) return 0;
   int top = lua_gettop(L);
@@ -302,20 +308,36 @@ static size_t visit_calls(uns_runtime *runtime, void (*visit)(uns_runtime *, uns
   for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_pop(L, 1)) {
     uns_future *future = uns_future_test(L, -1);
     if (future == NULL || future->job == NULL || future->job->pin != lua_tointeger(L, -2)) continue;
-    count++;
-    if (visit != NULL) visit(runtime, future);
+    if (visit(runtime, future)) count++;
   }
   lua_settop(L, top);
   return count;
 }
 
-static void cancel_call(uns_runtime *runtime, uns_future *future) {
-  if (!uns_cancel_is_awaited(future)) uns_cancel_work(runtime, future);
+static bool count_call(uns_runtime *runtime, uns_future *future) {
+  (void)runtime;
+  (void)future;
+  return true;
 }
 
-size_t uns_cancel_count_calls(uns_runtime *runtime) { return visit_calls(runtime, NULL); }
+static bool spare_call(uns_runtime *runtime, uns_future *future) {
+  if (uns_group_spares(runtime, NULL, future)) return true;
+  uns_cancel_work(runtime, future);
+  return false;
+}
 
-void uns_cancel_calls(uns_runtime *runtime) { visit_calls(runtime, cancel_call); }
+size_t uns_cancel_count_calls(uns_runtime *runtime) { return visit_calls(runtime, count_call); }
+
+size_t uns_cancel_all(uns_runtime *runtime) {
+  size_t spared = 0;
+  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
+    const uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (task->future == NULL) continue;
+    if (uns_group_spares(runtime, NULL, task->future)) spared++;
+    else uns_cancel_work(runtime, task->future);
+  }
+  return spared + visit_calls(runtime, spare_call);
+}
 
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
   uns_future *future = lua_touserdata(L, index);

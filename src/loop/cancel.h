@@ -40,10 +40,10 @@ bool uns_cancel_work(uns_runtime *runtime, uns_future *future);
 /* The calls that this state has sent to workers and that have not come home yet. */
 size_t uns_cancel_count_calls(uns_runtime *runtime);
 /*
- * Asks those of them to stop that nobody awaits: an awaited one goes with the task that awaits it, unless a shield is
- * around the wait.
+ * Asks all tasks and all of those calls to stop, but what somebody has started who stands in a shield: returns how many those
+ * are, for whom it has to be called again.
  */
-void uns_cancel_calls(uns_runtime *runtime);
+size_t uns_cancel_all(uns_runtime *runtime);
 /* The deadline of the future's task, if it is one and still lives: from then on as above, and it fails with `timeout`. */
 int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t deadline_ns);
 

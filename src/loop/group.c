@@ -147,6 +147,7 @@ void uns_group_make_child(uns_group *group, const uns_future *future) {
 void uns_group_cancel(uns_group *group) {
   if (group->ended) return;
   group->cancelled = true;
+  group->spared = false;
   uns_cancel_scope_cancel(group->runtime, &group->block.scope);
   uns_link batch; /* the end of one may be that of others */
   uns_list_init(&batch);
@@ -154,7 +155,49 @@ void uns_group_cancel(uns_group *group) {
   uns_link *link;
   while ((link = uns_list_pop_front(&batch)) != NULL) {
     uns_list_push_back(&group->members, link);
-    uns_cancel_work(group->runtime, uns_container_of(link, uns_member, link)->future);
+    uns_future *future = uns_container_of(link, uns_member, link)->future;
+    if (uns_group_spares(group->runtime, group, future)) group->spared = true;
+    else uns_cancel_work(group->runtime, future);
+  }
+}
+
+/* ---- shields ---- */
+
+static uns_task *find_task(const uns_runtime *runtime, uint64_t id) {
+  for (uns_link *link = runtime->tasks.next; id != 0 && link != &runtime->tasks; link = link->next) {
+    uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (task->id == id) return task;
+  }
+  return NULL;
+}
+
+/* The task that waits for a future which nobody runs: a request of the loop's own. */
+static uns_task *find_waiting(const uns_runtime *runtime, const uns_future *future) {
+  for (uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
+    uns_task *task = uns_container_of(link, uns_task, live_link);
+    if (uns_task_awaited(task) == future) return task;
+  }
+  return NULL;
+}
+
+bool uns_group_spares(uns_runtime *runtime, const uns_group *group, const uns_future *future) {
+  if (runtime->shields == 0) return false;
+  uns_task_list_running(runtime);
+  const uns_task *task = future->task != NULL  ? find_task(runtime, future->task->parent_id)
+                         : future->job != NULL ? find_task(runtime, future->job->parent_id)
+                                               : find_waiting(runtime, future);
+  for (; task != NULL && (group == NULL || stands_in(task, group)); task = find_task(runtime, task->parent_id)) {
+    for (const uns_cancel_scope *scope = task->scope; scope != NULL; scope = scope->outer) {
+      if (group != NULL && scope == &group->block.scope) return false; /* what is around it is not inside */
+      if (scope->shield && (group == NULL || scope != &group->drain)) return true;
+    }
+  }
+  return false;
+}
+
+void uns_group_cancel_spared(uns_task *task) {
+  for (uns_group *group = task->group; group != NULL; group = group->outer) {
+    if (group->cancelled && group->spared) uns_group_cancel(group);
   }
 }
 

@@ -35,6 +35,7 @@ typedef struct uns_group {
   uns_timed_scope block;  /* around the block and the wait for its end */
   uns_cancel_scope drain; /* a shield, once all has been cancelled */
   bool cancelled, draining, ended;
+  bool spared;  /* some members were not, as they belong into a shield */
   bool outside; /* it was cancelled by one around it */
   bool block_failed;
 } uns_group;
@@ -68,8 +69,15 @@ static inline void uns_group_adopt(uns_runtime *runtime, lua_State *L) {
 /* The future has just been adopted, or has settled well before that: it is a child. */
 void uns_group_make_child(uns_group *group, const uns_future *future);
 
-/* Cancels the block and all members. */
+/* Cancels the block and all members, but those that are spared. */
 void uns_group_cancel(uns_group *group);
+/*
+ * True if the future is of something that was started by a task which stands in a shield now, or by what such a task has
+ * started, inside of the group (NULL: anywhere). Whoever cancels the group has to leave it alone until the shield ends.
+ */
+bool uns_group_spares(uns_runtime *runtime, const uns_group *group, const uns_future *future);
+/* The task has left a shield: what its groups have spared so far is looked at again. */
+void uns_group_cancel_spared(uns_task *task);
 
 /* The future belongs to no group any more, nor does what its task starts from now on. */
 void uns_group_detach(uns_runtime *runtime, uns_future *future);

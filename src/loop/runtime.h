@@ -192,6 +192,7 @@ struct uns_runtime {
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* uns_cancel_caught: an interrupt arms again; may be NULL */
   uint64_t grace_ns;   /* a cancelled task that goes on for longer is interrupted */
+  size_t shields;      /* scopes entered that keep cancellation out */
   size_t unwinding;    /* tasks in which `cancelled` was raised, and has not been caught yet */
   struct uns_job *job; /* the call that this worker runs now, or NULL */
   void *owner;         /* whoever made the runtime: the host's main, a worker */

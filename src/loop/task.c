@@ -315,8 +315,10 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   if (extra != NULL && extra->waiter.elsewhere != NULL) uns_channel_return(runtime, runtime->L, 0, &extra->waiter);
   if (extra != NULL && !uns_list_empty(&extra->mutexes)) uns_mutex_abandon(runtime, task);
   /* Where the state ends in the middle of it, its scopes are finalized later. */
-  for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer)
+  for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer) {
     scope->task = NULL;
+    if (scope->shield) runtime->shields--;
+  }
   reset_base(runtime, task);
   uns_list_remove(&task->live_link);
   if (task->state == UNS_TASK_READY) uns_list_remove(&task->timer.link);
