@@ -8,26 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "exec/interrupt.h"
-#include "exec/parent_channels.h"
-#include "exec/silence.h"
-#include "exec/why.h"
+#include "exec/parent_inside.h"
 #include "exec/spawn.h"
-#include "loop/task.h"
-
-enum { INPUT_BYTES = 16384 };
-
-/* Numbers of cells that were made here; the host's own have the bit clear. */
-static const uint64_t made_here = (uint64_t)1 << 63;
-
-/* A cell of the host that is known here. */
-typedef struct proxy {
-  uint64_t id;
-  uns_cell *cell;  /* the stand-in; not counted: it tells us when it goes. NULL: only `early` */
-  uns_cell *early; /* one reference: it settled before a reference to it had arrived */
-  uint64_t held;   /* references that came and are not given back */
-  uint64_t sent;   /* how often its number went to the host */
-} proxy;
 
 /* A question whose asker waits. */
 typedef struct request {
@@ -36,41 +18,6 @@ typedef struct request {
   bool answered;
   uns_message *answer;
 } request;
-
-struct uns_parent {
-  int socket;
-  int supervisor_fd; /* borrowed */
-  uns_board *board;  /* borrowed */
-  uns_port in;       /* the thread's, as the next */
-  struct {
-    size_t first, end;
-    uint8_t bytes[INPUT_BYTES];
-  } input; /* what came and has not been looked at */
-
-  uv_mutex_t look_lock; /* taken before all others */
-  uns_parties *parties; /* borrowed; NULL: they are not there yet, or no more */
-  pthread_t thread;
-  bool has_thread;
-  atomic_bool closing;
-  uns_cell_remote remote;
-  uns_parent_channels channels;
-
-  uv_mutex_t write_lock;
-  uns_port out;
-  bool deaf; /* the host takes no more */
-
-  uv_mutex_t lock;
-  uv_cond_t answered;
-  uns_table proxies, calls; /* proxy *; uns_job * by its id */
-  uns_link requests;
-  uint64_t last_made, last_request;
-  bool ended;            /* the host says nothing more */
-  atomic_bool unsettled; /* somebody waits for the room of what was taken, and has perhaps not been told */
-  uns_mailbox *waits;    /* of the runtime whose call waits, borrowed; NULL: none does */
-  uns_job *running;      /* the call that runs; NULL: none */
-  pthread_t runner;      /* its thread */
-  uint64_t running_sequence;
-};
 
 /* ---- sending ---- */
 
@@ -126,128 +73,7 @@ void uns_parent_wake_supervisor(const uns_parent *parent) {
   errno = saved;
 }
 
-/* ---- cells ---- */
-
-/* A new stand-in for `id`, pending. */
-static uns_cell *stand_in(uns_parent *parent, uint64_t id, bool by_task) {
-  uns_cell *cell = uns_cell_new();
-  if (cell == NULL) return NULL;
-  cell->by_task = by_task;
-  uns_cell_bind(cell, &parent->remote, id);
-  return cell;
-}
-
-/* The lock held. */
-static proxy *add_proxy(uns_parent *parent, uint64_t id) {
-  proxy *added = uns_calloc(1, sizeof *added);
-  if (added == NULL) return NULL;
-  added->id = id;
-  if (uns_table_put(&parent->proxies, id, added)) return added;
-  uns_free(added);
-  return NULL;
-}
-
-/* The number of a stand-in; 0: it is a cell of this process alone. */
-static uint64_t number_of(const uns_parent *parent, uns_cell *cell) {
-  uv_mutex_lock(&cell->lock);
-  uint64_t id = cell->remote == &parent->remote ? cell->remote_id : 0;
-  uv_mutex_unlock(&cell->lock);
-  return id;
-}
-
-static int export_cell(void *owner, uns_cell *cell, uint64_t *id, bool *tell) {
-  uns_parent *parent = owner;
-  *tell = false;
-  uv_mutex_lock(&parent->lock);
-  *id = number_of(parent, cell);
-  if (*id != 0) {
-    proxy *known = uns_table_get(&parent->proxies, *id);
-    known->sent++;
-    uv_mutex_unlock(&parent->lock);
-    return UNS_OK;
-  }
-  int status = UNS_OK;
-  if (uns_cell_peek(cell) == UNS_CELL_PENDING) {
-    /* From now on the host's is the real one, and settling goes there. */
-    proxy *made = add_proxy(parent, made_here | (parent->last_made + 1));
-    if (made == NULL) {
-      status = UNS_ENOMEM;
-    } else if (uns_cell_bind(cell, &parent->remote, made->id)) {
-      parent->last_made++;
-      made->cell = cell;
-      made->held = made->sent = 1;
-      *id = made->id;
-    } else { /* settled in this moment */
-      uns_table_take(&parent->proxies, made->id);
-      uns_free(made);
-    }
-  }
-  uv_mutex_unlock(&parent->lock);
-  *tell = status == UNS_OK && *id == 0;
-  return status;
-}
-
-static void unexport_cell(void *owner, uint64_t id, bool told) {
-  uns_parent *parent = owner;
-  (void)told;
-  if (id == 0) return;
-  uv_mutex_lock(&parent->lock);
-  proxy *known = uns_table_get(&parent->proxies, id);
-  known->sent--;
-  uv_mutex_unlock(&parent->lock);
-}
-
-static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) {
-  uns_parent *parent = owner;
-  uv_mutex_lock(&parent->lock);
-  proxy *known = uns_table_get(&parent->proxies, id);
-  if (known == NULL) known = add_proxy(parent, id);
-  if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) {
-    *cell = known->cell;
-  } else if (known != NULL && known->early != NULL) {
-    *cell = known->cell = known->early;
-    known->early = NULL;
-  } else if (known != NULL) { /* the last stand-in, if there was one, is going; it will find itself replaced */
-    uns_cell *fresh = stand_in(parent, id, by_task);
-    if (fresh != NULL) *cell = known->cell = fresh;
-    else known = NULL;
-  }
-  if (known != NULL) known->held++;
-  uv_mutex_unlock(&parent->lock);
-  return known != NULL ? UNS_OK : UNS_ENOMEM;
-}
-
-static void import_outcome(void *owner, uns_cell *cell, uint64_t id, uns_cell_state state, uns_packet *outcome) {
-  (void)owner;
-  (void)id;
-  uns_cell_settle_here(cell, state, outcome);
-}
-
-const uns_port_ops uns_parent_ops = {export_cell,
-                                     unexport_cell,
-                                     import_cell,
-                                     import_outcome,
-                                     uns_parent_export_channel,
-                                     uns_parent_unexport_channel,
-                                     uns_parent_import_channel};
-
-/* The last reference to a stand-in is gone: the host may let go, too. */
-static void drop(uns_cell_remote *remote, uns_cell *cell) {
-  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
-  uns_message message = {.words = {.kind = UNS_FRAME_UNREF, .id = cell->remote_id}};
-  uv_mutex_lock(&parent->lock);
-  proxy *known = uns_table_get(&parent->proxies, cell->remote_id);
-  bool ours = known != NULL && (known->cell == cell || known->cell == NULL);
-  if (ours) {
-    message.words.count = known->held;
-    message.words.request = known->sent;
-    known->held = known->sent = 0;
-    known->cell = NULL;
-    if (known->early == NULL) uns_free(uns_table_take(&parent->proxies, known->id));
-  }
-  uv_mutex_unlock(&parent->lock);
-  if (ours) uns_parent_send(parent, &message, NULL);
-}
+/* ---- asking ---- */
 
 int uns_parent_ask(uns_parent *parent, uns_message *message, const uns_packet *packet, uns_message *answer) {
   request asked = {.answer = answer};
@@ -265,9 +91,23 @@ int uns_parent_ask(uns_parent *parent, uns_message *message, const uns_packet *p
   return status;
 }
 
+static void on_answer(uns_parent *parent, uns_message *message) {
+  uv_mutex_lock(&parent->lock);
+  for (uns_link *link = parent->requests.next; link != &parent->requests; link = link->next) {
+    request *asked = uns_container_of(link, request, link);
+    if (asked->id != message->words.id) continue;
+    asked->answered = true;
+    asked->answer->words = message->words;
+    uns_packet_move(&asked->answer->packet, &message->packet);
+    uv_cond_broadcast(&parent->answered);
+    break;
+  }
+  uv_mutex_unlock(&parent->lock);
+}
+
 uint64_t uns_parent_number(uns_parent *parent, bool made) {
   uv_mutex_lock(&parent->lock);
-  uint64_t number = made ? made_here | ++parent->last_made : ++parent->last_request;
+  uint64_t number = made ? UNS_PARENT_MADE_HERE | ++parent->last_made : ++parent->last_request;
   uv_mutex_unlock(&parent->lock);
   return number;
 }
@@ -292,333 +132,22 @@ void uns_parent_settle(uns_parent *parent) {
   if (uns_parent_ask(parent, &message, NULL, &answer) == UNS_OK) uns_message_deinit(&answer);
 }
 
-/* Asks the host, and waits for what it says: it knows who was first. */
-static bool ask_to_settle(uns_parent *parent, uns_message *message, const uns_packet *outcome) {
-  uns_message answer;
-  int status = uns_parent_ask(parent, message, outcome, &answer);
-  if (status == UNS_ENOMEM || status == UNS_ECORRUPT) {
-    message->words.state = UNS_CELL_FAILED;
-    status = uns_parent_ask(parent, message, NULL, &answer);
-  }
-  bool first = status == UNS_OK && answer.words.first != 0;
-  if (status == UNS_OK) uns_message_deinit(&answer);
-  return first;
-}
-
-/* The host has to know before it hears how the call has ended, for that may be the end of the script. */
-static void looked_at(uns_cell_remote *remote, uns_cell *cell) {
-  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
-  uns_message message = {.words = {.kind = UNS_FRAME_LOOKED, .id = cell->remote_id}};
-  uns_message answer;
-  if (uns_parent_ask(parent, &message, NULL, &answer) == UNS_OK) uns_message_deinit(&answer);
-}
-
-static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
-  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
-  uns_message message = {
-      .words = {.kind = UNS_FRAME_SETTLE, .id = cell->remote_id, .state = state, .by_task = cell->by_task}};
-  if (ask_to_settle(parent, &message, outcome)) return uns_cell_settle_here(cell, state, outcome);
-  uns_packet_deinit(outcome);
-  return false;
-}
-
-/* The host says how a cell has ended. */
-static int on_settled(uns_parent *parent, uns_message *message) {
-  uint64_t id = message->words.id;
-  uns_cell_state state = (uns_cell_state)message->words.state;
-  uns_cell *cell = NULL, *early = NULL;
-  if (uns_frame_own(&message->packet) != UNS_OK) return UNS_ENOMEM;
-  uv_mutex_lock(&parent->lock);
-  proxy *known = uns_table_get(&parent->proxies, id);
-  if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) {
-    cell = known->cell;
-  } else if (known == NULL || known->early == NULL) {
-    early = stand_in(parent, id, false);
-    if (early != NULL && known == NULL) known = add_proxy(parent, id);
-    if (early != NULL && known != NULL) { /* settled before anybody can see it */
-      uns_cell_settle_here(early, state, &message->packet);
-      known->early = early;
-      known->cell = NULL;
-      early = NULL;
-    } else {
-      known = NULL;
-    }
-  }
-  uv_mutex_unlock(&parent->lock);
-  if (cell != NULL) uns_cell_settle_here(cell, state, &message->packet);
-  uns_shared_unref(cell);
-  uns_shared_unref(early);
-  return known != NULL ? UNS_OK : UNS_ENOMEM;
-}
-
-static void on_forget(uns_parent *parent, uint64_t id) {
-  uns_cell *early = NULL;
-  uv_mutex_lock(&parent->lock);
-  proxy *known = uns_table_get(&parent->proxies, id);
-  if (known != NULL && known->cell == NULL) {
-    early = known->early;
-    uns_free(uns_table_take(&parent->proxies, id));
-  }
-  uv_mutex_unlock(&parent->lock);
-  uns_shared_unref(early);
-}
-
-static void on_answer(uns_parent *parent, uns_message *message) {
-  uv_mutex_lock(&parent->lock);
-  for (uns_link *link = parent->requests.next; link != &parent->requests; link = link->next) {
-    request *asked = uns_container_of(link, request, link);
-    if (asked->id != message->words.id) continue;
-    asked->answered = true;
-    asked->answer->words = message->words;
-    uns_packet_move(&asked->answer->packet, &message->packet);
-    uv_cond_broadcast(&parent->answered);
-    break;
-  }
-  uv_mutex_unlock(&parent->lock);
-}
-
-/* ---- calls ---- */
-
-static void fail_call(uns_parent *parent, uns_job *job, int status) {
-  uv_mutex_lock(&parent->lock);
-  bool still = uns_table_take(&parent->calls, job->id) != NULL;
-  uv_mutex_unlock(&parent->lock);
-  if (!still) return;
-  if (status == UNS_ECLOSED) uns_job_fail(job, "closed", "closed: the program is ending");
-  else uns_job_fail_unsent(job, "the arguments", status);
-  uns_job_post(job);
-}
-
-void uns_parent_submit(uns_parent *parent, uns_job *job) {
-  uns_message message;
-  uns_message_of_call(&message, job);
-  uv_mutex_lock(&parent->lock);
-  bool kept = uns_table_put(&parent->calls, job->id, job);
-  uv_mutex_unlock(&parent->lock);
-  if (!kept) {
-    uns_job_fail_unsent(job, "the arguments", UNS_ENOMEM);
-    uns_job_post(job);
-    return;
-  }
-  /* The call's packet is the job's, which may be gone as soon as the host has the frame: it goes with us meanwhile. */
-  uns_packet packet = job->call;
-  uns_packet_init(&job->call);
-  uns_function *function = uns_shared_ref(job->function); /* the message's texts */
-  uns_search_path *search_path = job->search_path;
-  job->search_path = NULL;
-  int status = uns_parent_send(parent, &message, &packet);
-  if (status != UNS_OK) fail_call(parent, job, status);
-  uns_packet_deinit(&packet);
-  uns_shared_unref(function);
-  uns_shared_unref(search_path);
-}
-
-void uns_parent_cancel(uns_parent *parent, uns_job *job) {
-  uns_message message = {.words = {.kind = UNS_FRAME_CANCEL, .id = job->id}};
-  uns_parent_send(parent, &message, NULL);
-}
-
-void uns_parent_set_running(uns_parent *parent, uns_job *job, uint64_t sequence) {
-  uv_mutex_lock(&parent->lock);
-  parent->running = job;
-  parent->runner = pthread_self();
-  parent->running_sequence = sequence;
-  uv_mutex_unlock(&parent->lock);
-}
-
-/* The call that runs is asked to stop: by its flag, and by a hook that its own thread arms. */
-static void on_cancel(uns_parent *parent, uint64_t sequence) {
-  uv_mutex_lock(&parent->lock);
-  if (parent->running != NULL && parent->running_sequence == sequence) {
-    atomic_store(&parent->running->cancel, 1);
-    if (parent->running->function->native == NULL)
-      pthread_kill(parent->runner, UNS_INTERRUPT_SIGNAL); /* as in pool.c */
-  }
-  uv_mutex_unlock(&parent->lock);
-}
-
-static void on_progress(uns_parent *parent, const struct uns_message_words *words) {
-  uv_mutex_lock(&parent->lock); /* so that the call does not end meanwhile */
-  uns_job *job = uns_table_get(&parent->calls, words->id);
-  if (job != NULL) uns_job_note_progress(job, words->progress_done, words->progress_total);
-  uv_mutex_unlock(&parent->lock);
-}
-
-static int on_result(uns_parent *parent, uns_message *message) {
-  uv_mutex_lock(&parent->lock);
-  uns_job *job = uns_table_take(&parent->calls, message->words.id);
-  uv_mutex_unlock(&parent->lock);
-  if (job == NULL) return UNS_OK;
-  if (uns_frame_own(&message->packet) != UNS_OK) {
-    uns_job_fail(job, "ENOMEM", "not enough memory for what %s returned", job->function->name);
-  } else {
-    uns_message_end_job(message, job);
-    const struct uns_message_words *words = &message->words;
-    if (words->count > 0) uns_job_note_progress(job, words->progress_done, words->progress_total);
-  }
-  uns_job_post(job);
-  return UNS_OK;
-}
-
-/* ---- waiting ---- */
-
-void uns_parent_lend(uns_runtime *runtime, bool waiting) {
-  uns_parent *parent = runtime->owner;
-  uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
-  if ((said % 2 == 1) == waiting) return;
-  uv_mutex_lock(&parent->lock);
-  parent->waits = waiting ? runtime->mailbox : NULL;
-  uv_mutex_unlock(&parent->lock);
-  atomic_store(&parent->board->waiting, said + 1);
-  uns_parent_wake_supervisor(parent);
-}
-
-typedef struct limit_notice {
-  uns_mail mail;
-  uint32_t waiting, limit;
-} limit_notice;
-
-/* Too many wait: the wait fails, if it still is the same. */
-static void on_limit_mail(uns_mail *mail, void *receiver) {
-  limit_notice *notice = uns_container_of(mail, limit_notice, mail);
-  uns_runtime *runtime = receiver;
-  if (runtime != NULL) {
-    const uns_parent *parent = runtime->owner;
-    uint32_t said = atomic_load_explicit(&parent->board->waiting, memory_order_relaxed);
-    if (said == notice->waiting || said == notice->waiting + 1) { /* this mail itself has woken it up */
-      uns_task_limit_youngest(runtime, "limit: %d calls wait in worker processes already", (int)notice->limit);
-    }
-  }
-  uns_free(notice);
-}
-
-static int on_limit(uns_parent *parent, const struct uns_message_words *words) {
-  limit_notice *notice = uns_malloc(sizeof *notice);
-  if (notice == NULL) return UNS_ENOMEM;
-  notice->mail.deliver = on_limit_mail;
-  notice->waiting = (uint32_t)words->count;
-  notice->limit = words->limit;
-  uv_mutex_lock(&parent->lock);
-  uns_mailbox *waits = parent->waits;
-  if (waits != NULL) uns_mailbox_post(waits, &notice->mail);
-  uv_mutex_unlock(&parent->lock);
-  if (waits == NULL) uns_free(notice); /* it waits no more */
-  return UNS_OK;
-}
-
-/* ---- silence ---- */
-
-void uns_parent_tell_silence(uns_alive *alive) {
-  const uns_parent *parent = atomic_load(&alive->owner);
-  if (parent == NULL) return;
-  atomic_fetch_add(&parent->board->silences, 1);
-  uns_parent_wake_supervisor(parent);
-}
-
-void uns_parent_set_parties(uns_parent *parent, uns_parties *parties) {
-  uv_mutex_lock(&parent->look_lock);
-  parent->parties = parties;
-  uv_mutex_unlock(&parent->look_lock);
-}
-
-/* The cells made here that the host knows, which somebody here settles. The states stand still. */
-static uint32_t find_cells(uns_parent *parent, uns_quiet_cell *cells) {
-  uint32_t count = 0;
-  uv_mutex_lock(&parent->lock);
-  for (uint32_t i = 0; i < parent->proxies.size && count < UNS_QUIET_EDGES_MAX; i++) {
-    const proxy *known = parent->proxies.entries[i].value;
-    if (known == NULL || known->cell == NULL || (known->id & made_here) == 0) continue;
-    uns_cell *cell = known->cell; /* whose last step is to tell us, under our lock */
-    if (cell->task == NULL || uns_cell_peek(cell) != UNS_CELL_PENDING || !uns_shared_try_ref(cell)) continue;
-    cells[count++] = (uns_quiet_cell){cell, known->id};
-  }
-  uv_mutex_unlock(&parent->lock);
-  return count;
-}
-
-/* Nothing of ours is being handled meanwhile, for that is this thread's, too. */
-static int on_ask(uns_parent *parent, uint64_t round) {
-  uns_message message = {.words = {.kind = UNS_FRAME_QUIET, .id = round}};
-  uns_packet packet;
-  uns_packet_init(&packet);
-  uns_quiet_cell *cells = uns_malloc(UNS_QUIET_EDGES_MAX * sizeof *cells);
-  message.words.count = cells == NULL;
-  uv_mutex_lock(&parent->look_lock);
-  if (cells != NULL && parent->parties != NULL && uns_parties_freeze(parent->parties)) {
-    uv_mutex_lock(&parent->lock);
-    bool stopping = parent->running != NULL && atomic_load(&parent->running->cancel) != 0;
-    uns_runtime *main = parent->running != NULL ? parent->running->runtime : NULL;
-    uv_mutex_unlock(&parent->lock);
-    uint32_t count = find_cells(parent, cells);
-    if (!stopping && uns_quiet_describe(parent->parties, main, cells, count, &packet) == UNS_OK)
-      message.words.first = 1;
-    else message.words.count = !stopping;
-    uns_parties_thaw(parent->parties);
-    for (uint32_t i = 0; i < count; i++) uns_shared_unref(cells[i].cell);
-  }
-  uv_mutex_unlock(&parent->look_lock);
-  uns_free(cells);
-  int status = uns_parent_send(parent, &message, &packet);
-  uns_packet_deinit(&packet);
-  return status == UNS_ENOMEM ? UNS_ENOMEM : UNS_OK;
-}
-
-/* The state is known by a number that the host has from us. */
-static int on_deadlock(uns_parent *parent, const uns_message *message) {
-  const struct uns_message_words *words = &message->words;
-  int status = UNS_OK;
-  uv_mutex_lock(&parent->look_lock);
-  uns_parties *parties = parent->parties;
-  if (parties != NULL) {
-    uv_mutex_lock(&parties->lock);
-    for (uns_link *link = parties->list.next; link != &parties->list; link = link->next) {
-      uns_runtime *runtime = uns_container_of(link, uns_runtime, party.link);
-      if ((uintptr_t)runtime == words->request)
-        status = uns_deadlock_tell(runtime, words->id, (uint32_t)words->count, words->first != 0, message->texts[0]);
-    }
-    uv_mutex_unlock(&parties->lock);
-  }
-  uv_mutex_unlock(&parent->look_lock);
-  return status;
-}
-
-/* Somebody wants to see what waits here, and for what. */
-static int on_why(uns_parent *parent, const struct uns_message_words *words) {
-  const uns_job *job = NULL;
-  const void *task = NULL;
-  uv_mutex_lock(&parent->look_lock);
-  uv_mutex_lock(&parent->lock);
-  if (words->request != 0) {
-    const proxy *known = uns_table_get(&parent->proxies, words->request);
-    if (known != NULL && known->cell != NULL) task = known->cell->task;
-  } else if (parent->running_sequence == words->sequence) {
-    job = parent->running;
-  }
-  uv_mutex_unlock(&parent->lock);
-  bool asked = (job != NULL || task != NULL) && parent->parties != NULL &&
-               uns_why_pass_on(parent, parent->parties, words->id, job, task);
-  uv_mutex_unlock(&parent->look_lock);
-  if (asked) return UNS_OK;
-  uns_message message = {.words = {.kind = UNS_FRAME_BECAUSE, .id = words->id}};
-  return uns_parent_send(parent, &message, NULL) == UNS_ENOMEM ? UNS_ENOMEM : UNS_OK;
-}
-
 /* ---- the thread ---- */
 
 static int handle(uns_parent *parent, uns_message *message) {
   switch (message->words.kind) {
-    case UNS_FRAME_SETTLED: return on_settled(parent, message);
-    case UNS_FRAME_FORGET: on_forget(parent, message->words.id); return UNS_OK;
+    case UNS_FRAME_SETTLED: return uns_parent_on_settled(parent, message);
+    case UNS_FRAME_FORGET: uns_parent_on_forget(parent, message->words.id); return UNS_OK;
     case UNS_FRAME_ANSWER: on_answer(parent, message); return UNS_OK;
-    case UNS_FRAME_RESULT: return on_result(parent, message);
-    case UNS_FRAME_PROGRESS: on_progress(parent, &message->words); return UNS_OK;
-    case UNS_FRAME_CANCEL: on_cancel(parent, message->words.sequence); return UNS_OK;
+    case UNS_FRAME_RESULT: return uns_parent_on_result(parent, message);
+    case UNS_FRAME_PROGRESS: uns_parent_on_progress(parent, &message->words); return UNS_OK;
+    case UNS_FRAME_CANCEL: uns_parent_on_cancel(parent, message->words.sequence); return UNS_OK;
     case UNS_FRAME_CHANNEL_TOLD: uns_parent_channels_told(&parent->channels, message); return UNS_OK;
     case UNS_FRAME_CHANNEL_AHEAD: return uns_parent_channels_ahead(&parent->channels, message);
-    case UNS_FRAME_LIMIT: return on_limit(parent, &message->words);
-    case UNS_FRAME_ASK: return on_ask(parent, message->words.id);
-    case UNS_FRAME_DEADLOCK: return on_deadlock(parent, message);
-    case UNS_FRAME_WHY: return on_why(parent, &message->words);
+    case UNS_FRAME_LIMIT: return uns_parent_on_limit(parent, &message->words);
+    case UNS_FRAME_ASK: return uns_parent_on_ask(parent, message->words.id);
+    case UNS_FRAME_DEADLOCK: return uns_parent_on_deadlock(parent, message);
+    case UNS_FRAME_WHY: return uns_parent_on_why(parent, &message->words);
     default: return UNS_ECORRUPT;
   }
 }
@@ -634,8 +163,9 @@ static bool receive(uns_parent *parent, uint8_t *to, size_t size_bytes) {
       size_bytes -= now;
       continue;
     }
-    bool large = size_bytes >= INPUT_BYTES; /* it goes where it belongs at once */
-    ssize_t count = recv(parent->socket, large ? to : parent->input.bytes, large ? size_bytes : INPUT_BYTES, 0);
+    bool large = size_bytes >= UNS_PARENT_INPUT_BYTES; /* it goes where it belongs at once */
+    ssize_t count = recv(parent->socket, large ? to : parent->input.bytes, large ? size_bytes : UNS_PARENT_INPUT_BYTES,
+                         0);
     if (count < 0 && errno == EINTR) continue;
     if (count == 0) errno = 0;
     if (count <= 0) return false;
@@ -705,9 +235,7 @@ uns_parent *uns_parent_new(int socket, uns_board *board, int supervisor_fd) {
   parent->socket = socket;
   parent->board = board;
   parent->supervisor_fd = supervisor_fd;
-  parent->remote.settle = settle;
-  parent->remote.looked_at = looked_at;
-  parent->remote.drop = drop;
+  uns_parent_cells_init(parent);
   uns_list_init(&parent->requests);
   uns_port_init(&parent->in, &uns_parent_ops, parent);
   uns_port_init(&parent->out, &uns_parent_ops, parent);
@@ -813,23 +341,8 @@ void uns_parent_free(uns_parent *parent) {
   shutdown(parent->socket, SHUT_RDWR); /* the thread's read ends */
   if (parent->has_thread) pthread_join(parent->thread, NULL);
   close(parent->socket);
-  for (uint32_t i = 0; i < parent->proxies.size; i++) {
-    proxy *known = parent->proxies.entries[i].value;
-    if (known == NULL) continue;
-    if (known->early != NULL) {
-      known->early->remote = NULL; /* nobody is left to be told */
-      uns_shared_unref(known->early);
-    }
-    uns_free(known);
-  }
-  uns_free(parent->proxies.entries);
-  for (uint32_t i = 0; i < parent->calls.size; i++) {
-    uns_job *job = parent->calls.entries[i].value;
-    if (job == NULL) continue;
-    uns_job_fail(job, "closed", "closed: the program is ending");
-    uns_job_post(job);
-  }
-  uns_free(parent->calls.entries);
+  uns_parent_cells_deinit(parent);
+  uns_parent_calls_deinit(parent);
   uns_parent_channels_deinit(&parent->channels);
   uns_port_deinit(&parent->in);
   uns_port_deinit(&parent->out);

@@ -3,11 +3,11 @@
  *
  * A thread of its own reads the socket, so the host is heard whatever the worker is doing; and where the host is gone,
  * it ends this process and what it started.
- *   - What crosses: cells of the host, of which this process has stand-ins, and calls for the host's process pool; its
- *     channels: parent_channels.c.
+ *   - What crosses: cells and channels of the host, of which this process has stand-ins, and calls for the host's process
+ *     pool.
  *   - Any thread may ask; `write_lock` keeps the frames whole, `lock` guards the tables. Neither is held while a cell
  *     settles or is freed. The host always reads, so writing may block.
- * The host's side: serve.c. Calls for this process and their ends: child.c.
+ * From inside: parent_inside.h. The host's side: serve.c. Calls for this process and their ends: child.c.
  */
 #ifndef UNS_PARENT_H
 #define UNS_PARENT_H

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "exec/parent_inside.h"
+
 /* A channel of the host that is known here. */
 typedef struct proxy {
   uint64_t id;

@@ -33,16 +33,4 @@ int uns_parent_export_channel(void *owner, uns_shared_channel *channel, uint64_t
 void uns_parent_unexport_channel(void *owner, uint64_t id);
 int uns_parent_import_channel(void *owner, uint64_t id, uns_shared_channel **channel);
 
-/* parent.c. */
-
-uns_parent_channels *uns_parent_channels_of(uns_parent *parent);
-/* UNS_OK or a negative code. Any thread, as the following. */
-int uns_parent_send(uns_parent *parent, const uns_message *message, const uns_packet *packet);
-/* Sends it with a number of its own, and waits for the answer, which is to be deinit'ed after UNS_OK. Not the listener. */
-int uns_parent_ask(uns_parent *parent, uns_message *message, const uns_packet *packet, uns_message *answer);
-/* True: the item lent in that place is ours. */
-bool uns_parent_claim(uns_parent *parent, uint32_t slot, uint64_t number);
-/* A number that nobody has: `made`: for something that was made here. */
-uint64_t uns_parent_number(uns_parent *parent, bool made);
-
 #endif

@@ -3,7 +3,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "exec/parent_channels.h"
+#include "exec/parent_inside.h"
 #include "exec/silence.h"
 #include "exec/worker_process.h"
 
