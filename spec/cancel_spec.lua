@@ -517,6 +517,23 @@ describe("a thread that stands in C, and does not come back", function()
     assert.equal(0, ran.code)
   end)
 
+  it("is abandoned while others stand in line, and hangs nobody", function()
+    local ran = script.run([[
+      local unsync = require "unsync"
+      local stuck = unsync.thread("echo.deaf", {grace = 0})
+      local calls = {}
+      for i = 1, 100 do calls[i] = stuck(600000) end
+      while calls[1]:status() ~= "running" do unsync.sleep(0.0001) end
+      for _, call in ipairs(calls) do
+        call:cancel()
+        if call == calls[1] then pcall(call.await, call) end -- abandoned while the others wait for a thread
+      end
+      for _, call in ipairs(calls) do pcall(call.await, call) end
+      print(unsync.thread(function() return "answered" end)():await())
+    ]], {env = {UNSYNC_PLUGIN_PATH = script.build .. "/spec/plugins", UNSYNC_STALL = "0"}})
+    assert.same({"", "answered\n", 0}, {ran.err, ran.out, ran.code})
+  end)
+
   it("is abandoned in a Lua function that is stuck in C, too; what it gives later is thrown away", function()
     local ran = script.run([[
       local unsync = require "unsync"

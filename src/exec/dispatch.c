@@ -130,7 +130,7 @@ uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker) {
   return job;
 }
 
-bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t id, uns_job *twin) {
+bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t id, uns_job *twin, bool *grow) {
   uv_mutex_lock(&dispatch->lock);
   uns_job *job = worker->job;
   bool runs = job != NULL && job->id == id && !worker->lost;
@@ -141,9 +141,8 @@ bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t i
     dispatch->workers--;
     uns_job_post(twin); /* under the lock, so before the worker can come back and post the job itself */
   }
-  bool grow = runs && dispatch->queued > 0 && !dispatch->closed;
+  *grow = runs && dispatch->queued > 0 && !dispatch->closed;
   uv_mutex_unlock(&dispatch->lock);
-  if (grow) dispatch->ops->grow(dispatch);
   return runs;
 }
 

@@ -64,8 +64,9 @@ bool uns_dispatch_retire(uns_dispatch *dispatch, uns_worker *worker);
 /*
  * Gives up the worker if it runs the job `id`: `twin` (see uns_job_twin) goes home in its place, the worker takes no more,
  * and posts the job, when it comes back, only to be freed. False if that job has ended: the twin is still the caller's.
+ * `grow`: jobs wait that it would have taken; the caller asks for another worker, when it holds no lock of its own.
  */
-bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t id, uns_job *twin);
+bool uns_dispatch_abandon(uns_dispatch *dispatch, uns_worker *worker, uint64_t id, uns_job *twin, bool *grow);
 /* A job whose worker died before it started, or was too slow to, goes back in front. */
 void uns_dispatch_put_back(uns_dispatch *dispatch, uns_job *job);
 /* Takes a queued job out (cancelled before it ran); false if it is no longer queued. */

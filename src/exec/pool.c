@@ -462,19 +462,25 @@ static void climb_on(void *argument) {
     uv_mutex_unlock(&pool->lock);
     return;
   }
-  bool again = false;
+  bool again = false, wanted = false;
   pool_thread *thread = interrupt(pool, climb->id, 2);
   if (thread != NULL && !climb->native && !climb->forced) {
     climb->forced = true;
     again = uns_supervisor_after(pool->executors->supervisor, climb->grace_ns, climb_on, climb) == 0;
-  } else if (thread != NULL && uns_dispatch_abandon(&pool->dispatch, &thread->worker, climb->id, climb->twin)) {
+  } else if (thread != NULL && uns_dispatch_abandon(&pool->dispatch, &thread->worker, climb->id, climb->twin, &wanted)) {
     climb->twin = NULL;
     pool->abandoned++;
     thread->abandoned = true;
   }
-  if (!again) uns_list_remove(&climb->link);
+  if (wanted) { /* which takes the lock itself; the pool waits for us, as long as the ladder is in its list */
+    uv_mutex_unlock(&pool->lock);
+    grow(&pool->dispatch);
+    uv_mutex_lock(&pool->lock);
+  }
+  bool done = !again && !pool->closing;
+  if (done) uns_list_remove(&climb->link);
   uv_mutex_unlock(&pool->lock);
-  if (!again) ladder_free(climb);
+  if (done) ladder_free(climb);
 }
 
 /* Sees to it that the job is looked at again. Without memory it is asked to stop once, and no more. */
