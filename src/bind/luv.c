@@ -103,7 +103,7 @@ static int call_back(lua_State *L, int count, int result_count, int flags) {
   uns_text text = {0}; /* ours, for nothing may be raised across libuv */
   uns_text_add(&text, "error in a callback of luv: %s",
                error != NULL ? error : "(an error object whose tostring failed)");
-  uns_runtime_report(runtime, text.bytes != NULL ? text.bytes : "error in a callback of luv");
+  uns_runtime_report(runtime, text.bytes != NULL ? text.bytes : "error in a callback of luv, and not enough memory to tell it");
   uns_free(text.bytes);
   lua_settop(L, base - 1);
   return -status;
