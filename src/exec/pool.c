@@ -260,6 +260,7 @@ static int add_thread(uns_pool *pool) {
   }
   uv_mutex_lock(&pool->lock);
   thread->number = ++pool->last_number;
+  atomic_init(&thread->stop, pool->closing); /* all others have been told */
   int status = create(thread);
   if (status == 0) {
     uns_list_push_back(&pool->threads, &thread->link);
