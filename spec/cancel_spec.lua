@@ -667,7 +667,7 @@ describe("a call in a worker whose wait was given what it waited for as it was c
   local ways = {
     ["a send"] = function(hello) hello:send(true) end,
     ["a send in a generator"] = function(hello)
-      for _ in coroutine.wrap(function() hello:send(true) while true do end end) do end
+      for _ in coroutine.wrap(function() hello:send(true) while true do tostring(0.5) end end) do end
     end,
     ["a select"] = function(hello) require("unsync").select({ { send = hello, value = true } }) end,
   }
@@ -676,7 +676,7 @@ describe("a call in a worker whose wait was given what it waited for as it was c
       it("is interrupted in what follows: " .. name .. " in a " .. kind, function()
         local function forever(hello)
           wait(hello)
-          while true do end
+          while true do tostring(0.5) end
         end
         local call = unsync[kind](forever, { grace = 60 }) -- the next rung would be too late
         for _ = 1, 20 do
@@ -748,7 +748,7 @@ describe("what is started inside of unsync.shield", function()
     local started, left = unsync.promise(), nil
     in_scope(function()
       unsync.shield(function()
-        left = unsync.thread(function() while true do end end)()
+        left = unsync.thread(function() while true do tostring(0.5) end end)()
         started:resolve()
         unsync.sleep(0.005)
         assert.is_false(left:done())

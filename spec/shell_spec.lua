@@ -357,7 +357,8 @@ describe("a file of io.popen that is read", function()
     local file = io.popen("exec yes 2>/dev/null")
     assert.equal("y", file:read("l"))
     local ended
-    local in_finalizer = setmetatable({}, {__gc = function() ended = select(2, file:close()) end}) -- where nothing can wait
+    -- Nothing can wait in a finalizer.
+    local in_finalizer = setmetatable({}, {__gc = function() ended = select(2, file:close()) end})
     assert.is_table(in_finalizer)
     in_finalizer = nil
     collectgarbage()
