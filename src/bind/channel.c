@@ -47,7 +47,7 @@ static int channel_send(lua_State *L) {
   }
   uns_task *task = uns_task_check_can_wait(runtime, L);
   uns_channel_wait_to_send(runtime, L, 1, &task->extra->waiter, 2);
-  task->waits_for = "room in a channel";
+  task->waits_for = UNS_WAITS_ROOM;
   return uns_task_park(runtime, L, 0, after_send);
 }
 
@@ -118,7 +118,7 @@ static int receive(lua_State *L, int mode) {
   }
   uns_task *task = uns_task_check_can_wait(runtime, L);
   uns_channel_wait_to_receive(runtime, L, 1, &task->extra->waiter);
-  task->waits_for = "an item from a channel";
+  task->waits_for = UNS_WAITS_ITEM;
   return uns_task_park(runtime, L, mode, after_receive);
 }
 

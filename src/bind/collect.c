@@ -154,7 +154,7 @@ static int next_settled(lua_State *L, uns_runtime *runtime) {
   uns_task *task = uns_task_check_can_wait(runtime, L);
   if (mine->waiting != NULL) return luaL_error(L, "another task waits for the next of these already");
   mine->waiting = task;
-  task->waits_for = "the first of several futures";
+  task->waits_for = UNS_WAITS_FIRST;
   task->extra->behind = &mine->behind;
   if (mine->remote > 0) uns_task_hope(runtime, task);
   return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);

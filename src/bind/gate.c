@@ -48,7 +48,7 @@ static int semaphore_acquire(lua_State *L) {
   lua_settop(L, 1);
   bool acquired = uns_semaphore_try_acquire(semaphore);
   if (acquired && !turn_is_over(L, runtime)) return 1;
-  if (!acquired) uns_gate_wait(runtime, L, &semaphore->waiters, "a permit");
+  if (!acquired) uns_gate_wait(runtime, L, &semaphore->waiters, UNS_WAITS_PERMIT);
   return uns_task_park(runtime, L, 0, after_acquire);
 }
 
@@ -110,7 +110,7 @@ static int mutex_lock(lua_State *L) {
   bool locked = uns_mutex_try_lock(runtime, mutex);
   if (locked) mutex->locked_at = uns_runtime_site(runtime, L);
   if (locked && !turn_is_over(L, runtime)) return 1;
-  if (!locked) uns_gate_wait(runtime, L, &mutex->waiters, "a mutex")->extra->wanted = mutex;
+  if (!locked) uns_gate_wait(runtime, L, &mutex->waiters, UNS_WAITS_MUTEX)->extra->wanted = mutex;
   return uns_task_park(runtime, L, 0, after_lock);
 }
 
@@ -161,7 +161,7 @@ static int event_wait(lua_State *L) {
   uns_event *event = check_event(L);
   lua_settop(L, 1);
   if (event->set && !turn_is_over(L, runtime)) return 0;
-  if (!event->set) uns_gate_wait(runtime, L, &event->waiters, "an event");
+  if (!event->set) uns_gate_wait(runtime, L, &event->waiters, UNS_WAITS_EVENT);
   return uns_task_park(runtime, L, 0, after_wait);
 }
 

@@ -52,7 +52,7 @@ static void push_task(lua_State *L, uns_task *task, uint64_t now_ns) {
   set_text(L, "kind", "io");
   set_text(L, "name", task->is_main ? "main" : task->future != NULL ? task->future->name : NULL);
   set_text(L, "state", state_of(task));
-  set_text(L, "waits_for", task->waits_for);
+  set_text(L, "waits_for", uns_task_waits_for(task));
   set_flag(L, "cancelled", task->base.cancelled);
   set_age(L, uns_task_since_ns(task), now_ns);
   uns_task_push_where(L, task);
@@ -185,13 +185,14 @@ static void push_waiting(lua_State *L, uns_task *task, const uns_chain_link *beh
   set_text(L, "kind", "io");
   set_text(L, "name", task->is_main ? "main" : task->future != NULL ? task->future->name : NULL);
   set_text(L, "state", state_of(task));
-  set_age(L, uns_task_since_ns(task), uns_now_ns(task->runtime));
+  set_age(L, uns_task_since_ns(task), uns_now_ns(uns_runtime_of(L)));
   uns_task_push_where(L, task);
   lua_setfield(L, -2, "where");
   set_spawn_site(L, task);
   if (task->state != UNS_TASK_PARKED && !task->held) return;
   uns_text text = {0};
-  if (uns_task_wanted(task) != NULL && behind->kind == UNS_BEHIND_TASK) uns_text_add(&text, "%s", task->waits_for);
+  if (uns_task_wanted(task) != NULL && behind->kind == UNS_BEHIND_TASK)
+    uns_text_add(&text, "%s", uns_task_waits_for(task));
   else uns_chain_add_wait(&text, task, behind, false);
   if (uns_timer_armed(&task->timer)) uns_text_add(&text, uns_task_awaited(task) != NULL ? ", or a limit in time" : "");
   if (text.bytes == NULL) return;

@@ -23,7 +23,7 @@ static int loop_sleep(lua_State *L) {
   if (uns_timer_arm(runtime, &task->timer, uns_now_ns(runtime) + duration_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
-  task->waits_for = "sleep";
+  task->waits_for = UNS_WAITS_SLEEP;
   return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
 }
 
@@ -53,10 +53,7 @@ static int loop_finish(lua_State *L) {
   return lua_error(L);
 }
 
-static const luaL_Reg functions[] = {{"now", loop_now},
-                                     {"sleep", loop_sleep},
-                                     {"yield", loop_yield},
-                                     {"finish", loop_finish},
-                                     {NULL, NULL}};
+static const luaL_Reg functions[] = {
+    {"now", loop_now}, {"sleep", loop_sleep}, {"yield", loop_yield}, {"finish", loop_finish}, {NULL, NULL}};
 
 void uns_bind_loop(lua_State *L, uns_runtime *runtime) { uns_bind_functions(L, runtime, functions); }

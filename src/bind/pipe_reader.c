@@ -132,7 +132,7 @@ static int stream_close(void *cookie) {
   uns_pipe_reader *reader = cookie;
   reader->closed = true;
   if (reader->runtime != NULL) stop(reader);
-  int status = close(reader->fd); /* at once: the command may wait for that, and we for the command */
+  int status = close(reader->fd);             /* at once: the command may wait for that, and we for the command */
   if (!reader->has_poll) reader_free(reader); /* else when the loop lets go of it */
   return status;
 }
@@ -251,7 +251,7 @@ bool uns_pipe_reader_can_wait(uns_pipe_reader *reader, lua_State *L) {
 
 int uns_pipe_reader_wait(uns_pipe_reader *reader, lua_State *L, lua_KFunction k) {
   reader->task = reader->runtime->current;
-  reader->task->waits_for = "what a command writes";
+  reader->task->waits_for = UNS_WAITS_PIPE;
   return uns_task_park(reader->runtime, L, 0, k);
 }
 

@@ -171,7 +171,7 @@ static int wait_for_end(lua_State *L, uns_runtime *runtime) {
   if (group->count == 0) return finish(L, runtime);
   uns_task_check_can_wait(runtime, L);
   group->waiting = task;
-  task->waits_for = "the end of its scope";
+  task->waits_for = UNS_WAITS_SCOPE;
   task->extra->behind = &group->behind;
   return uns_task_park(runtime, L, (lua_KContext)runtime, after_wait);
 }

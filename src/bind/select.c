@@ -147,11 +147,11 @@ static void on_case(uns_waiter *waiter, uns_runtime *runtime, uns_future *future
 }
 
 /* Where it was woken by something else, somebody may have served it all the same: then that is what counts. */
-static void leave_lines(selection *all) {
+static void leave_lines(const uns_runtime *runtime, selection *all) {
   if (all->chosen == 0 && all->choice != NULL) uns_choice_take(all->choice); /* from here on nobody can any more */
   for (size_t i = 0; i < all->count; i++) {
     uns_waiter *waiter = &all->cases[i].waiter;
-    uns_channel_leave(waiter);
+    uns_channel_leave(runtime, waiter);
     if (all->chosen == 0 && waiter->told != UNS_TOLD_NONE) all->chosen = i + 1;
   }
   uns_choice_unref(all->choice);
@@ -167,10 +167,7 @@ static bool each_future(const uns_behind *behind, bool (*visit)(void *, const un
   return false;
 }
 
-static void on_leave(uns_task *task, uns_runtime *runtime) {
-  (void)runtime;
-  leave_lines(task->extra->wait_in);
-}
+static void on_leave(uns_task *task, uns_runtime *runtime) { leave_lines(runtime, task->extra->wait_in); }
 
 /* The values that nobody took are forgotten. */
 static void withdraw(lua_State *L, const selection *all) {
@@ -275,7 +272,7 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
     luaL_error(L, "not enough memory"); /* from here on nothing is raised that leaves it armed */
   for (int slot = SLOT_LIST; slot <= SLOT_SELECTION; slot++) lua_pushvalue(L, slot);
   if (lua_pcall(L, SLOT_SELECTION, 0, 0) != LUA_OK) {
-    leave_lines(all);
+    leave_lines(runtime, all);
     withdraw(L, all);
     give_back(all);
     if (task->hopeful) uns_runtime_answered(runtime);
@@ -292,7 +289,7 @@ static int wait_for_all(lua_State *L, uns_runtime *runtime, lua_Integer count, u
   task->extra->wait_in = all;
   task->extra->leave = on_leave;
   task->extra->behind = &all->behind;
-  task->waits_for = "a select";
+  task->waits_for = UNS_WAITS_SELECT;
   return uns_task_park(runtime, L, 0, after_wait);
 }
 

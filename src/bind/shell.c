@@ -213,7 +213,7 @@ static bool can_await(lua_State *L, child *c) {
 /* Suspends L until the child has ended: to be returned. `k` begins with check_await. */
 static int await(lua_State *L, child *c, lua_KFunction k) {
   c->task = c->runtime->current;
-  c->task->waits_for = "process";
+  c->task->waits_for = UNS_WAITS_PROCESS;
   if (!c->polling) uns_task_hope(c->runtime, c->task); /* libuv does not know that there is something under way */
   return uns_task_park(c->runtime, L, 0, k);
 }

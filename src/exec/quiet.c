@@ -14,7 +14,7 @@ typedef struct {
 static uns_quiet_who who(description *all, uns_task *task, uns_task *chain_from) {
   if (task == NULL) return (uns_quiet_who){.task = 0};
   uns_quiet_who found = {.since_ns = uns_task_since_ns(task),
-                         .runtime = (uintptr_t)task->runtime,
+                         .runtime = (uintptr_t)uns_runtime_of(task->co),
                          .task = task->id,
                          .wait = task->wait,
                          .text_at = (uint32_t)all->texts.size_bytes};

@@ -387,7 +387,7 @@ static void decide(uns_silence *silence) {
     told.texts[0] = message;
     status = uns_service_send(best.child, &told, NULL);
   } else if (best.task != NULL) {
-    status = uns_deadlock_tell(best.task->runtime, best.task->id, best.task->wait, best.cycle, message);
+    status = uns_deadlock_tell(uns_runtime_of(best.task->co), best.task->id, best.task->wait, best.cycle, message);
   }
   uns_free(text.bytes);
   if (status == UNS_ENOMEM) look_later(silence);

@@ -103,7 +103,7 @@ bool uns_chain_leads_elsewhere(const uns_runtime *runtime) {
 
 uns_task *uns_chain_younger(uns_task *a, uns_task *b) {
   if (a == NULL || b == NULL) return a == NULL ? b : a;
-  if (a->runtime == b->runtime) return b->id > a->id ? b : a;
+  if (uns_runtime_of(a->co) == uns_runtime_of(b->co)) return b->id > a->id ? b : a;
   return uns_task_since_ns(b) > uns_task_since_ns(a) ? b : a;
 }
 
@@ -140,7 +140,7 @@ uns_task *uns_chain_youngest(uns_task *start) {
 /* ---- texts ---- */
 
 static const char *kind_of(const uns_task *task) {
-  const uns_runtime *runtime = task->runtime;
+  const uns_runtime *runtime = uns_runtime_of(task->co);
   if (runtime->job == NULL || task->id != runtime->root_id) return "io";
   return runtime->job->function->kind == UNS_KIND_CPU ? "cpu" : "thread";
 }
@@ -160,7 +160,7 @@ static void add_future(uns_text *text, const uns_future *future) {
 }
 
 void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind, bool for_ever) {
-  const char *what = task->waits_for != NULL ? task->waits_for : "nothing";
+  const char *what = task->waits_for != UNS_WAITS_NOT ? uns_task_waits_for(task) : "nothing";
   if (task->held) {
     uns_text_add(text, "its turn, for its function has a limit");
   } else if (uns_task_awaited(task) != NULL) {

@@ -281,9 +281,9 @@ void uns_channel_wait_to_receive(uns_runtime *runtime, lua_State *L, int channel
   else uns_list_push_back(&mine->receivers, &waiter->link);
 }
 
-void uns_channel_leave(uns_waiter *waiter) {
+void uns_channel_leave(const uns_runtime *runtime, uns_waiter *waiter) {
   uns_list_remove(&waiter->link);
-  if (waiter->elsewhere != NULL) uns_shared_leave(waiter);
+  if (waiter->elsewhere != NULL) uns_shared_leave(runtime, waiter);
 }
 
 void uns_channel_take(lua_State *L, int channel, uns_waiter *waiter) {

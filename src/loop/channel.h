@@ -76,7 +76,7 @@ void uns_channel_look(const uns_channel *channel, uns_channel_state *state);
 void uns_channel_wait_to_send(uns_runtime *runtime, lua_State *L, int channel, uns_waiter *waiter, int value);
 void uns_channel_wait_to_receive(uns_runtime *runtime, lua_State *L, int channel, uns_waiter *waiter);
 /* Leaves the line, if it stands in one; what it was told is in it then. */
-void uns_channel_leave(uns_waiter *waiter);
+void uns_channel_leave(const uns_runtime *runtime, uns_waiter *waiter);
 /* A receiver that was told UNS_TOLD_GIVEN: pushes the item, or puts it back in front: it is the next to be received. */
 void uns_channel_take(lua_State *L, int channel, uns_waiter *waiter);
 void uns_channel_return(uns_runtime *runtime, lua_State *L, int channel, uns_waiter *waiter);

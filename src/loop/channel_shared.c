@@ -195,13 +195,13 @@ void uns_shared_return(uns_waiter *waiter) {
   uns_channel_wait_put_back(wait);
 }
 
-void uns_shared_leave(uns_waiter *waiter) {
+void uns_shared_leave(const uns_runtime *runtime, uns_waiter *waiter) {
   uns_channel_wait *wait = waiter->elsewhere;
   if (wait->owner == NULL) return; /* it has left already, and has an item */
   wait->owner = NULL;
   waiter->told = (uint8_t)uns_channel_wait_end(wait);
   bool received = waiter->told == UNS_TOLD_GIVEN && !wait->sends;
-  if (received && !waiter->task->runtime->closing) return; /* its task will take it */
+  if (received && !runtime->closing) return; /* its task will take it */
   if (received) {
     uns_shared_return(waiter);
     return;
@@ -210,10 +210,7 @@ void uns_shared_leave(uns_waiter *waiter) {
   uns_channel_wait_unref(wait);
 }
 
-static void on_leave(uns_task *task, uns_runtime *runtime) {
-  (void)runtime;
-  uns_channel_leave(&task->extra->waiter);
-}
+static void on_leave(uns_task *task, uns_runtime *runtime) { uns_channel_leave(runtime, &task->extra->waiter); }
 
 void uns_shared_take(lua_State *L, uns_waiter *waiter) {
   uns_channel_wait *wait = waiter->elsewhere;

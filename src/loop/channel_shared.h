@@ -15,7 +15,7 @@ uns_channel_result uns_shared_send(lua_State *L, uns_channel *mine, int value, b
 uns_channel_result uns_shared_receive(lua_State *L, uns_channel *mine, bool now);
 void uns_shared_wait(uns_runtime *runtime, lua_State *L, const uns_channel *mine, uns_waiter *waiter, bool sends,
                      int value);
-void uns_shared_leave(uns_waiter *waiter);
+void uns_shared_leave(const uns_runtime *runtime, uns_waiter *waiter);
 void uns_shared_take(lua_State *L, uns_waiter *waiter);
 void uns_shared_return(uns_waiter *waiter);
 void uns_shared_put_back(lua_State *L, const uns_channel *mine);

@@ -44,7 +44,7 @@ static int push_error(lua_State *L) {
   uns_text text = {0};
   uns_text_add(&text, "%s", headline);
   uns_deadlock_add_chain(&text, task, false);
-  const uns_test_clock *clock = task->runtime->test_clock;
+  const uns_test_clock *clock = uns_runtime_of(L)->test_clock;
   if (clock != NULL && clock->stopped && clock->timers.count > 0) {
     uns_text_add(&text, " (the test clock stands still, and nobody is left to move it)");
   }

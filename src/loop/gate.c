@@ -5,10 +5,10 @@
 
 #include "core/error.h"
 
-uns_task *uns_gate_wait(uns_runtime *runtime, lua_State *L, uns_link *waiters, const char *what) {
+uns_task *uns_gate_wait(uns_runtime *runtime, lua_State *L, uns_link *waiters, uns_waits what) {
   uns_task *task = uns_task_check_can_wait(runtime, L);
   task->extra->waiter.told = UNS_TOLD_NONE;
-  task->waits_for = what;
+  task->waits_for = (uint8_t)what;
   uns_list_push_back(waiters, &task->extra->waiter.link);
   return task;
 }
@@ -136,7 +136,7 @@ bool uns_barrier_arrive(uns_runtime *runtime, lua_State *L, uns_barrier *barrier
     tell_all(runtime, &barrier->waiters, UNS_TOLD_GIVEN);
     return true;
   }
-  uns_task *task = uns_gate_wait(runtime, L, &barrier->waiters, "the others at a barrier");
+  uns_task *task = uns_gate_wait(runtime, L, &barrier->waiters, UNS_WAITS_BARRIER);
   task->extra->wait_in = barrier;
   task->extra->leave = leave_barrier;
   barrier->waiting++;
@@ -199,7 +199,7 @@ void uns_rate_wait(uns_runtime *runtime, lua_State *L, uns_rate *rate) {
   if (!uns_timer_armed(&rate->timer) && uns_timer_arm(runtime, &rate->timer, next_ns(rate)) != UNS_OK) {
     luaL_error(L, "not enough memory");
   }
-  uns_task *task = uns_gate_wait(runtime, L, &rate->waiters, "its turn at a rate limit");
+  uns_task *task = uns_gate_wait(runtime, L, &rate->waiters, UNS_WAITS_RATE);
   task->extra->wait_in = rate;
   task->extra->leave = leave_rate;
 }

@@ -18,10 +18,10 @@ typedef struct uns_semaphore {
 
 typedef struct uns_mutex {
   uns_link waiters;
-  uns_link held_link;  /* in owner->mutexes */
-  uns_task *owner;     /* NULL: free */
+  uns_link held_link;    /* in owner->mutexes */
+  uns_task *owner;       /* NULL: free */
   const char *locked_at; /* "file:line", of the last owner; interned, or NULL */
-  const char *left_by; /* its owner ended with it held: that task's name; it is of no use any more */
+  const char *left_by;   /* its owner ended with it held: that task's name; it is of no use any more */
 } uns_mutex;
 
 typedef struct uns_event {
@@ -44,7 +44,7 @@ typedef struct uns_rate {
 } uns_rate;
 
 /* The running task waits in `waiters` for `what`. Follow it by uns_task_park; `waiter.told` says what it was woken with. */
-uns_task *uns_gate_wait(uns_runtime *runtime, lua_State *L, uns_link *waiters, const char *what);
+uns_task *uns_gate_wait(uns_runtime *runtime, lua_State *L, uns_link *waiters, uns_waits what);
 
 void uns_semaphore_init(uns_semaphore *semaphore, lua_Integer most);
 bool uns_semaphore_try_acquire(uns_semaphore *semaphore);

@@ -79,7 +79,7 @@ COLD static void record_run(uns_runtime *runtime, uns_task *task) {
 /* It has parked, or ended. */
 COLD static void record_rest(uns_runtime *runtime, uns_task *task, bool ended) {
   if (uns_task_extra_of(task) == NULL) return;
-  const char *waits_for = ended ? NULL : task->waits_for != NULL ? task->waits_for : "its turn";
+  const char *waits_for = ended ? NULL : task->waits_for != UNS_WAITS_NOT ? uns_task_waits_for(task) : "its turn";
   uns_recorder_task_rests(runtime->recorder, runtime->track, record_id(runtime, task), task->extra->record.name,
                           task->extra->record.known, waits_for);
   task->extra->record.waited_for = waits_for;
@@ -135,8 +135,7 @@ static void keep_site(uns_runtime *runtime, lua_State *co, uns_task *task) {
 }
 
 /* Settles the future with the outcome of the body, from SLOT_BODY up. */
-static void settle_body(lua_State *co, int status, uns_task *task) {
-  uns_runtime *runtime = task->runtime;
+static void settle_body(uns_runtime *runtime, lua_State *co, int status, uns_task *task) {
   uns_future *future = task->future;
   future->task = NULL;
   bool fine = status == LUA_OK || status == LUA_YIELD;
@@ -180,14 +179,15 @@ static void settle_body(lua_State *co, int status, uns_task *task) {
 /* The body has ended. */
 static int end_body(lua_State *co, int status, lua_KContext context) {
   uns_task *task = (uns_task *)context;
-  settle_body(co, status, task);
-  if (task->runtime->recorder != NULL) record_end(task->runtime, task);
+  uns_runtime *runtime = uns_runtime_of(co);
+  settle_body(runtime, co, status, task);
+  if (runtime->recorder != NULL) record_end(runtime, task);
   return 0;
 }
 
 /* It was cancelled while it stood in line. */
 static int never_run(lua_State *co, uns_task *task) {
-  uns_runtime *runtime = task->runtime;
+  uns_runtime *runtime = uns_runtime_of(co);
   bool timed_out = task->base.timed_out;
   if (timed_out) uns_cancel_push_timeout(co, task->future->name, "queue");
   else uns_cancel_push_scope_error(runtime, co, task, &task->base, "queue");
@@ -209,6 +209,28 @@ static int run_body(lua_State *co) {
 }
 
 bool uns_task_is_base(lua_CFunction function) { return function == run_body; }
+
+const char *uns_task_waits_for(const uns_task *task) {
+  static const char *const words[] = {
+      [UNS_WAITS_NOT] = NULL,
+      [UNS_WAITS_SLEEP] = "sleep",
+      [UNS_WAITS_FUTURE] = "future",
+      [UNS_WAITS_FIRST] = "the first of several futures",
+      [UNS_WAITS_SELECT] = "a select",
+      [UNS_WAITS_SCOPE] = "the end of its scope",
+      [UNS_WAITS_ROOM] = "room in a channel",
+      [UNS_WAITS_ITEM] = "an item from a channel",
+      [UNS_WAITS_PERMIT] = "a permit",
+      [UNS_WAITS_MUTEX] = "a mutex",
+      [UNS_WAITS_EVENT] = "an event",
+      [UNS_WAITS_BARRIER] = "the others at a barrier",
+      [UNS_WAITS_RATE] = "its turn at a rate limit",
+      [UNS_WAITS_TEST_CLOCK] = "the test clock",
+      [UNS_WAITS_PROCESS] = "process",
+      [UNS_WAITS_PIPE] = "what a command writes",
+  };
+  return words[task->waits_for];
+}
 
 /* ---- the records ---- */
 
@@ -254,7 +276,6 @@ static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
   uns_task *task = take_record(runtime, sizeof *task);
   if (task == NULL) return NULL;
   task->co = co;
-  task->runtime = runtime;
   task->state = UNS_TASK_IDLE;
   uns_list_init(&task->live_link);
   uns_timer_init(&task->timer, on_deadline);
@@ -265,7 +286,7 @@ static uns_task *task_new(uns_runtime *runtime, lua_State *co) {
 }
 
 uns_task_extra *uns_task_make_extra(uns_task *task) {
-  uns_task_extra *extra = take_record(task->runtime, sizeof *extra);
+  uns_task_extra *extra = take_record(uns_runtime_of(task->co), sizeof *extra);
   if (extra == NULL) return NULL;
   uns_list_init(&extra->waiter.link);
   uns_list_init(&extra->mutexes);
@@ -390,7 +411,7 @@ static void foreign_yield(uns_runtime *runtime, uns_task *task, int count) {
  */
 static void broken(uns_runtime *runtime, lua_State *L, uns_task *task) {
   assert(task->future != NULL); /* it has not ended */
-  lua_resetthread(task->co); /* runs the pending clean-up, where it cannot wait */
+  lua_resetthread(task->co);    /* runs the pending clean-up, where it cannot wait */
   task->future->task = NULL;
   uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_FAILED);
   if (task->listed) unlist(runtime, task);
@@ -414,7 +435,8 @@ static bool outermost_frame(lua_State *co, lua_Debug *frame) {
 static void push_future(lua_State *L, uns_task *task) {
   lua_State *co = task->co;
   lua_Debug frame;
-  if (!outermost_frame(co, &frame)) { /* it has not begun, or there was no memory for that: run_body lies under its slots */
+  if (!outermost_frame(co,
+                       &frame)) { /* it has not begun, or there was no memory for that: run_body lies under its slots */
     lua_pushvalue(co, SLOT_FUTURE + 1);
   } else if (lua_getlocal(co, &frame, SLOT_FUTURE) == NULL) {
     lua_pushnil(co);
@@ -578,7 +600,8 @@ static inline unsigned run_round(uns_runtime *runtime, uns_link *batch) {
     }
     runtime->budget = UNS_TASK_BUDGET;
     if (!run(runtime, L, task, count, NULL)) {
-      lua_xmove(task->co, L, 1); /* the error first: in its place there is room for the future, whatever memory there is */
+      lua_xmove(task->co, L,
+                1); /* the error first: in its place there is room for the future, whatever memory there is */
       push_future(L, task);
       lua_insert(L, -2);
       broken(runtime, L, task);

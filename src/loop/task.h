@@ -31,6 +31,26 @@ typedef struct uns_cancel_scope {
   int reason; /* pin of the reason given, or 0 */
 } uns_cancel_scope;
 
+/* What a task waits for, as it is told: uns_task_waits_for has the words. NOT: for nothing, it has only given up its turn. */
+typedef enum {
+  UNS_WAITS_NOT,
+  UNS_WAITS_SLEEP,
+  UNS_WAITS_FUTURE,
+  UNS_WAITS_FIRST,
+  UNS_WAITS_SELECT,
+  UNS_WAITS_SCOPE,
+  UNS_WAITS_ROOM,
+  UNS_WAITS_ITEM,
+  UNS_WAITS_PERMIT,
+  UNS_WAITS_MUTEX,
+  UNS_WAITS_EVENT,
+  UNS_WAITS_BARRIER,
+  UNS_WAITS_RATE,
+  UNS_WAITS_TEST_CLOCK,
+  UNS_WAITS_PROCESS,
+  UNS_WAITS_PIPE
+} uns_waits;
+
 enum { UNS_WHERE_BYTES = LUA_IDSIZE + 16 };
 
 /* Where a task was started; kept for as long as the runtime lives. */
@@ -74,7 +94,6 @@ struct uns_task {
   uns_timer timer; /* a deadline of the present wait. While it is ready, unarmed: then its link is in runtime->ready */
   uns_link live_link; /* in runtime->tasks, or ->idle */
   lua_State *co;
-  uns_runtime *runtime;
   uns_future *future;    /* on co's stack; NULL for the main thread */
   int anchor;            /* pin of the coroutine */
   int first_arguments;   /* -1: it has started */
@@ -82,6 +101,7 @@ struct uns_task {
   int interrupt_error;   /* pin of the error to raise */
   uint32_t cancelled_ms; /* when base.cancelled was set, modulo 2^32 */
   uint8_t state;         /* uns_task_state */
+  uint8_t waits_for;     /* uns_waits */
   uint8_t interrupt;     /* uns_interrupt: what the wait it is woken from must raise */
   bool seen;             /* the script holds its thread (coroutine.running): not recycled */
   bool is_main;          /* the state's main thread: waits by turning the loop */
@@ -94,7 +114,6 @@ struct uns_task {
   bool hopeful;          /* its wait counts in runtime->pending: somebody elsewhere may end it */
   uns_cancel_scope base; /* the task itself */
   uns_cancel_scope *scope;     /* the innermost */
-  const char *waits_for;       /* "future", "sleep", "channel"; static */
   uns_task_extra *extra;       /* owned; NULL: not needed so far */
   const uns_site *spawned;     /* where it was started, once it has waited; NULL: not known */
   uint64_t id, parent_id;      /* 0: none */
@@ -108,7 +127,10 @@ static inline uns_task_extra *uns_task_extra_of(uns_task *task) {
   return task->extra != NULL ? task->extra : uns_task_make_extra(task);
 }
 
-/* What it waits for, or NULL. */
+/* What it waits for, in words: "sleep", "a mutex". Static; NULL: for nothing. */
+const char *uns_task_waits_for(const uns_task *task);
+
+/* The future it waits for, or NULL. */
 static inline uns_future *uns_task_awaited(const uns_task *task) {
   return task->extra != NULL ? task->extra->awaited : NULL;
 }

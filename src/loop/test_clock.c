@@ -45,7 +45,7 @@ void uns_test_clock_end(uns_runtime *runtime) {
 
 void uns_test_clock_advance(uns_runtime *runtime, lua_State *L, uint64_t duration_ns) {
   uns_test_clock *clock = runtime->test_clock;
-  uns_task *task = uns_gate_wait(runtime, L, &clock->movers, "the test clock");
+  uns_task *task = uns_gate_wait(runtime, L, &clock->movers, UNS_WAITS_TEST_CLOCK);
   task->timer.deadline_ns = clock->now_ns + duration_ns;
 }
 

@@ -101,7 +101,7 @@ void uns_task_wake(uns_runtime *runtime, uns_task *task) {
     task->hopeful = false;
     uns_runtime_answered(runtime);
   }
-  task->waits_for = NULL;
+  task->waits_for = UNS_WAITS_NOT;
   task->wait++;
   uns_task_ready(runtime, task);
 }
@@ -253,7 +253,7 @@ static int after_await(lua_State *L, int status, lua_KContext context) {
 static void enter_waiter(uns_runtime *runtime, uns_task *task, uns_future *future) {
   uns_future_add_waiter(future, &task->extra->waiter);
   task->extra->awaited = future;
-  task->waits_for = "future";
+  task->waits_for = UNS_WAITS_FUTURE;
   if (uns_future_is_elsewhere(future)) uns_task_hope(runtime, task);
 }
 
