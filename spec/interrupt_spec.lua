@@ -44,7 +44,9 @@ describe("what a script has started", function()
         start_all()
         unsync.spawn(function() wait_for_all() send(%q) end)
       ]]):format(name))
-      assert.same({code, put_away, ""}, {ended, lines, err})
+      assert.same({code, put_away}, {ended, lines})
+      -- It may come while the task that asked for it still runs: then it is raised there, and told.
+      if err ~= "" then assert.matches("^unsync: a failure that nobody looked at, of io: [^\n]*interrupted", err) end
     end)
 
     it("is cancelled by " .. name .. " while the script waits", function()
