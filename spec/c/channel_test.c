@@ -299,6 +299,28 @@ static void what_is_lent_is_taken_or_recalled(void **state) {
   for (int i = 0; i < 3; i++) uns_channel_loan_unref(loans[i]);
 }
 
+static void what_is_put_back_is_before_what_is_lent(void **state) {
+  fixture *f = *state;
+  _Atomic uint64_t claim[3];
+  _Atomic uint32_t wanted = 0;
+  for (int n = 1; n <= 2; n++) assert_int_equal(send(f, n), UNS_CHANNEL_DONE);
+  assert_int_equal(receive_any(f->channel), 1);
+  assert_int_equal(send(f, 3), UNS_CHANNEL_DONE);
+  uns_channel_loan *second = lend(f->channel, &claim[0], 1, &wanted);
+  uns_channel_loan *third = lend(f->channel, &claim[1], 2, &wanted);
+  assert_true(claims(&claim[0], 1));
+  uns_channel_item item = number(1);
+  assert_int_equal(uns_shared_channel_put_back(f->channel, &item), UNS_CHANNEL_DONE);
+  assert_false(claims(&claim[1], 2));
+  assert_int_equal(receive_any(f->channel), 1);
+  assert_int_equal(send(f, 4), UNS_CHANNEL_DONE);
+  assert_null(lend(f->channel, &claim[2], 3, &wanted)); /* the third, which was lent, is before it */
+  for (int n = 3; n <= 4; n++) assert_int_equal(receive_any(f->channel), n);
+  assert_int_equal(receive_any(f->channel), -UNS_CHANNEL_WAIT);
+  uns_channel_loan_unref(second);
+  uns_channel_loan_unref(third);
+}
+
 static void who_waits_for_the_room_of_a_loan_is_told(void **state) {
   fixture *f = *state;
   _Atomic uint64_t claim[2];
@@ -622,6 +644,7 @@ int main(void) {
       TEST(mail_to_a_state_that_is_gone_frees_itself),
       TEST(items_become_packets),
       TEST(what_is_lent_is_taken_or_recalled),
+      TEST(what_is_put_back_is_before_what_is_lent),
       TEST(who_waits_for_the_room_of_a_loan_is_told),
       cmocka_unit_test(an_item_is_taken_or_recalled_but_not_both),
       TEST(memory_may_run_out_anywhere),

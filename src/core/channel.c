@@ -125,6 +125,13 @@ static void drop_loan(uns_shared_channel *channel, uns_channel_loan *loan, posts
   channel->loan_count--;
 }
 
+/* The loan is over: what was claimed is taken out, the rest keeps its place. */
+static void recall(uns_shared_channel *channel, uns_channel_loan *loan, posts *to_post) {
+  if (loan->claim == NULL) return;
+  if (end_loan(loan)) channel->unlent_count++;
+  else drop_loan(channel, loan, to_post);
+}
+
 /* Takes out those that were claimed. `watch`: who claims another is to say so. */
 static void settle(uns_shared_channel *channel, bool watch, posts *to_post) {
   for (uns_link *link = channel->loans.next, *next; link != &channel->loans; link = next) {
@@ -133,7 +140,7 @@ static void settle(uns_shared_channel *channel, bool watch, posts *to_post) {
     if (loan->claim == NULL) continue;
     if (watch) atomic_store(loan->wanted, 1);
     if (atomic_load(loan->claim) == loan->number * 4 + UNS_LOAN_GIVEN) continue;
-    if (!end_loan(loan)) drop_loan(channel, loan, to_post);
+    recall(channel, loan, to_post);
   }
 }
 
@@ -148,6 +155,7 @@ static bool take_first(uns_shared_channel *channel, uns_channel_item *item, post
   }
   while (!uns_list_empty(&channel->loans)) {
     uns_channel_loan *loan = uns_container_of(channel->loans.next, uns_channel_loan, link);
+    if (loan->claim == NULL) channel->unlent_count--;
     bool ours = end_loan(loan);
     if (ours) uns_channel_item_move(item, &loan->item);
     drop_loan(channel, loan, to_post);
@@ -301,6 +309,15 @@ uns_channel_result uns_shared_channel_append(uns_shared_channel *channel, uns_ch
   return fine ? UNS_CHANNEL_DONE : UNS_CHANNEL_NO_MEMORY;
 }
 
+/* What is put back comes before what is lent, also for whoever has that: it has to ask. */
+static void recall_all(uns_shared_channel *channel, posts *to_post) {
+  for (uns_link *link = channel->loans.next, *next; link != &channel->loans; link = next) {
+    uns_channel_loan *loan = uns_container_of(link, uns_channel_loan, link);
+    next = link->next;
+    recall(channel, loan, to_post);
+  }
+}
+
 /* Takes over the reference to `back`, which has the item. */
 static void return_item(uns_shared_channel *channel, uns_channel_wait *back) {
   posts to_post = {NULL, NULL, NULL};
@@ -313,6 +330,8 @@ static void return_item(uns_shared_channel *channel, uns_channel_wait *back) {
     back->channel = NULL;
     uns_list_push_front(&channel->returned, &back->link);
     channel->returned_count++;
+    recall_all(channel, &to_post);
+    move_up(channel, &to_post);
   }
   unlock(channel);
   post(&to_post);
@@ -496,7 +515,8 @@ uns_channel_loan *uns_shared_channel_lend(uns_shared_channel *channel, _Atomic u
   uns_list_init(&loan->link);
   posts to_post = {NULL, NULL, NULL};
   lock(channel);
-  bool lent = channel->returned_count == 0 && channel->count > 0 && pack_first(channel) &&
+  bool first = channel->returned_count == 0 && channel->unlent_count == 0;
+  bool lent = first && channel->count > 0 && pack_first(channel) &&
               uns_packet_copy(packet, &place(channel, 0)->as.packet) == UNS_OK;
   if (lent) {
     uns_channel_item_move(&loan->item, place(channel, 0));
@@ -517,7 +537,7 @@ uns_channel_loan *uns_shared_channel_lend(uns_shared_channel *channel, _Atomic u
 void uns_shared_channel_recall(uns_shared_channel *channel, uns_channel_loan *loan) {
   posts to_post = {NULL, NULL, NULL};
   lock(channel);
-  if (loan->claim != NULL && !end_loan(loan)) drop_loan(channel, loan, &to_post);
+  recall(channel, loan, &to_post);
   move_up(channel, &to_post);
   unlock(channel);
   post(&to_post);

@@ -166,7 +166,7 @@ struct uns_shared_channel {
   uns_link returned; /* waits whose items were put back, the next to be received first; owned */
   size_t returned_count;
   uns_link loans; /* uns_channel_loan.link: behind what was put back, and before `items`; owned */
-  size_t loan_count;
+  size_t loan_count, unlent_count; /* how many; of these, how many are lent no more, and keep their place */
   uns_link receivers, senders; /* uns_channel_wait.link */
   uint64_t given;
   uns_channel_remote *remote; /* borrowed; NULL: this is the real one. Set before it is shared */
