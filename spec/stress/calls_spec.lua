@@ -113,10 +113,9 @@ describe("100,000 mixed calls on all executors #slow #plain", function()
         for lane = 1, 64 do tasks[lane]:await() end
       end
       local function children()
-        local count = 0
-        for _ in io.popen("cat /proc/$PPID/task/*/children 2>/dev/null"):read("a"):gmatch("%d+") do
-          count = count + 1
-        end
+        local count, pipe = 0, io.popen("cat /proc/$PPID/task/*/children 2>/dev/null")
+        for _ in pipe:read("a"):gmatch("%d+") do count = count + 1 end
+        pipe:close()
         return count - 1 -- cat's shell
       end
       run(10000)
@@ -133,7 +132,7 @@ describe("100,000 mixed calls on all executors #slow #plain", function()
       "^lua (%-?%d+) resident (%-?%d+) descriptors (%-?%d+) processes (%-?%d+) threads (%a+)")
     assert.is_true(tonumber(lua) < 500, out)
     assert.is_true(tonumber(resident) < 20000, out)
-    assert.is_true(tonumber(descriptors) <= 10, out)
+    assert.is_true(tonumber(descriptors) <= 10 + 6 * math.max(0, tonumber(processes)), out) -- a process has some
     assert.is_true(tonumber(processes) <= 2, out) -- as many as there are cores may wait for work
     assert.equal("true", threads, out)
   end)
