@@ -400,6 +400,30 @@ for _, kind in ipairs({"thread", "cpu"}) do
       cancelled(call)
     end)
 
+    it("is not interrupted again in its clean-up, by a signal that comes late or by who asks again", function()
+      local cleaning, go_on, cleaned = unsync.promise(), unsync.promise(), unsync.promise()
+      local call = stop(function(running, began, asked, told)
+        local _ <close> = setmetatable({}, {__close = function()
+          local uv, n = require("luv"), 0
+          began:resolve()
+          require("unsync").shield(asked.await, asked)
+          for i = 1, 20 do
+            uv.kill(uv.os_getpid(), "sigurg") -- in the worker too, it may be this thread that gets it
+            n = i
+          end
+          told:resolve(n)
+        end})
+        require("luv") -- loading it is no business of the clean-up
+        running:resolve()
+        while true do tostring(0.5) end
+      end, {grace = 30}, cleaning, go_on, cleaned)
+      cleaning:await()
+      for _ = 1, 20 do call:cancel() end
+      go_on:resolve()
+      assert.equal(20, cleaned:await(30))
+      cancelled(call)
+    end)
+
     it("is interrupted in a clean-up that outlasts the grace period", function()
       local err = cancelled(stop(function(running)
         local _ <close> = setmetatable({}, {__close = function() while true do tostring(0.5) end end})
@@ -585,6 +609,20 @@ describe("a process that stands in C, and does not come back", function()
       local stuck = unsync.cpu("crash.stuck", {grace = 0.5}) -- time enough to die of it, on a busy machine too
       local other = unsync.cpu(function() require "unsync".sleep(0.2) return true end)()
       print(stop(stuck), other:await())
+    ]]))
+  end)
+
+  it("is ended as soon if it is asked again and again", function()
+    assert.equal("sigterm\ttrue\n", stopped([[
+      local stuck = unsync.cpu("crash.stuck", {grace = 0.5})()
+      while stuck:status() ~= "running" do unsync.sleep(0.001) end
+      local asked_last = 0
+      while not stuck:done() and asked_last < 4000 do
+        stuck:cancel()
+        asked_last = asked_last + 1
+        unsync.sleep(0.005)
+      end
+      print(stuck:error().stopped_by, asked_last < 4000)
     ]]))
   end)
 

@@ -132,7 +132,8 @@ static void refuse(uns_executors *executors, uns_job *job, const char *what) {
 
 void uns_executors_cancel(uns_runtime *runtime, uns_job *job) {
   uns_executors *executors = runtime->executors;
-  atomic_store(&job->cancel, 1);
+  int asked = 0; /* once: who asks again must neither interrupt its clean-up nor begin a new grace period */
+  if (!atomic_compare_exchange_strong(&job->cancel, &asked, 1)) return;
   if (atomic_load_explicit(&job->state, memory_order_relaxed) == UNS_JOB_HELD) {
     uns_list_remove(&job->link);
     job->held = true;

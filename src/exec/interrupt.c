@@ -56,6 +56,7 @@ static void on_instruction(lua_State *L, lua_Debug *frame) {
   uns_task *task = runtime->current;
   bool spared = task->future != NULL && uns_group_spares(runtime, runtime->root, task->future);
   if (task->future != NULL && !spared) uns_cancel_work(runtime, task->future);
+  if (task->unwinding && !forced) return; /* the loop saw the flag before the signal came: this is its clean-up */
   const uns_cancel_scope *scope = uns_cancel_reaching(task);
   if (scope == NULL && !forced) return; /* shielded: armed again when the shield ends */
   luaL_checkstack(L, 8, NULL);

@@ -429,7 +429,7 @@ static bool interrupt_thread(uns_pool *pool, const pool_thread *thread, uint64_t
   uns_job *job = thread->worker.job;
   bool runs = job != NULL && (id == 0 || job->id == id) && !thread->worker.lost;
   if (runs) {
-    atomic_store(&job->cancel, rung);
+    if (atomic_load(&job->cancel) < rung) atomic_store(&job->cancel, rung); /* by nobody else */
     /* It holds a job, so it lives. A native task looks at the flag: a signal would only break off its system calls. */
     if (job->function->native == NULL) pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL);
   }
