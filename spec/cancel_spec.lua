@@ -591,11 +591,11 @@ describe("a process that stands in C, and does not come back", function()
     env.LUA_PATH = script.path("?.lua") .. ";;"
     return script.output([[
       local unsync = require "unsync"
-      local function stop(start)
+      local function stop(start, ask)
         while true do
           local call = start()
           while call:status() ~= "running" do unsync.sleep(0.001) end
-          call:cancel()
+          if ask then ask(call) else call:cancel() end
           local ok, err = pcall(call.await, call)
           assert(not ok and err.code == "cancelled", err)
           if err.stopped_by ~= "queue" then return err.stopped_by end -- the worker had not begun it yet
@@ -614,15 +614,16 @@ describe("a process that stands in C, and does not come back", function()
 
   it("is ended as soon if it is asked again and again", function()
     assert.equal("sigterm\ttrue\n", stopped([[
-      local stuck = unsync.cpu("crash.stuck", {grace = 0.5})()
-      while stuck:status() ~= "running" do unsync.sleep(0.001) end
-      local asked_last = 0
-      while not stuck:done() and asked_last < 4000 do
-        stuck:cancel()
-        asked_last = asked_last + 1
-        unsync.sleep(0.005)
-      end
-      print(stuck:error().stopped_by, asked_last < 4000)
+      local asked_last
+      local rung = stop(unsync.cpu("crash.stuck", {grace = 0.5}), function(call)
+        asked_last = 0
+        while not call:done() and asked_last < 4000 do
+          call:cancel()
+          asked_last = asked_last + 1
+          unsync.sleep(0.005)
+        end
+      end)
+      print(rung, asked_last < 4000)
     ]]))
   end)
 
