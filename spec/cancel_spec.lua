@@ -478,6 +478,24 @@ for _, kind in ipairs({"thread", "cpu"}) do
       end
     end)
 
+    it("is cancelled, and no failure, if what it awaited was stopped in the same moment and said so first", function()
+      local outer = unsync[kind](function(inner, running)
+        running:resolve()
+        return inner:await()
+      end)
+      for round = 1, 100 do
+        local inner, running = unsync.spawn(unsync.sleep, 60), unsync.promise()
+        local call = outer(inner, running)
+        running:await()
+        inner:cancel()
+        for _ = 1, round % 10 do unsync.yield() end
+        local asked = call:cancel()
+        local _, err = outcome(call)
+        assert.equal("cancelled", err.code)
+        assert.equal(asked and "cancelled" or "failed", call:status())
+      end
+    end)
+
     it("leaves its worker fit for the next call", function()
       local spin = unsync[kind](function(running)
         running:resolve()

@@ -216,6 +216,19 @@ static void say_where(lua_State *L, const uns_future *future) {
   lua_replace(L, -2);
 }
 
+/*
+ * Whether a call whose `count` results begin at 2 was stopped. As with a task, an error `cancelled` of a call that was asked to
+ * stop is its end, even if it is another's: what it awaited may have been stopped with it, and have said so first.
+ */
+static bool ended_cancelled(lua_State *L, uns_job *job, int count) {
+  switch (job->outcome) {
+    case UNS_OUTCOME_CANCELLED: return true;
+    case UNS_OUTCOME_ERROR: return strcmp(job->error_code, "cancelled") == 0;
+    case UNS_OUTCOME_FAILED: return atomic_load(&job->cancel) != 0 && count > 0 && uns_error_is(L, 2, "cancelled");
+    default: return false;
+  }
+}
+
 /* settle(future, job, timed_out, count, ...): count is NOT_DECODED, or what uns_codec_decode returned, and then what it pushed */
 static int settle(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
@@ -227,9 +240,8 @@ static int settle(lua_State *L) {
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   const uns_future *future = lua_touserdata(L, 1);
   uns_progress_keep(runtime, L, 1, job);
-  bool cancelled = job->outcome == UNS_OUTCOME_CANCELLED ||
-                   (job->outcome == UNS_OUTCOME_ERROR && strcmp(job->error_code, "cancelled") == 0);
   if (count == NOT_DECODED) count = job->outcome == UNS_OUTCOME_ERROR ? 0 : uns_codec_decode(L, &job->result);
+  bool cancelled = ended_cancelled(L, job, count);
   if (count < 0) { /* why it cannot be read lies on top */
     lua_pushnil(L);
     uns_future_fail(runtime, L, 1, UNS_FUTURE_FAILED);
