@@ -383,6 +383,9 @@ format: | packages-check ## lay out the C sources by .clang-format
 
 # --- install: the list of what goes where, and both ways to use it -----------------------------------------------------------
 
+# What there is to read, all that it links to included: it lies in the installation as it does here.
+DOCUMENTS = $(wildcard README.md LICENSE CONTRIBUTING.md .ci/packages docs/* include/*.h lua/meta/*.lua \
+  lua/meta/unsync/*.lua examples/*.* examples/*/*.*)
 # SOURCE:DIRECTORY:MODE, directories below PREFIX.
 INSTALLED = $(foreach f,$(build/program),$f:bin:755) \
   $(foreach f,$(MODULE),$f:lib/lua/5.4:755) \
@@ -391,12 +394,12 @@ INSTALLED = $(foreach f,$(build/program),$f:bin:755) \
   $(foreach f,$(build/plugins),$f:lib/unsync/plugins:644) \
   $(foreach f,$(wildcard lua/meta/*.lua),$f:share/unsync/meta:644) \
   $(foreach f,$(wildcard lua/meta/unsync/*.lua),$f:share/unsync/meta/unsync:644) \
-  $(foreach f,$(wildcard README.md LICENSE docs/*.md),$f:share/doc/unsync:644) \
   $(foreach f,$(wildcard docs/*.1),$f:share/man/man1:644) \
-  $(foreach f,$(wildcard examples/*.* examples/*/*.*),$f:share/doc/unsync/$(patsubst %/,%,$(dir $f)):644)
+  $(foreach f,$(DOCUMENTS),$f:share/doc/unsync/$(patsubst %/,%,$(dir $f)):644)
 # Directories that are ours alone, the innermost first.
 INSTALLED_DIRS = lib/unsync/plugins lib/unsync share/unsync/meta/unsync share/unsync/meta share/unsync \
-  $(patsubst %/,share/doc/unsync/%,$(sort $(dir $(wildcard examples/*/*.*)))) share/doc/unsync/examples share/doc/unsync
+  $(patsubst %/,share/doc/unsync/%,$(sort $(dir $(wildcard examples/*/*.*)))) \
+  $(addprefix share/doc/unsync/,examples lua/meta/unsync lua/meta lua include docs .ci) share/doc/unsync
 to = $(DESTDIR)$(PREFIX)
 
 install: all ## install below PREFIX (/usr/local), itself below DESTDIR
