@@ -317,8 +317,9 @@ typedef struct unsync_task_def {
 } unsync_task_def;
 
 /*
- * For later: UNSYNC_ASYNC (flag 1) will mark a task that starts an operation, returns UNSYNC_PENDING (-3) and completes
- * the call from any thread, `t` staying valid until then. The numbers are kept free for it: do not use them.
+ * A call lasts as long as its function: there is no way to return first and complete it afterwards, from another thread
+ * say. What waits for something slow waits in `run`, in the pool thread or the process that is there for that. Flag 1 and
+ * the result -3 are kept free, so that this can change without a new ABI: today a plugin with that flag is refused.
  */
 
 typedef struct unsync_plugin {
