@@ -291,6 +291,12 @@ describe("the options", function()
     assert.equal("true\n", output({"u == unsync"}, {options = {"-l", "u=unsync"}}))
   end)
 
+  it("-l says which module there is not, and blames no line of ours; the session begins all the same", function()
+    local out, err, code = session({"u == unsync"}, {options = {"-l", "no_such", "-l", "u=unsync"}})
+    assert.matches("^module 'no_such' not found:", err)
+    assert.same({"true\n", 1}, {out, code})
+  end)
+
   it("- runs stdin as one script", function()
     assert.equal("waited\n", output({"local f = function(x)", "print(x) end", "f", "('waited')"}, {options = {"-"}}))
   end)

@@ -74,8 +74,9 @@ end
 
 -- ---- running ----
 
---- Runs `body` as the task that Ctrl-C cancels; true if it ended well. It is given a function to say what line runs.
-function Repl:guard(body)
+--- Runs `body` as the task that Ctrl-C cancels; true if it ended well, and its first result. It is given `argument`, or
+--- a function to say what line runs.
+function Repl:guard(body, argument)
   local traceback, line
   local function on_error(err)
     if line then self.session:keep_failed(line) end
@@ -86,7 +87,7 @@ function Repl:guard(body)
   local task = unsync.spawn(function()
     self.running = unsync.current()
     self.host.foreground(self.running) -- from its first instruction on: it may never come to wait
-    return xpcall(body, on_error, function(running) line = running end)
+    return xpcall(body, on_error, argument or function(running) line = running end)
   end)
   local outcome = table.pack(pcall(task.await, task))
   self.host.foreground(nil)
@@ -95,7 +96,7 @@ function Repl:guard(body)
   self.running = nil
   local err = outcome[2]
   if outcome[1] then
-    if outcome[2] then return true end
+    if outcome[2] then return true, outcome[3] end
     err = outcome[3]
   end
   if self.host.was_interrupted() then
@@ -132,13 +133,15 @@ end
 
 --- One of the things that the command line asked for before the session.
 function Repl:step(step)
+  if step.kind == "require" then
+    local name, module = step.text:match("^([^=]*)=(.*)$")
+    local fine, loaded = self:guard(require, module or step.text) -- by nobody's line
+    if fine then _G[name or step.text] = loaded end
+    return
+  end
   self:guard(function()
     if step.kind == "code" then
       assert(load(step.text, step.name or "=(command line)"))()
-    elseif step.kind == "require" then
-      local name, module = step.text:match("^([^=]*)=(.*)$")
-      name, module = name or step.text, module or step.text
-      _G[name] = require(module)
     else
       local chunk, problem = loadfile(step.text)
       if not chunk then error(problem, 0) end
