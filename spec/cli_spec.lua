@@ -254,14 +254,20 @@ describe("the environment", function()
   end)
 
   it("reads the project's own modules from UNSYNC_LUA", function()
-    local ran = host({"-e", "print(require'unsync'.marker)"}, {
-      env = {UNSYNC_LUA = (script.file("unsync_init.lua", ""):match("^(.*)/"))}})
-    -- No unsync/init.lua there: an error, or the compiled-in one.
-    assert.is_true(ran.code == 1 or ran.out == "nil\n")
+    local empty = script.file("unsync_init.lua", ""):match("^(.*)/")
+    assert.equal("nil\n", output({"-e", "print(require'unsync'.marker)"}, {env = {UNSYNC_LUA = empty}}))
     os.execute("mkdir -p " .. quote(script.path("own/unsync")))
     script.write_file(script.path("own/unsync/init.lua"), "return {marker = 'from disk'}")
     local env = {UNSYNC_LUA = script.path("own")}
     assert.equal("from disk\n", output({"-e", "print(require'unsync'.marker)"}, {env = env}))
+  end)
+
+  it("names a folder in UNSYNC_LUA that is none", function()
+    for path, reason in pairs({[script.path("nowhere")] = "No such file", [script.file("a_file", "")] = "Not a dir"}) do
+      local ran = host({"-e", "require'unsync'"}, {env = {UNSYNC_LUA = path}})
+      assert.equal(1, ran.code)
+      assert.truthy(ran.err:find("UNSYNC_LUA: " .. path .. ": " .. reason, 1, true), ran.err)
+    end
   end)
 end)
 

@@ -1,9 +1,12 @@
 #include "host/modules.h"
 
+#include <errno.h>
 #include <lauxlib.h>
-#include <stdlib.h>
 #include <lualib.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "bind/http.h"
 #include "bind/luv.h"
@@ -19,13 +22,19 @@ static const luaL_Reg c_modules[] = {{"unsync.core.http", uns_open_http},
                                      {"luv", uns_open_luv},
                                      {NULL, NULL}};
 
-/* Pushes a loader for DIR/init.lua or DIR/x.lua; false if there is no such file. Raises if it does not compile. */
+/*
+ * Pushes a loader for DIR/unsync/init.lua or DIR/unsync/x.lua; false if there is no such file. Raises if it does not
+ * compile or cannot be read, and where there is no DIR.
+ */
 static bool push_from_disk(lua_State *L, const char *directory, const char *name) {
+  struct stat found;
+  int error = stat(directory, &found) != 0 ? errno : !S_ISDIR(found.st_mode) ? ENOTDIR : 0;
+  if (error != 0) luaL_error(L, "UNSYNC_LUA: %s: %s", directory, strerror(error));
   const char *part = strcmp(name, "unsync") == 0 ? "init" : name + strlen("unsync.");
   const char *path = luaL_gsub(L, part, ".", "/");
   path = lua_pushfstring(L, "%s/unsync/%s.lua", directory, path);
   int status = luaL_loadfile(L, path);
-  if (status == LUA_ERRFILE) {
+  if (status == LUA_ERRFILE && access(path, F_OK) != 0) {
     lua_pop(L, 3);
     return false;
   }
