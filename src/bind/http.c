@@ -97,6 +97,35 @@ typedef struct {
   const char *url; /* the last one asked, without user and password; NULL: the first */
 } ending;
 
+enum { ADDRESS_MAX = 320 }; /* a name has at most 253 bytes */
+
+/* "host:port" of `url` into `text`; "" where that is not known. Calls no Lua, so that nothing is left behind. */
+static void write_asked(char text[ADDRESS_MAX], const char *url) {
+  char *host = NULL, *port = NULL;
+  CURLU *parsed = uns_curl.url();
+  text[0] = '\0';
+  if (parsed != NULL && uns_curl.url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK &&
+      uns_curl.url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+      uns_curl.url_get(parsed, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == CURLUE_OK)
+    snprintf(text, ADDRESS_MAX, "%s:%s", host, port);
+  uns_curl.free(host);
+  uns_curl.free(port);
+  uns_curl.url_cleanup(parsed);
+}
+
+/* Sets `address` in the error on top: the one that was tried, or for a name that nobody knows what was asked for. */
+static void set_address(lua_State *L, const ending *end, const char *url) {
+  char asked[ADDRESS_MAX];
+  const char *address = end->mine->transfer.address;
+  if (end->end == UNS_TRANSFER_ANSWERED && end->result == CURLE_COULDNT_RESOLVE_HOST) {
+    write_asked(asked, url);
+    address = asked;
+  }
+  if (*address == '\0') return;
+  lua_pushstring(L, address);
+  lua_setfield(L, -2, "address");
+}
+
 static void push_error(lua_State *L, const ending *end) {
   const request *mine = end->mine;
   const uns_transfer *transfer = &mine->transfer;
@@ -126,10 +155,7 @@ static void push_error(lua_State *L, const ending *end) {
   lua_setfield(L, -2, "url");
   lua_pushstring(L, mine->method);
   lua_setfield(L, -2, "method");
-  if (transfer->address[0] != '\0') {
-    lua_pushstring(L, transfer->address);
-    lua_setfield(L, -2, "address");
-  }
+  set_address(L, end, url);
 }
 
 /* Pushes `text` in lower case, as far as ASCII goes. */
