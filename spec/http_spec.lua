@@ -83,6 +83,15 @@ describe("unsync.http", function()
       assert.same({"set-cookie", "b=2"}, answer.header_list[3])
     end)
 
+    it("may repeat a header as often as it likes, and costs no more than it has bytes", function()
+      local count = 10000
+      local answer = http.get(server.url .. "/again?count=" .. count):await()
+      local values = {}
+      for i = 1, count do values[i] = i end
+      assert.equal(table.concat(values, ", "), answer.headers.a)
+      assert.same({"A", tostring(count)}, answer.header_list[count])
+    end)
+
     it("has the whole body, whatever way it came", function()
       assert.equal("chunk 1\nchunk 2\nchunk 3\n", http.get(server.url .. "/chunked?delay=0.001"):await().body)
       assert.equal(("x"):rep(3000000), http.get(server.url .. "/?size=3000000"):await().body)
@@ -176,6 +185,28 @@ describe("unsync.http", function()
       assert.equal("redirects", failure_of(http.get(server.url .. "/redirect?count=2", {redirects = 1})).code)
     end)
 
+    it("is followed as often as it may be, whatever that number is", function()
+      for _, most in ipairs({1 << 31, math.maxinteger}) do
+        assert.equal(200, http.get(server.url .. "/redirect", {redirects = most}):await().status)
+      end
+    end)
+
+    it("takes credentials to nobody but the one they are for", function()
+      local other = http_server.start()
+      local headers = {Authorization = "Bearer secret", Cookie = "secret=1", ["X-Own"] = "goes along"}
+      local function told(from, to)
+        return http.get(from .. "/redirect?to=" .. to .. "/echo", {headers = headers}):await().body
+      end
+      local body = told(server.url, server.url)
+      assert.matches("Bearer secret", body)
+      assert.matches("secret=1", body)
+      body = told(server.url, other.url)
+      assert.is_nil(body:find("secret"))
+      assert.matches("goes along", body)
+      assert.is_nil(told(server.url:gsub("//", "//user:secret@"), other.url):find("Basic"))
+      other.close()
+    end)
+
     it("turns a POST into a GET at 302, any method at 303, none at 307", function()
       local function after(status, method)
         local to = server.url .. "/redirect?to=/echo&status=" .. status
@@ -246,6 +277,13 @@ describe("unsync.http", function()
       assert.equal(100, #http.get(server.url .. "/?size=100", {max_body = 100}):await().body)
     end)
 
+    it("comes where the head never comes to an end", function()
+      assert.equal(200, http.get(server.url .. "/flood?size=200000"):await().status)
+      local problem = failure_of(http.get(server.url .. "/flood?size=4000000"))
+      assert.equal("limit", problem.code)
+      assert.matches("limit: the head of the answer", problem.message)
+    end)
+
     it("of one request is none of another", function()
       local good, bad = http.get(server.url .. "/?delay=0.02"), http.get(server.url .. "/short")
       assert.equal("EOF", failure_of(bad).code)
@@ -267,6 +305,10 @@ describe("unsync.http", function()
       assert.matches("'url' to 'http.get' %(an absolute URL", complaint(http.get, "host/path"))
       assert.matches("'url' to 'http.get'", complaint(http.get, "http://a b/"))
       assert.matches("'url' to 'http.get'", complaint(http.get, "http://a/\0"))
+      assert.matches("'url' to 'http.get'", complaint(http.get, "http://a/\r\nB: c"))
+      assert.matches("'url' to 'http.request'", complaint(http.request, {url = "http://a/\0"}))
+      assert.matches("'ca_file' to 'http.get'", complaint(http.get, url, {ca_file = "a\0b"}))
+      assert.matches("'proxy' to 'http.get'", complaint(http.get, url, {proxy = "http://a\0b"}))
       assert.matches("'url' to 'http.request'", complaint(http.request, {}))
       assert.matches("'request' to 'http.request'", complaint(http.request, url))
       assert.matches("'timeout' to 'http.get'", complaint(http.get, url, {timeout = 0}))
@@ -481,6 +523,7 @@ describe("unsync.http", function()
       local url = ("https://localhost:%s/"):format(port)
       assert.equal(200, http.get(url, {ca_file = directory .. "/cert.pem"}):await().status)
       assert.equal(200, http.get(url, {verify = false}):await().status)
+      assert.equal("tls", failure_of(http.get(url)).code) -- which says nothing to others of a connection that is kept
     end)
 
     it("says when the authority's file is none", function()

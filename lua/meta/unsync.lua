@@ -502,7 +502,7 @@ local http = {}
 ---@field ca_file? string  a PEM file of authorities to trust instead of the system's
 ---@field proxy? string  its URL, "" is none; default: what the environment says
 ---@field compressed? boolean  whether to ask for a compressed body, which is unpacked; default: true
----@field max_body? integer  bytes; a longer one fails the request with `limit`; default: none
+---@field max_body? integer  bytes, unpacked; a longer one fails the request with `limit`; default: none
 
 ---@class unsync.HttpRequest: unsync.HttpOptions
 ---@field url string

@@ -1,8 +1,8 @@
 --- HTTP and HTTPS requests, any number at once: each call starts one and returns its future at once.
 --- An answer with any status is an answer. A request fails where no whole answer came: with an error whose `code` is a
 --- system call's own name (`ECONNREFUSED`, `ECONNRESET`), `ENOTFOUND` (no such host), `timeout`, `tls` (no trust, no
---- common ground), `EOF` (the answer broke off), `redirects` (too many), `limit` (`max_body`) or `EPROTO` (no HTTP);
---- and with `method`, `url`, and `address` where there was one.
+--- common ground), `EOF` (the answer broke off), `redirects` (too many), `limit` (`max_body`, or more than 256 KiB of
+--- headers) or `EPROTO` (no HTTP); and with `method`, `url`, and `address` where there was one.
 require("unsync") -- the methods of futures
 local core = require("unsync.core.http")
 
@@ -21,7 +21,7 @@ local http = {}
 ---@field ca_file? string  a PEM file of authorities to trust instead of the system's
 ---@field proxy? string  its URL; "" is none; default: what the environment says (http_proxy and the like)
 ---@field compressed? boolean  whether to ask for a compressed body, which is unpacked; default: true
----@field max_body? integer  bytes; a body that turns out longer fails the request with `limit`; default: none
+---@field max_body? integer  bytes, unpacked; a body that turns out longer fails the request with `limit`; default: none
 
 ---@class unsync.HttpRequest: unsync.HttpOptions
 ---@field url string
@@ -51,6 +51,9 @@ local option_types = {
   timeout = "number", connect_timeout = "number", redirects = "boolean or integer", verify = "boolean",
   ca_file = "string", proxy = "string", compressed = "boolean", max_body = "integer",
 }
+
+--- What libcurl is given as a C string, which a zero would cut off.
+local c_strings = {url = true, ca_file = true, proxy = true}
 
 local function bad(name, caller, problem, level)
   error(("bad argument '%s' to 'http.%s' (%s)"):format(name, caller, problem), level + 1)
@@ -121,6 +124,7 @@ local function check_options(options, caller, level)
     local wanted = option_types[name]
     if wanted == nil then bad(tostring(name), caller, "no such option", level + 1) end
     if not is_a(value, wanted) then bad(name, caller, wanted .. " expected, got " .. type(value), level + 1) end
+    if c_strings[name] and value:find("\0", 1, true) then bad(name, caller, "a zero byte", level + 1) end
   end
   if options.body and options.form then bad("form", caller, "there is a body already", level + 1) end
 end

@@ -7,6 +7,8 @@
 ---     /echo                     what was asked: request line, headers, an empty line, the body
 ---     /redirect?to=URL&status=302&count=3   count times to itself, then to URL
 ---     /headers                  one header twice, in two spellings
+---     /again?count=3            one header so often, its values 1, 2, 3
+---     /flood?size=1000          a head of at least so many bytes
 ---     /chunked?count=3&delay=0.01           so many chunks, "chunk 1\n" and so on
 ---     /gzip                     "compressed hello\n", compressed if the client allows it
 ---     /short                    promises 100 bytes, sends 10, closes
@@ -82,6 +84,18 @@ end
 
 pages["/headers"] = function(client, request)
   respond(client, request, 200, "", {"Set-Cookie: a=1", "X-Blank:", "set-cookie: b=2", "X-Padded:   in between  \t"})
+end
+
+pages["/again"] = function(client, request)
+  local lines = {}
+  for i = 1, tonumber(request.query.count) or 3 do lines[i] = "A: " .. i end
+  respond(client, request, 200, "", lines)
+end
+
+pages["/flood"] = function(client, request)
+  local lines, line = {}, "X: " .. ("x"):rep(995)
+  for i = 1, math.ceil((tonumber(request.query.size) or 1000) / 1000) do lines[i] = line end
+  respond(client, request, 200, "", lines)
 end
 
 pages["/chunked"] = function(client, request)

@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <lauxlib.h>
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 #include <strings.h>
@@ -136,6 +137,9 @@ static void push_error(lua_State *L, const ending *end) {
   } else if (transfer->too_big) {
     lua_pushfstring(L, "limit: the body has more than %I bytes (max_body)", (LUAI_UACINT)transfer->body_max);
     uns_error_push(L, "limit", "%s %s: %s", mine->method, url, lua_tostring(L, -1));
+  } else if (transfer->head_too_big) {
+    lua_pushfstring(L, "limit: the head of the answer has more than %d bytes", (int)UNS_TRANSFER_HEAD_MAX);
+    uns_error_push(L, "limit", "%s %s: %s", mine->method, url, lua_tostring(L, -1));
   } else {
     const char *code, *text;
     if (transfer->broken != 0) { /* also where it made a callback stop libcurl */
@@ -186,15 +190,36 @@ static void add_header(lua_State *L, int list, int lookup, const char *line, siz
   lua_rawseti(L, list, (lua_Integer)lua_rawlen(L, list) + 1);
   push_lower(L, line, (size_t)(colon - line));
   lua_pushvalue(L, -1);
-  if (lua_rawget(L, lookup) == LUA_TSTRING) {
-    lua_pushliteral(L, ", ");
-    lua_pushlstring(L, value, (size_t)(end - value));
-    lua_concat(L, 3);
-  } else {
+  int known = lua_rawget(L, lookup);
+  if (known == LUA_TSTRING) { /* it comes again: a list of its values, until all are there */
+    lua_createtable(L, 2, 0);
+    lua_insert(L, -2);
+    lua_rawseti(L, -2, 1);
+  } else if (known == LUA_TNIL) {
     lua_pop(L, 1);
-    lua_pushlstring(L, value, (size_t)(end - value));
   }
+  lua_pushlstring(L, value, (size_t)(end - value));
+  if (known != LUA_TNIL) lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
   lua_rawset(L, lookup);
+}
+
+/* The lists of values in the table at `lookup` become strings: joined at once, for a server may repeat a header often. */
+static void join_repeated(lua_State *L, int lookup) {
+  for (lua_pushnil(L); lua_next(L, lookup); lua_pop(L, 1)) {
+    if (lua_type(L, -1) != LUA_TTABLE) continue;
+    int values = lua_gettop(L);
+    lua_Integer count = (lua_Integer)lua_rawlen(L, values);
+    luaL_Buffer joined;
+    lua_pushvalue(L, -2);
+    luaL_buffinit(L, &joined);
+    for (lua_Integer i = 1; i <= count; i++) {
+      if (i > 1) luaL_addlstring(&joined, ", ", 2);
+      lua_rawgeti(L, values, i);
+      luaL_addvalue(&joined);
+    }
+    luaL_pushresult(&joined);
+    lua_rawset(L, lookup);
+  }
 }
 
 /* Reads the head that came: the headers as they came at `list`, by name at `lookup`; pushes the reason or nil. */
@@ -220,6 +245,7 @@ static void push_head(lua_State *L, const request *mine, int list, int lookup) {
     first = false;
     at += size + 1;
   }
+  join_repeated(L, lookup);
 }
 
 static void push_response(lua_State *L, const ending *end) {
@@ -376,6 +402,13 @@ static lua_Number number_field(lua_State *L, int table, const char *name, lua_Nu
   return number;
 }
 
+static long count_field(lua_State *L, int table, const char *name) {
+  lua_getfield(L, table, name);
+  lua_Integer count = lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return count < INT_MAX ? (long)count : INT_MAX; /* any more is never reached */
+}
+
 /* The text stays valid as long as the table holds it. */
 static const char *string_field(lua_State *L, int table, const char *name) {
   const char *text = lua_getfield(L, table, name) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
@@ -435,7 +468,7 @@ static CURLcode set_options(lua_State *L, int table, request *mine) {
   text = string_field(L, table, "proxy");
   if (text != NULL) SET(CURLOPT_PROXY, text);
   if (flag_field(L, table, "compressed")) SET(CURLOPT_ACCEPT_ENCODING, "");
-  long redirects = (long)number_field(L, table, "max_redirects", 0);
+  long redirects = count_field(L, table, "max_redirects");
   SET(CURLOPT_FOLLOWLOCATION, redirects > 0 ? 1L : 0L);
   SET(CURLOPT_MAXREDIRS, redirects);
   lua_Number seconds = number_field(L, table, "connect_timeout", 0);

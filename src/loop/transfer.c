@@ -275,6 +275,10 @@ static size_t on_header(char *line, size_t one, size_t count, void *transfer_) {
       uns_curl.easy_setopt(mine->easy, CURLOPT_CUSTOMREQUEST, (char *)NULL);
     }
   }
+  if (size > UNS_TRANSFER_HEAD_MAX - mine->head_size) {
+    mine->head_too_big = true;
+    return 0;
+  }
   if (!reserve(&mine->head, &mine->head_capacity, mine->head_size, size, 1024)) {
     mine->broken = UV_ENOMEM;
     return 0;
@@ -326,7 +330,9 @@ void uns_transfer_release(uns_transfer *transfer) {
     transfer->active = transfer->resolving = false;
     http->runtime->pending--;
     http->runtime->pending_io--;
-    if (http->spare_count < SPARE_MAX) {
+    long number = 0; /* an errno stays in its handle: it would be taken for that of the next transfer */
+    uns_curl.easy_getinfo(transfer->easy, CURLINFO_OS_ERRNO, &number);
+    if (number == 0 && http->spare_count < SPARE_MAX) {
       uns_curl.easy_reset(transfer->easy);
       http->spares[http->spare_count++] = transfer->easy;
       transfer->easy = NULL;

@@ -22,6 +22,10 @@ typedef enum {
   UNS_TRANSFER_LATE      /* the deadline has come */
 } uns_transfer_end;
 
+/* No server has that much to say of its answer; without a limit, one that never comes to an end would fill our memory.
+   A little less than where newer libcurls, 300 KiB, end a transfer with an error that may mean anything. */
+enum { UNS_TRANSFER_HEAD_MAX = 256 << 10 };
+
 typedef struct uns_transfer {
   uns_link link;
   struct uns_http *http;      /* NULL: not under way */
@@ -35,6 +39,7 @@ typedef struct uns_transfer {
   bool starved;               /* no descriptor was left for it */
   bool retried;               /* with all kept connections closed */
   bool too_big;               /* the body has more than body_max bytes */
+  bool head_too_big;          /* a head, with what comes behind the body, has more than UNS_TRANSFER_HEAD_MAX bytes */
   int socket_error;           /* a libuv code: why there is no socket; libcurl may find another way; 0 */
   int broken;                 /* a libuv code; 0 */
   char *head, *body;          /* owned: what came; the head of the last response */
