@@ -1,5 +1,5 @@
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* dladdr1, which says what kind of symbol the descriptor is */
+#define _GNU_SOURCE /* dladdr1, which says what kind of symbol the descriptor is; secure_getenv */
 #endif
 
 #include "exec/registry.h"
@@ -133,7 +133,7 @@ uns_registry *uns_registry_of(uns_executors *executors) {
     const char *program = executors->program, *slash = program == NULL ? NULL : strrchr(program, '/');
     char *directory = slash == NULL ? NULL : copy(program, (size_t)(slash - program) + 1);
     if (slash == NULL || directory != NULL) {
-      registry = uns_registry_new(&(uns_registry_places){.variable = getenv("UNSYNC_PLUGIN_PATH"),
+      registry = uns_registry_new(&(uns_registry_places){.variable = secure_getenv("UNSYNC_PLUGIN_PATH"),
                                                          .script = executors->script_directory,
                                                          .program = directory,
                                                          .installed = UNSYNC_PLUGIN_DIR,

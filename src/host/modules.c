@@ -62,7 +62,7 @@ int uns_modules_search(lua_State *L) {
     }
   }
   if (strncmp(name, "unsync", 6) != 0 || (name[6] != '\0' && name[6] != '.')) return 0;
-  const char *directory = getenv("UNSYNC_LUA");
+  const char *directory = secure_getenv("UNSYNC_LUA");
   if (directory != NULL && *directory != '\0' && push_from_disk(L, directory, name)) return 2;
   const uns_embedded *module = find_embedded(name);
   if (module == NULL) {

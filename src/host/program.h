@@ -4,7 +4,8 @@
 #ifndef UNS_PROGRAM_H
 #define UNS_PROGRAM_H
 
-/* Where this process is the unsync program: itself. UNSYNC_WORKER goes first. Owned by the caller; NULL: not known. */
+/* Where this process is the unsync program: itself. UNSYNC_WORKER goes first, unless the process has rights that who started
+   it has not. Owned by the caller; NULL: not known. */
 char *uns_program_self(void);
 /*
  * Where it is not: what UNSYNC_WORKER names, else `told` (may be NULL), else what lies beside the file that holds this
