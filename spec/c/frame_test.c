@@ -9,7 +9,7 @@
 
 #include "core/block.h"
 #include "core/lent.h"
-#include "exec/frame.h"
+#include "exec/frame_format.h"
 
 /* An owner of a port that gives cells numbers, and knows them again by number. */
 enum { CELLS = 64 };
@@ -290,6 +290,26 @@ static void code_without_end_does_not_pile_up(void **state) {
     assert_true(f->in.book.count <= 5000);
     assert_int_equal(f->in.book.count, f->out.book.count);
   }
+}
+
+static void code_piles_up_for_no_writer_that_never_forgets(void **state) {
+  fixture *f = *state;
+  int status = UNS_OK;
+  for (int i = 0; i < 20000 && status == UNS_OK; i++) {
+    char text[32];
+    snprintf(text, sizeof text, "return %d", i);
+    uns_packet packet;
+    fill(&packet, "x", 1);
+    add(&packet, code_of(text));
+    assert_int_equal(write_frame(f, &plain, &packet), UNS_OK);
+    uns_packet_deinit(&packet);
+    memset(f->bytes + offsetof(frame_head, flags), 0, sizeof(uint32_t));
+    uns_message got;
+    status = uns_frame_read(&f->in, f->bytes, f->size, &got);
+    if (status == UNS_OK) uns_message_deinit(&got);
+    assert_true(f->in.book.count <= 5000);
+  }
+  assert_int_equal(status, UNS_ECORRUPT);
 }
 
 static void code_whose_hash_does_not_fit_is_refused(void **state) {
@@ -601,6 +621,7 @@ int main(void) {
       TEST(code_goes_over_once),
       TEST(code_of_an_abandoned_frame_goes_over_again),
       TEST(code_without_end_does_not_pile_up),
+    TEST(code_piles_up_for_no_writer_that_never_forgets),
       TEST(code_whose_hash_does_not_fit_is_refused),
       TEST(long_strings_are_gathered_and_read_where_they_lie),
       TEST(cells_keep_their_identity),

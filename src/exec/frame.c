@@ -7,11 +7,6 @@
 #include "core/lent.h"
 #include "exec/frame_format.h"
 
-enum {
-  BOOK_MAX = 4096, /* pieces of code; then both ends forget all and begin anew */
-  BOOK_MAX_BYTES = 64 << 20
-};
-
 /* ---- gathering ---- */
 
 /* What is gathered on the way; grows on the heap only when there is a lot. */
@@ -251,7 +246,7 @@ int uns_frame_build(uns_frame *frame, uns_port *port, const uns_message *message
   b.packet_capacity = FRAME_FEW;
   b.ref_count = b.blob_count = 0;
   b.taught = false;
-  if (port->book.count >= BOOK_MAX || port->book.size_bytes >= BOOK_MAX_BYTES) forget_taught(port);
+  if (uns_codebook_full(&port->book)) forget_taught(port);
   frame->port = port;
   frame->head = frame->small;
   frame->pieces = frame->few;

@@ -51,6 +51,8 @@ _Static_assert(sizeof(frame_head) % 8 == 0, "no hole at the end");
 /* ---- port.c: code that went over, by hash ---- */
 
 void uns_codebook_clear(uns_codebook *book);
+/* True: both ends forget all before the next frame, and begin anew. The writer says so in the frame. */
+bool uns_codebook_full(const uns_codebook *book);
 /* The entry of `hash`, or NULL. */
 struct uns_codebook_entry *uns_codebook_find(const uns_codebook *book, const uint64_t hash[2]);
 /* `hash` must not be in it. `code`, a reference or NULL, is taken over where it succeeds. */

@@ -182,6 +182,7 @@ static int read_code(reader *r, const frame_object *object, const uint8_t *blob,
 static int read_objects(reader *r) {
   const uint8_t *blob = r->blobs;
   if (r->head.flags & FLAG_FORGET) uns_codebook_clear(&r->port->book);
+  if (uns_codebook_full(&r->port->book)) return UNS_ECORRUPT; /* it is not for the other side to say how much we hold */
   for (uint32_t i = 0; i < r->head.object_count; i++) {
     frame_object object = object_at(r, i);
     int status = UNS_OK;

@@ -12,6 +12,11 @@ void uns_codebook_clear(uns_codebook *book) {
   book->forget = forget;
 }
 
+bool uns_codebook_full(const uns_codebook *book) {
+  enum { PIECES_MAX = 4096, BYTES_MAX = 64 << 20 };
+  return book->count >= PIECES_MAX || book->size_bytes >= BYTES_MAX;
+}
+
 static struct uns_codebook_entry *book_place(const uns_codebook *book, const uint64_t hash[2]) {
   uint32_t mask = book->capacity - 1, i = (uint32_t)hash[0] & mask;
   while (book->entries[i].used && (book->entries[i].hash[0] != hash[0] || book->entries[i].hash[1] != hash[1])) {
