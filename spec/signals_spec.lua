@@ -102,6 +102,20 @@ for name, code in pairs(ends) do
   end)
 end
 
+describe("a signal that another thread is given", function()
+  local plugin = ("unsync.plugin(%q)\n"):format(script.build .. "/spec/plugins/raise.so")
+
+  for name, number in pairs({sigint = 2, sigterm = 15}) do
+    it("interrupts the script, be it that it waits or that it computes: " .. name, function()
+      for _, rest in ipairs({"unsync.sleep(60)", "while true do local _ = {} end"}) do
+        local ran = run(plugin .. ("unsync.thread('raise.here')(%d)\n"):format(number) .. rest)
+        assert.same({ends[name], ""}, {ran.code, ran.out})
+        assert.matches("interrupted", ran.err)
+      end
+    end)
+  end
+end)
+
 describe("SIGUSR1 of a script that watches it", function()
   it("prints no tasks meanwhile, and does so afterwards", function()
     local ran = run([[

@@ -1,6 +1,8 @@
 #include "host/signals.h"
 
+#include <errno.h>
 #include <lauxlib.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -11,6 +13,7 @@
 enum { PATIENCE = 4 }; /* signals that nobody has looked at, where somebody should: then it hangs */
 
 static struct {
+  pthread_t main;
   uns_run *run;
   volatile sig_atomic_t number; /* of the signal that came, 0: none; taken by whoever raises it */
   volatile sig_atomic_t count;
@@ -46,7 +49,17 @@ static void arm(lua_State *L) {
   lua_sethook(L, on_instruction, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
+/* Other threads than the main one, a library's, may be given a signal; what it does is the main one's. */
+static bool hand_on(int number) {
+  if (pthread_equal(pthread_self(), taken.main)) return false;
+  int saved = errno;
+  pthread_kill(taken.main, number);
+  errno = saved;
+  return true;
+}
+
 static void on_signal(int number) {
+  if (hand_on(number)) return;
   if (++taken.count > (taken.patient ? PATIENCE : 1) || taken.run == NULL) {
     if (taken.stop != NULL) taken.stop();
     signal(number, SIG_DFL);
@@ -62,6 +75,8 @@ static void on_signal(int number) {
 
 /* Worker processes are not in the terminal's group: they stop and go on with us. */
 static void on_stop(int number) {
+  if (hand_on(number)) return;
+  int saved = errno;
   uns_process_pool *processes = taken.run != NULL ? taken.run->runtime->executors->processes : NULL;
   if (processes != NULL) uns_process_pool_signal(processes, SIGSTOP);
   if (taken.stop != NULL) taken.stop();
@@ -74,6 +89,7 @@ static void on_stop(int number) {
   sigprocmask(SIG_UNBLOCK, &set, NULL); /* here we stand still, until somebody says SIGCONT */
   sigaction(number, &handled, NULL);
   if (processes != NULL) uns_process_pool_signal(processes, SIGCONT);
+  errno = saved;
 }
 
 static void take(int number, void (*handler)(int), struct sigaction *before) {
@@ -102,6 +118,7 @@ void uns_signals_restore(void) {
 }
 
 void uns_signals_take(uns_run *run) {
+  taken.main = pthread_self();
   taken.run = run;
   taken.number = taken.count = 0;
   take(SIGINT, on_signal, &taken.before_int);
