@@ -38,6 +38,18 @@ static void is_driven_by_another_loop(void **state) {
   assert_int_equal(unsync_host_free(host), 0);
 }
 
+/* What falls due while the host is about to sleep, too. */
+static void runs_each_timer_of_luv(void **state) {
+  (void)state;
+  unsync_host *host = new_host();
+  assert_int_equal(start(host, "local t = require('luv').new_timer() fired = 0\n"
+                               "t:start(1, 1, function() fired = fired + 1 if fired == 500 then t:close() end end)"),
+                   0);
+  assert_int_equal(drive(host), 0);
+  assert_int_equal(global(host, "fired"), 500);
+  assert_int_equal(unsync_host_free(host), 0);
+}
+
 static void sleeps_while_there_is_nothing_to_do(void **state) {
   (void)state;
   unsync_host *host = new_host();
@@ -234,6 +246,7 @@ int main(void) {
   find_program();
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(is_driven_by_another_loop),
+    cmocka_unit_test(runs_each_timer_of_luv),
     cmocka_unit_test(sleeps_while_there_is_nothing_to_do),
     cmocka_unit_test(cancels_what_runs),
     cmocka_unit_test(takes_posts_from_any_thread),

@@ -501,8 +501,9 @@ bool uns_runtime_hopeful(uns_runtime *runtime) { return something_ready(runtime)
 
 int uns_runtime_fall_asleep(uns_runtime *runtime) {
   if (something_ready(runtime)) return 0;
-  if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) return 0;
   turn_uv(runtime, UV_RUN_NOWAIT); /* hands new descriptors to the kernel, too */
+  /* After it: what falls due in it is for a nested loop, which nobody would look at any more. */
+  if (runtime->before_sleep != NULL && runtime->before_sleep(runtime)) return 0;
   if (something_ready(runtime)) return 0;
   if (runtime->test_clock != NULL && uns_test_clock_move(runtime, in_flight(runtime))) return 0;
   uint64_t left_ns = uns_timers_left(runtime);
