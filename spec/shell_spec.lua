@@ -164,6 +164,45 @@ describe("os.execute", function()
     end
   end)
 
+  it("ends what the command has started, too, the deaf at once or after the grace period", function()
+    for _, deaf in ipairs({"", "trap '' TERM; "}) do
+      local pid_file = script.path("pid")
+      os.remove(pid_file)
+      -- The shell waits for one that waits for the one that is looked at, beside another one.
+      local inner = ("%secho $$ >%s.part; mv %s.part %s; while :; do sleep 0.05; done"):format(
+        deaf, pid_file, pid_file, pid_file)
+      local middle = ("sh -c %s; true"):format(script.quote(inner))
+      local command = ("sleep 3600 & sh -c %s; true"):format(script.quote(middle))
+      local future = unsync.spawn(os.execute, command)
+      assert.is_true(script.eventually(function() return io.open(pid_file) ~= nil end))
+      local pid = script.read_file(pid_file):match("%d+")
+      assert.is_true(future:cancel())
+      assert.equal("cancelled", select(2, pcall(future.await, future)).code)
+      assert.is_true(script.eventually(function()
+        local file <close> = io.open(("/proc/%s/stat"):format(pid))
+        local state = file and file:read("a")
+        return not state or state:match("^%d+ %b() (%S)") == "Z" -- dead, and waiting for init
+      end))
+    end
+  end)
+
+  it("leaves a daemon alone that the command has let go", function()
+    local pid_file = script.path("pid")
+    os.remove(pid_file)
+    local future = unsync.spawn(os.execute, ("(sleep 3600 & echo $! >%s.part); mv %s.part %s; sleep 3600"):format(
+      pid_file, pid_file, pid_file))
+    assert.is_true(script.eventually(function() return io.open(pid_file) ~= nil end))
+    local pid = script.read_file(pid_file):match("%d+")
+    future:cancel()
+    pcall(future.await, future)
+    assert.is_true(os.execute("kill " .. pid))
+  end)
+
+  it("keeps its command in the program's own process group, as the terminal wants it", function()
+    local pipe <close> = io.popen("ps -o pgid= -p $$ -p $PPID | sort -u | wc -l")
+    assert.equal("1", pipe:read("l"):match("%d+"))
+  end)
+
   it("starts nothing in a task that is cancelled already", function()
     local mark = script.path("mark")
     local future = unsync.spawn(function()

@@ -6,7 +6,8 @@
  * library's system() keeps SIGINT from everybody while it runs).
  *   - A child is reaped here, by its number, and nowhere else: until then that number is safe to signal.
  *   - Its end is learnt from a pidfd on the loop; where the kernel has none, by asking again and again.
- *   - A wait for os.execute that is broken off ends the command: SIGTERM, after the grace period SIGKILL.
+ *   - A wait for os.execute that is broken off ends the command, with what that has started: SIGTERM, after the grace
+ *     period SIGKILL. The shell has no process group of its own: Ctrl-C and Ctrl-Z are for it as well.
  *   - Where nothing can wait, these block as stock Lua does. Collecting a forgotten pipe never does.
  */
 #include <errno.h>
@@ -24,6 +25,7 @@
 #include "bind/stdlib.h"
 #include "core/packet.h"
 #include "exec/executors.h"
+#include "exec/kin.h"
 
 #define COMMAND_TYPE "unsync.Command"
 #define SHELL "/bin/sh"
@@ -52,6 +54,8 @@ typedef struct child {
   uns_timer ask;
   uint64_t ask_ns;
   uns_timer kill; /* armed with SIGTERM, while watched */
+  int *kin;       /* owned: what it had started then, as far as that has not ended; NULL: nothing */
+  int kin_count;
 } child;
 
 /* ---- its life ---- */
@@ -74,9 +78,17 @@ static child *child_new(uns_runtime *runtime) {
   return c;
 }
 
+static void forget_kin(child *c) {
+  uns_kin_close(c->kin, c->kin_count);
+  uns_free(c->kin);
+  c->kin = NULL;
+  c->kin_count = 0;
+}
+
 static void child_unref(child *c) {
   if (--c->references > 0) return;
   if (c->runtime != NULL) uns_list_remove(&c->closer.link);
+  forget_kin(c);
   uns_free(c);
 }
 
@@ -86,13 +98,17 @@ static void on_closed(uv_handle_t *handle) {
   child_unref(c);
 }
 
+static void stop_polling(child *c) {
+  if (!c->polling) return;
+  c->polling = false;
+  uv_close((uv_handle_t *)&c->poll, on_closed);
+}
+
 /* The loop looks after it no more. May free it, where it has no other reference. */
 static void unwatch(child *c) {
   uns_timer_disarm(c->runtime, &c->kill);
-  if (c->polling) {
-    c->polling = false;
-    uv_close((uv_handle_t *)&c->poll, on_closed);
-  }
+  forget_kin(c);
+  stop_polling(c);
   if (uns_timer_armed(&c->ask)) {
     uns_timer_disarm(c->runtime, &c->ask);
     child_unref(c);
@@ -110,13 +126,24 @@ static void reap(child *c, int options) {
   c->error = got < 0 ? errno : 0;
 }
 
-/* If it has ended, whoever waits is told, and nothing is left to be looked after. */
+/* It is asked again and again from now on. False without memory. */
+static bool begin_to_ask(child *c) {
+  c->ask_ns = ASK_FIRST_NS;
+  if (uns_timer_arm(c->runtime, &c->ask, uns_clock_ns() + c->ask_ns) != UNS_OK) return false;
+  c->references++;
+  return true;
+}
+
+/* If it has ended, whoever waits is told, and nothing is left to be looked after: but for what it leaves behind, that has
+   been asked to end, too. */
 static void look(child *c) {
   reap(c, WNOHANG);
   if (!c->ended) return;
   if (c->task != NULL) uns_task_wake(c->runtime, c->task);
   c->task = NULL;
-  unwatch(c);
+  c->kin_count = uns_kin_left(c->kin, c->kin_count);
+  if (c->kin_count > 0 && (uns_timer_armed(&c->ask) || begin_to_ask(c))) stop_polling(c);
+  else unwatch(c);
 }
 
 static void on_ask(uns_timer *timer, uns_runtime *runtime) {
@@ -128,8 +155,10 @@ static void on_ask(uns_timer *timer, uns_runtime *runtime) {
 
 static void on_kill(uns_timer *timer, uns_runtime *runtime) {
   (void)runtime;
-  const child *c = uns_container_of(timer, child, kill);
+  child *c = uns_container_of(timer, child, kill);
   if (!c->ended) kill(c->pid, SIGKILL);
+  uns_kin_signal(c->kin, c->kin_count, SIGKILL);
+  forget_kin(c);
 }
 
 static void on_runtime_end(uns_closer *closer, uns_runtime *runtime) {
@@ -171,11 +200,7 @@ static bool open_pidfd(child *c) {
 
 /* The loop shall notice its end; `alive`: and not end before. False without memory. */
 static bool watch(child *c, bool alive) {
-  if (!c->polling && !uns_timer_armed(&c->ask) && !open_pidfd(c)) {
-    c->ask_ns = ASK_FIRST_NS;
-    if (uns_timer_arm(c->runtime, &c->ask, uns_clock_ns() + c->ask_ns) != UNS_OK) return false;
-    c->references++;
-  }
+  if (!c->polling && !uns_timer_armed(&c->ask) && !open_pidfd(c) && !begin_to_ask(c)) return false;
   if (c->polling && alive) uv_ref((uv_handle_t *)&c->poll);
   if (c->polling && !alive) uv_unref((uv_handle_t *)&c->poll);
   return true;
@@ -189,9 +214,14 @@ static void let_go(child *c) {
   child_unref(c);
 }
 
-/* Asks it to end, and soon makes it. */
+/* Asks it to end, with all it has started, and soon makes it. */
 static void terminate(child *c) {
-  if (c->ended || kill(c->pid, SIGTERM) != 0 || c->runtime == NULL || c->runtime->closing) return;
+  if (c->ended) return;
+  if (c->kin == NULL) c->kin = uns_malloc(UNS_KIN_MAX * sizeof *c->kin);
+  if (c->kin != NULL && c->kin_count == 0) c->kin_count = uns_kin_find(c->pid, c->kin);
+  bool asked = kill(c->pid, SIGTERM) == 0;
+  uns_kin_signal(c->kin, c->kin_count, SIGTERM);
+  if (!asked || c->runtime == NULL || c->runtime->closing) return;
   const uns_executors *executors = c->runtime->executors;
   uint64_t grace_ns = executors != NULL ? executors->grace_ns : GRACE_NS;
   if (watch(c, false)) uns_timer_arm(c->runtime, &c->kill, uns_clock_ns() + grace_ns);
