@@ -50,7 +50,7 @@ once = $(eval $1 := $$(shell $2))$($1)
 # --- what there is -------------------------------------------------------------------------------------------------
 
 MODULE_SOURCE := src/host/module.c
-API_SOURCE := src/host/api.c
+API_SOURCES := $(sort $(wildcard src/host/api*.c))
 LIBRARY_SOURCES := $(sort $(filter-out $(MODULE_SOURCE),$(wildcard $(foreach room,base core loop exec bind host,src/$(room)/*.c))))
 PROGRAM_SOURCE := $(wildcard src/main.c)
 LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
@@ -60,7 +60,7 @@ C_TESTS := $(sort $(wildcard spec/c/*_test.c))
 SPEC_PLUGINS := $(sort $(wildcard spec/support/plugins/*.c))
 SPEC_PROGRAMS := $(sort $(wildcard spec/support/*.c))
 EXAMPLE_PLUGINS := $(sort $(wildcard examples/native/*.c))
-EMBED_EXAMPLES := $(if $(wildcard $(API_SOURCE)),$(sort $(wildcard examples/embed/*.c)))
+EMBED_EXAMPLES := $(if $(API_SOURCES),$(sort $(wildcard examples/embed/*.c)))
 
 # Libraries that one plugin needs, by its name; the others need none.
 PLUGIN_LIBS_hash = -lcrypto
@@ -245,10 +245,10 @@ build/gen/lua_modules.c: build/tools/embed build/gen/lua_modules.list $(LUA_SOUR
 # --- the module for stock Lua, the library for other programs ------------------------------------------------------------
 
 MODULE := $(if $(wildcard $(MODULE_SOURCE)),build/unsync.so)
-LIBRARY := $(if $(wildcard $(API_SOURCE)),build/libunsync.so build/libunsync.so.$(ABI) build/libunsync.a build/unsync.pc)
+LIBRARY := $(if $(API_SOURCES),build/libunsync.so build/libunsync.so.$(ABI) build/libunsync.a build/unsync.pc)
 EMBEDDERS := $(patsubst examples/embed/%.c,build/embed/%,$(EMBED_EXAMPLES))
 
-build/unsync.so: build/obj/host/module.o $(filter-out build/obj/host/api.o,$(build/objects)) build/objects.list
+build/unsync.so: build/obj/host/module.o $(filter-out $(API_SOURCES:src/%.c=build/obj/%.o),$(build/objects)) build/objects.list
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -shared -pthread -Wl,-z,nodelete $(LDFLAGS) -o $@ $(filter %.o,$^) $(LUV_SHARED) $(SYSTEM_LIBS)
 
