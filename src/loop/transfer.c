@@ -1,14 +1,10 @@
-#include "loop/transfer.h"
+#include "loop/transfer_inside.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "core/packet.h"
 
@@ -17,48 +13,11 @@ enum {
   ACTIVE_MIN = 4,
   DESCRIPTORS_SPARED = 64, /* left to the rest of the program */
   RESOLVING_MAX = 32,      /* transfers that look up a name: a thread and two descriptors each */
-  SPARE_MAX = 64,          /* easy handles kept for the next requests: about 6 KB each */
   IDLE_MS = 30000,         /* without a request for so long, connections are closed */
   RESERVE_MAX = 64 << 20,  /* believed of a Content-Length: memory asked for before the bytes are there */
   BODY_FIRST = 4096
 };
 
-typedef struct uns_http uns_http;
-
-/* Freed by their closing. */
-typedef struct {
-  uv_timer_t wanted; /* what libcurl waits for */
-  uv_timer_t idle;   /* what we close its connections after */
-  int open;
-} http_timers;
-
-/* A socket that libcurl uses. Freed by its uv handle's closing. */
-typedef struct {
-  uv_poll_t poll;
-  uns_http *http;
-  curl_socket_t fd;
-  int events; /* that libcurl waits for */
-  bool ours;  /* libcurl tells us when it closes it; else it goes when libcurl stops watching it */
-} http_socket;
-
-struct uns_http {
-  uns_closer closer;
-  uns_runtime *runtime;
-  CURLM *multi;          /* NULL: closed for having been idle */
-  http_timers *timers;   /* owned */
-  http_socket **sockets; /* by descriptor; owned */
-  size_t socket_capacity;
-  uns_link active, waiting; /* transfers, in order */
-  size_t active_count;
-  size_t limit, most; /* how many may be active: now, where descriptors were short; and ever */
-  size_t resolving;   /* active ones that may be looking up a name */
-  bool breakage;      /* some active ones are broken */
-  bool guard_pipe;    /* SIGPIPE would end the program */
-  CURL *spares[SPARE_MAX];
-  size_t spare_count;
-};
-
-static void act(uns_http *http, curl_socket_t fd, int events);
 static void run_waiting(uns_http *http);
 
 /*
@@ -82,169 +41,6 @@ static void pipe_unguard(const sigset_t *before) {
   const struct timespec at_once = {0, 0};
   while (sigtimedwait(&pipe_only, NULL, &at_once) < 0 && errno == EINTR) continue;
   pthread_sigmask(SIG_SETMASK, before, NULL);
-}
-
-/* ---- sockets and time, as libcurl wants them ---- */
-
-static void on_socket_closed(uv_handle_t *handle) { uns_free(uns_container_of(handle, http_socket, poll)); }
-
-static void on_socket(uv_poll_t *poll, int status, int events) {
-  http_socket *socket = poll->data;
-  int what = 0;
-  if (status < 0) { /* libuv has stopped it; libcurl finds out itself what is wrong, by reading and writing */
-    what = CURL_CSELECT_IN | CURL_CSELECT_OUT;
-    uv_poll_start(poll, socket->events, on_socket);
-  }
-  if (events & UV_READABLE) what |= CURL_CSELECT_IN;
-  if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
-  act(socket->http, socket->fd, what);
-}
-
-static http_socket *socket_of(uns_http *http, curl_socket_t fd) {
-  return fd >= 0 && (size_t)fd < http->socket_capacity ? http->sockets[fd] : NULL;
-}
-
-/* Enters `fd`; NULL with a libuv code in `status`. */
-static http_socket *socket_new(uns_http *http, curl_socket_t fd, bool ours, int *status) {
-  *status = UV_ENOMEM;
-  if ((size_t)fd >= http->socket_capacity) {
-    size_t capacity = (size_t)fd * 2 + 16;
-    http_socket **sockets = uns_realloc(http->sockets, capacity * sizeof *sockets);
-    if (sockets == NULL) return NULL;
-    memset(sockets + http->socket_capacity, 0, (capacity - http->socket_capacity) * sizeof *sockets);
-    http->sockets = sockets;
-    http->socket_capacity = capacity;
-  }
-  http_socket *socket = uns_calloc(1, sizeof *socket);
-  if (socket == NULL) return NULL;
-  *status = uv_poll_init_socket(&http->runtime->loop, &socket->poll, fd);
-  if (*status != 0) {
-    uns_free(socket);
-    return NULL;
-  }
-  uv_unref((uv_handle_t *)&socket->poll); /* hope for whoever waits is runtime->pending */
-  socket->poll.data = socket;
-  socket->http = http;
-  socket->fd = fd;
-  socket->ours = ours;
-  http->sockets[fd] = socket;
-  return socket;
-}
-
-static void socket_forget(uns_http *http, http_socket *socket) {
-  http->sockets[socket->fd] = NULL;
-  uv_close((uv_handle_t *)&socket->poll, on_socket_closed);
-}
-
-static uns_transfer *transfer_of(CURL *easy) {
-  char *private = NULL;
-  uns_curl.easy_getinfo(easy, CURLINFO_PRIVATE, &private);
-  return (uns_transfer *)(void *)private;
-}
-
-static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *http_, void *unused) {
-  (void)unused;
-  uns_http *http = http_;
-  http_socket *socket = socket_of(http, fd);
-  if (what == CURL_POLL_REMOVE) {
-    if (socket == NULL) return 0;
-    if (socket->ours) uv_poll_stop(&socket->poll);
-    else socket_forget(http, socket);
-    return 0;
-  }
-  int status = 0, events = 0;
-  if (what & CURL_POLL_IN) events |= UV_READABLE;
-  if (what & CURL_POLL_OUT) events |= UV_WRITABLE;
-  if (socket == NULL) socket = socket_new(http, fd, false, &status);
-  if (socket != NULL) {
-    socket->events = events;
-    status = uv_poll_start(&socket->poll, events, on_socket);
-  }
-  if (status != 0) { /* an error returned here would end every transfer: only this one must not hang */
-    uns_transfer *mine = transfer_of(easy);
-    if (mine != NULL) mine->broken = status;
-    http->breakage = true;
-  }
-  return 0;
-}
-
-static void on_time(uv_timer_t *timer) {
-  act(timer->data, CURL_SOCKET_TIMEOUT, 0);
-  uv_stop(timer->loop); /* timers come before the poll: it must not sleep on what has just been settled */
-}
-
-static int watch_time(CURLM *multi, long timeout_ms, void *http_) {
-  (void)multi;
-  uns_http *http = http_;
-  if (timeout_ms < 0) {
-    uv_timer_stop(&http->timers->wanted);
-  } else {
-    if (timeout_ms > 0) uv_update_time(&http->runtime->loop);
-    uv_timer_start(&http->timers->wanted, on_time, (uint64_t)timeout_ms, 0);
-  }
-  return 0;
-}
-
-static void note_address(uns_transfer *mine, const struct curl_sockaddr *to) {
-  char host[INET6_ADDRSTRLEN] = "";
-  union {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-  } name;
-  size_t size = to->addrlen < sizeof name ? to->addrlen : sizeof name;
-  memcpy(&name, &to->addr, size);
-  if (to->family == AF_INET) {
-    inet_ntop(AF_INET, &name.v4.sin_addr, host, sizeof host);
-    snprintf(mine->address, sizeof mine->address, "%s:%u", host, (unsigned)ntohs(name.v4.sin_port));
-  } else if (to->family == AF_INET6) {
-    inet_ntop(AF_INET6, &name.v6.sin6_addr, host, sizeof host);
-    snprintf(mine->address, sizeof mine->address, "[%s]:%u", host, (unsigned)ntohs(name.v6.sin6_port));
-  }
-}
-
-/* It needs no more looking up: others may. */
-static void resolved(uns_transfer *mine) {
-  if (!mine->resolving) return;
-  mine->resolving = false;
-  mine->http->resolving--;
-}
-
-static curl_socket_t open_socket(void *transfer_, curlsocktype purpose, struct curl_sockaddr *to) {
-  (void)purpose;
-  uns_transfer *mine = transfer_;
-  resolved(mine);
-  note_address(mine, to);
-  int fd = socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
-  if (fd < 0) {
-    mine->starved |= errno == EMFILE || errno == ENFILE;
-    mine->socket_error = uv_translate_sys_error(errno);
-    return CURL_SOCKET_BAD;
-  }
-  int status;
-  if (socket_new(mine->http, fd, true, &status) == NULL) {
-    mine->socket_error = status;
-    close(fd);
-    return CURL_SOCKET_BAD;
-  }
-  return fd;
-}
-
-static int close_socket(void *http_, curl_socket_t fd) {
-  http_socket *socket = socket_of(http_, fd);
-  if (socket != NULL) socket_forget(http_, socket);
-  return close(fd);
-}
-
-/* The connection stands, perhaps an old one. */
-static int before_request(void *transfer_, char *remote, char *local, int remote_port, int local_port) {
-  (void)local;
-  (void)local_port;
-  uns_transfer *mine = transfer_;
-  resolved(mine);
-  bool v6 = strchr(remote, ':') != NULL;
-  snprintf(mine->address, sizeof mine->address, v6 ? "[%.48s]:%d" : "%.48s:%d", remote, remote_port);
-  return CURL_PREREQFUNC_OK;
 }
 
 /* ---- what comes ---- */
@@ -332,7 +128,7 @@ void uns_transfer_release(uns_transfer *transfer) {
     http->runtime->pending_io--;
     long number = 0; /* an errno stays in its handle: it would be taken for that of the next transfer */
     uns_curl.easy_getinfo(transfer->easy, CURLINFO_OS_ERRNO, &number);
-    if (number == 0 && http->spare_count < SPARE_MAX) {
+    if (number == 0 && http->spare_count < UNS_HTTP_SPARE_MAX) {
       uns_curl.easy_reset(transfer->easy);
       http->spares[http->spare_count++] = transfer->easy;
       transfer->easy = NULL;
@@ -374,6 +170,12 @@ uns_transfer *uns_transfer_find(uns_runtime *runtime, bool (*matches)(const uns_
 
 /* ---- the multi handle ---- */
 
+uns_transfer *uns_http_transfer_of(CURL *easy) {
+  char *private = NULL;
+  uns_curl.easy_getinfo(easy, CURLINFO_PRIVATE, &private);
+  return (uns_transfer *)(void *)private;
+}
+
 static void on_idle(uv_timer_t *timer);
 
 /* Connections to nobody in particular hold descriptors, here and there: after a while they are closed. */
@@ -410,10 +212,7 @@ static bool open_multi(uns_http *http) {
   if (http->multi != NULL) return true;
   http->multi = uns_curl.multi_init();
   if (http->multi == NULL) return false;
-  uns_curl.multi_setopt(http->multi, CURLMOPT_SOCKETFUNCTION, watch_socket);
-  uns_curl.multi_setopt(http->multi, CURLMOPT_SOCKETDATA, http);
-  uns_curl.multi_setopt(http->multi, CURLMOPT_TIMERFUNCTION, watch_time);
-  uns_curl.multi_setopt(http->multi, CURLMOPT_TIMERDATA, http);
+  uns_http_watch(http);
   uns_curl.multi_setopt(http->multi, CURLMOPT_MAXCONNECTS, (long)http->most);
   set_limit(http, http->limit);
   return true;
@@ -455,7 +254,7 @@ static void take_ended(uns_http *http) {
   while (http->multi != NULL && (message = uns_curl.multi_info_read(http->multi, &left)) != NULL) {
     if (message->msg != CURLMSG_DONE) continue;
     CURLcode result = message->data.result;
-    uns_transfer *mine = transfer_of(message->easy_handle);
+    uns_transfer *mine = uns_http_transfer_of(message->easy_handle);
     if (result == CURLE_COULDNT_CONNECT && requeue(mine)) continue;
     if (http->limit < http->most) set_limit(http, http->limit + 1);
     over(mine, UNS_TRANSFER_ANSWERED, result);
@@ -463,8 +262,7 @@ static void take_ended(uns_http *http) {
   if (http->breakage) end_broken(http);
 }
 
-/* Something has happened: lets libcurl go on, and settles what has ended. */
-static void act(uns_http *http, curl_socket_t fd, int events) {
+void uns_http_act(uns_http *http, curl_socket_t fd, int events) {
   int running;
   sigset_t before;
   bool guarded = pipe_guarded(http, &before);
@@ -497,7 +295,7 @@ static void run_waiting(uns_http *http) {
 }
 
 static void on_timer_closed(uv_handle_t *handle) {
-  http_timers *timers = handle->data;
+  uns_http_timers *timers = handle->data;
   if (--timers->open == 0) uns_free(timers);
 }
 
@@ -510,9 +308,7 @@ static void http_close(uns_closer *closer, uns_runtime *runtime) {
   }
   close_multi(http);
   while (http->spare_count > 0) uns_curl.easy_cleanup(http->spares[--http->spare_count]);
-  for (size_t fd = 0; fd < http->socket_capacity; fd++) {
-    if (http->sockets[fd] != NULL) socket_forget(http, http->sockets[fd]);
-  }
+  uns_http_forget_sockets(http);
   http->timers->wanted.data = http->timers->idle.data = http->timers;
   uv_close((uv_handle_t *)&http->timers->wanted, on_timer_closed);
   uv_close((uv_handle_t *)&http->timers->idle, on_timer_closed);
@@ -533,7 +329,7 @@ bool uns_http_prepare(uns_runtime *runtime, const char **problem) {
   if (runtime->http != NULL) return true;
   if (!uns_curl_load(problem)) return false;
   uns_http *http = uns_calloc(1, sizeof *http);
-  http_timers *timers = uns_calloc(1, sizeof *timers);
+  uns_http_timers *timers = uns_calloc(1, sizeof *timers);
   if (http == NULL || timers == NULL) {
     uns_free(http);
     uns_free(timers);
@@ -580,18 +376,13 @@ CURLcode uns_transfer_open(uns_transfer *transfer, uns_runtime *runtime) {
   SET(CURLOPT_PROTOCOLS_STR, "http,https");
   SET(CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
   SET(CURLOPT_NOSIGNAL, 1L);
-  SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
-  SET(CURLOPT_OPENSOCKETDATA, (void *)transfer);
-  SET(CURLOPT_CLOSESOCKETFUNCTION, close_socket);
-  SET(CURLOPT_CLOSESOCKETDATA, (void *)http);
-  SET(CURLOPT_PREREQFUNCTION, before_request);
-  SET(CURLOPT_PREREQDATA, (void *)transfer);
   SET(CURLOPT_HEADERFUNCTION, on_header);
   SET(CURLOPT_HEADERDATA, (void *)transfer);
   SET(CURLOPT_WRITEFUNCTION, on_body);
   SET(CURLOPT_WRITEDATA, (void *)transfer);
   SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 #undef SET
+  if (code == CURLE_OK) code = uns_http_make_sockets(http, transfer);
   /* A transfer that is ended while it looks up a name would else hold the loop until the look-up has ended; a libcurl
      that does not know the option does that. */
   uns_curl.easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);

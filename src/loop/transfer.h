@@ -8,7 +8,7 @@
  *   - At most `limit` transfers are in libcurl's hands, so that a thousand at once fit into the limit of descriptors;
  *     the rest wait here, in order. Where no descriptor is left all the same, a transfer waits for another's end.
  *   - A transfer under way counts in runtime->pending and ->pending_io.
- * Knows no Lua: what is asked and what becomes of the answer is bind/http.c's.
+ * Knows no Lua: what is asked and what becomes of the answer is bind/http.c's. Descriptors: transfer_sockets.c.
  */
 #ifndef UNS_TRANSFER_H
 #define UNS_TRANSFER_H
