@@ -58,6 +58,31 @@ describe("unsync.cpu", function()
     os.remove(path)
   end)
 
+  it("lets others take what was given ahead to a worker whose call takes long, the last that waited too", function()
+    local uv = require("luv")
+    if (uv.available_parallelism and uv.available_parallelism() or #uv.cpu_info()) < 2 then return end
+    local path = os.tmpname()
+    os.remove(path)
+    local call = unsync.cpu(function(n, waits_for)
+      local file
+      repeat file = not waits_for or io.open(waits_for) until file
+      if waits_for then file:close() end
+      return n
+    end)
+    for n = 1, 50 do call(n):await() end -- known to be short by now, and nothing lies ahead
+    local futures = {}
+    for n = 1, 8 do futures[n] = call(n, n == 3 and path or nil) end
+    local results = {}
+    for n = 1, 8 do
+      if n ~= 3 then results[n] = select(2, pcall(futures[n].await, futures[n], 20 * slow)) end
+    end
+    results[3] = futures[3]:done()
+    io.open(path, "w"):close()
+    assert.same({1, 2, false, 4, 5, 6, 7, 8}, results)
+    assert.equal(3, futures[3]:await(60 * slow))
+    os.remove(path)
+  end)
+
   it("returns every result in order, nils included", function()
     local same = unsync.cpu(function(...) return ... end)
     assert.same(table.pack(1, nil, 3, nil), table.pack(within(same(1, nil, 3, nil))))

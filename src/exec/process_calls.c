@@ -217,7 +217,7 @@ static void give_ahead(uns_child *child, uint32_t left) {
   uint32_t limit = ahead_limit(child->average_ns);
   while (left > 0 && left < limit) {
     uns_job *job = uns_dispatch_ahead(&pool->dispatch, &child->worker);
-    if (job == NULL) return;
+    if (job == NULL) break;
     int status = UNS_OK;
     uv_mutex_lock(&child->lock);
     bool alive = child->state == UNS_CHILD_LIVE, cancelled = atomic_load(&job->cancel) != 0;
@@ -229,7 +229,7 @@ static void give_ahead(uns_child *child, uint32_t left) {
     if (failed == NULL) continue;
     if (left == 0) give_next(child);
     fail_unsent(pool, failed, status);
-    return;
+    break;
   }
   if (left > 1 && !atomic_load_explicit(&pool->ahead_armed, memory_order_relaxed) &&
       !atomic_exchange(&pool->ahead_armed, true)) {
