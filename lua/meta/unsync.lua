@@ -25,7 +25,7 @@ local unsync = {}
 ---@field name? string  for errors, traces and `unsync.place`; default: `file:line` of the function, or the native task's name
 ---@field timeout? number  seconds from the call, time in line included; then the future fails with `timeout`
 ---@field run_timeout? number  seconds from its start
----@field limit? integer  most calls of this function that run at once; the others wait in line
+---@field limit? integer  most calls of this function that run at once; the others wait in line, but for those that it waits for itself
 ---@field grace? number  seconds between asking a call to stop and making it; default: 0.5
 ---@field fresh? boolean  a new Lua state for each call
 

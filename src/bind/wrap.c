@@ -3,13 +3,15 @@
  *
  * A wrapped function is a C closure over the runtime, the function (or a native task's name) and its declaration, a
  * userdata. The function proper decides nothing: how it runs was decided where it was wrapped.
- * Declaring: declaration.c. Calls that leave the state: send.c. What a declaration with a name is placed by: place.c.
+ * Declaring: declaration.c. Calls that leave the state: send.c. io with a limit: limit.c. What a declaration with a name is
+ * placed by: place.c.
  */
 #include "bind/wrap.h"
 
 #include "bind/bind.h"
 #include "bind/declaration.h"
 #include "bind/inline.h"
+#include "bind/limit.h"
 #include "bind/place.h"
 #include "bind/send.h"
 #include "core/codec.h"
@@ -19,69 +21,6 @@
 enum { UPVALUE_RUNTIME = 1, UPVALUE_BODY, UPVALUE_DECLARATION };
 
 /* ---- calling ---- */
-
-/* An io call's place under its function's limit: in line first, then counted, until its future settles. */
-typedef struct {
-  uns_link link; /* in uns_function.held while it stands in line */
-  uns_link all;  /* in runtime->permits */
-  uns_waiter waiter;
-  uns_function *function; /* one reference */
-  uns_task *task;
-} permit;
-
-static void permit_free(permit *mine) {
-  uns_future_remove_waiter(&mine->waiter);
-  uns_list_remove(&mine->link);
-  uns_list_remove(&mine->all);
-  uns_shared_unref(mine->function);
-  uns_free(mine);
-}
-
-static void give_back(uns_waiter *waiter, uns_runtime *runtime, uns_future *future) {
-  (void)future;
-  permit *mine = uns_container_of(waiter, permit, waiter);
-  uns_function *function = mine->function;
-  bool counted = uns_list_empty(&mine->link);
-  uns_list_remove(&mine->link); /* cancelled in line: it frees nobody's place */
-  uns_link *link = counted ? uns_list_pop_front(&function->held) : NULL;
-  if (link != NULL) uns_task_release(runtime, uns_container_of(link, permit, link)->task); /* in its place */
-  else if (counted) function->running--;
-  permit_free(mine);
-}
-
-/* The state ends: those that are left will never settle. */
-static void drop_permits(uns_runtime *runtime) {
-  while (!uns_list_empty(&runtime->permits)) permit_free(uns_container_of(runtime->permits.next, permit, all));
-}
-
-/* io with a limit: beyond it, calls stand in line. The arguments lie on the stack, and above them the function. */
-static uns_future *start_limited(lua_State *L, uns_runtime *runtime, const uns_declaration *declared, int count) {
-  uns_function *function = declared->function;
-  uns_future *future = uns_task_call(runtime, L, count, declared->name, true);
-  permit *mine = uns_malloc(sizeof *mine);
-  if (mine == NULL) {
-    uns_cancel_work(runtime, future);
-    luaL_error(L, "not enough memory");
-    return NULL;
-  }
-  mine->function = uns_shared_ref(function);
-  mine->task = future->task;
-  mine->waiter.wake = give_back;
-  mine->waiter.listens = true;
-  mine->waiter.quiet = false;
-  uns_list_init(&mine->waiter.link);
-  uns_list_init(&mine->link);
-  uns_list_init(&mine->all);
-  uns_list_push_back(&runtime->permits, &mine->all);
-  uns_future_add_waiter(future, &mine->waiter);
-  if (function->running >= function->limit) {
-    uns_list_push_back(&function->held, &mine->link);
-  } else { /* it may be over before this returns, and what interrupts it may be raised here as well */
-    function->running++;
-    uns_task_begin(runtime, L, mine->task);
-  }
-  return future;
-}
 
 /* It is placed on io, or a test wants calls of this kind here: copies and all. A native task has no place on the loop. */
 static bool stays_here(const uns_runtime *runtime, const uns_declaration *declared) {
@@ -103,7 +42,7 @@ static int wrapped_call(lua_State *L) {
   if (declared->kind != UNS_KIND_IO && !stays_here(runtime, declared)) return uns_send_call(L, runtime, declared);
   if (declared->kind != UNS_KIND_IO) count = uns_inline_call(L, runtime);
   uint64_t timeout_ns = declared->timeout_ns, called_ns = timeout_ns > 0 ? uns_now_ns(runtime) : 0;
-  uns_future *future = declared->limited ? start_limited(L, runtime, declared, count)
+  uns_future *future = declared->limited ? uns_limit_start(L, runtime, declared, count)
                                          : uns_task_call(runtime, L, count, declared->name, false);
   if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
@@ -224,7 +163,7 @@ void uns_bind_wrap(lua_State *L, uns_runtime *runtime) {
   uns_declaration_open(L);
   uns_codec_register_function(L, wrapped_call, &cross);
   uns_send_open(runtime);
-  runtime->drop_permits = drop_permits;
+  uns_limit_open(runtime);
   runtime->follow_placement = uns_place_follow;
   uns_bind_functions(L, runtime, functions);
 }

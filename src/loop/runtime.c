@@ -112,6 +112,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   uns_list_init(&runtime->holding);
   uns_list_init(&runtime->held_closer.link);
   uns_list_init(&runtime->permits);
+  uns_list_init(&runtime->permits_apart);
   uns_list_init(&runtime->party.link);
   int status = init_loop(&runtime->loop);
   if (status != 0) {
@@ -497,7 +498,14 @@ static bool something_ready(uns_runtime *runtime) {
          uns_mailbox_has_mail(runtime->mailbox);
 }
 
-bool uns_runtime_hopeful(uns_runtime *runtime) { return something_ready(runtime) || hope(runtime); }
+/* The last resort, before what waits is told that it waits for ever. */
+static bool lend_anyway(uns_runtime *runtime) {
+  return runtime->limited_count > 0 && runtime->lend_permits(runtime, true);
+}
+
+bool uns_runtime_hopeful(uns_runtime *runtime) {
+  return something_ready(runtime) || hope(runtime) || lend_anyway(runtime);
+}
 
 int uns_runtime_fall_asleep(uns_runtime *runtime) {
   if (something_ready(runtime)) return 0;
@@ -539,6 +547,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   uns_timers_run(runtime, &worked);
   worked |= uns_tasks_run(runtime);
   worked |= run_callbacks(runtime);
+  if (__builtin_expect(runtime->limited_count > 0, 0) && !worked) worked = runtime->lend_permits(runtime, false);
   bool alive = true;
   if (worked || !wait || !uns_list_empty(&runtime->ready)) { /* more may be ready by now */
     bool asked = !wait && uns_list_empty(&runtime->ready); /* else there will be a sleep, which looks, too */
@@ -555,7 +564,7 @@ bool uns_runtime_turn(uns_runtime *runtime, bool wait) {
   } else if (hope(runtime)) {
     sleep_in_kernel(runtime);
   } else {
-    alive = false;
+    alive = lend_anyway(runtime);
   }
   runtime->current = outer;
   return alive;

@@ -159,7 +159,11 @@ struct uns_runtime {
   size_t kept_failures; /* of these, those whose futures are gone */
   uns_link holding;       /* functions whose limit holds calls back (bind/send.c) */
   uns_closer held_closer; /* for these calls */
-  uns_link permits;       /* of io calls whose function has a limit (bind/wrap.c) */
+  uns_link permits;       /* of io calls whose function has a limit, those that run (bind/limit.c) */
+  uns_link permits_apart; /* those in line, or with their place lent to another */
+  size_t limited_count;   /* of these, in line */
+  /* Lets those begin that others, who have begun, wait for; where all is `hopeless`, any. True: somebody is ready. */
+  bool (*lend_permits)(uns_runtime *runtime, bool hopeless);
   void (*drop_permits)(uns_runtime *runtime); /* before the tasks end, which hold their futures */
   struct uns_last_site {
     const char *text;
