@@ -290,4 +290,26 @@ describe("unsync in stock lua5.4 #plain", function()
     assert.equal(1, ran.code)
     has("error loading module 'unsync'", ran.err)
   end)
+
+  it("fails tasks that cannot be resumed where C's stack is used up, inside of timeouts and shields too", function()
+    assert.equal("5 times C stack overflow\n100 timeouts later all is well\n", output([[
+      local unsync = require "unsync"
+      local function body()
+        return unsync.timeout(3600, unsync.shield, unsync.timeout, 3600, function()
+          while true do pcall(unsync.sleep, 0.001) end
+        end)
+      end
+      local futures = {}
+      for i = 1, 5 do futures[i] = unsync.spawn(body) end
+      local endless = setmetatable({}, {__index = function(t, k) return t[k + 1] end})
+      xpcall(function() return endless[1] end, function() unsync.sleep(0.01) end)
+      local count = 0
+      for i = 1, 5 do
+        if futures[i]:error() == "C stack overflow" then count = count + 1 end
+      end
+      print(count .. " times C stack overflow")
+      for i = 1, 100 do assert(i == unsync.timeout(3600, function() unsync.yield() return i end)) end
+      print "100 timeouts later all is well"
+    ]]))
+  end)
 end)

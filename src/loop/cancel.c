@@ -14,7 +14,10 @@
 #include "core/packet.h"
 #include "loop/group.h"
 
-enum { NS_PER_MS = 1000000 };
+enum {
+  NS_PER_MS = 1000000,
+  IDLE_SCOPES_MAX = 64 /* kept for the next timeouts and shields */
+};
 
 /* ---- errors ---- */
 
@@ -195,6 +198,7 @@ void uns_timed_scope_init(uns_timed_scope *timed) {
   uns_cancel_scope_init(&timed->scope);
   uns_timer_init(&timed->deadline, on_deadline);
   timed->scope.deadline = &timed->deadline;
+  uns_list_init(&timed->link);
 }
 
 void uns_cancel_init_deadline(uns_timer *deadline) { uns_timer_init(deadline, on_task_deadline); }
@@ -226,6 +230,33 @@ void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope) {
   if (!scope->shield) return;
   runtime->shields--;
   uns_group_cancel_spared(task);
+}
+
+static uns_timed_scope *timed_scope(uns_link *link) { return uns_container_of(link, uns_timed_scope, link); }
+
+uns_cancel_scope *uns_cancel_take_scope(uns_runtime *runtime) {
+  uns_link *link = uns_list_pop_front(&runtime->idle_scopes);
+  if (link != NULL) runtime->idle_scope_count--;
+  uns_timed_scope *timed = link != NULL ? timed_scope(link) : uns_malloc(sizeof *timed);
+  if (timed == NULL) return NULL;
+  uns_timed_scope_init(timed);
+  timed->scope.pooled = true;
+  return &timed->scope;
+}
+
+void uns_cancel_give_scope(uns_runtime *runtime, uns_cancel_scope *scope) {
+  uns_timed_scope *timed = uns_container_of(scope, uns_timed_scope, scope);
+  if (runtime->idle_scope_count == IDLE_SCOPES_MAX) {
+    uns_free(timed);
+    return;
+  }
+  runtime->idle_scope_count++;
+  uns_list_push_front(&runtime->idle_scopes, &timed->link);
+}
+
+void uns_cancel_scopes_deinit(uns_runtime *runtime) {
+  for (uns_link *link; (link = uns_list_pop_front(&runtime->idle_scopes)) != NULL;) uns_free(timed_scope(link));
+  runtime->idle_scope_count = 0;
 }
 
 void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope) {

@@ -13,6 +13,7 @@
 typedef struct uns_timed_scope {
   uns_cancel_scope scope;
   uns_timer deadline;
+  uns_link link; /* in runtime->idle_scopes, where it is pooled and nobody is in it */
 } uns_timed_scope;
 
 /* A scope outside of everything, not cancelled. */
@@ -24,6 +25,12 @@ void uns_cancel_init_deadline(uns_timer *deadline);
 int uns_cancel_scope_enter(uns_runtime *runtime, uns_cancel_scope *scope, uint64_t deadline_ns);
 /* Out of it again, and out of what was entered inside and never left. Harmless where it was left already. */
 void uns_cancel_scope_leave(uns_runtime *runtime, uns_cancel_scope *scope);
+/*
+ * A scope for a protected call on the running task's own coroutine, which nobody can drop in the middle of it. Entered, or not,
+ * it is given back by whoever took it; where the coroutine itself breaks, or the state ends, by the task. NULL without memory.
+ */
+uns_cancel_scope *uns_cancel_take_scope(uns_runtime *runtime);
+void uns_cancel_give_scope(uns_runtime *runtime, uns_cancel_scope *scope);
 /* Cancels it, and wakes its task from a wait that it reaches. */
 void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope);
 

@@ -198,6 +198,7 @@ void uns_runtime_free(uns_runtime *runtime) {
   uns_timer_queue_deinit(&runtime->timers);
   for (uns_link *link; (link = uns_list_pop_front(&runtime->idle_jobs)) != NULL;)
     uns_job_free(uns_container_of(link, uns_job, link));
+  uns_cancel_scopes_deinit(runtime);
   uns_sites_deinit(runtime);
   uns_free(runtime->idle_group);
   runtime->idle_group = NULL;

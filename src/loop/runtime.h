@@ -189,9 +189,9 @@ struct uns_runtime {
   size_t site_count;
   uns_link idle_jobs; /* whose calls have ended, for the next ones: bind/send.c's, by job->link */
   size_t idle_job_count;
-  uns_link idle_scopes; /* bind/cancel.c's */
+  uns_link idle_scopes; /* loop/cancel.c's */
   uns_link unwanted;    /* groups that are being cancelled: bind/combine.c's */
-  int kept_scope_count;
+  int idle_scope_count;
   struct uns_group *idle_group; /* the last one that ended, for the next: loop/group.c's; NULL: none */
   void (*exit)(uns_runtime *runtime, lua_State *L, int code, bool close); /* os.exit; does not return; NULL: as in stock Lua */
   void (*caught)(uns_runtime *runtime, lua_State *L); /* uns_cancel_caught: an interrupt arms again; may be NULL */
@@ -314,6 +314,8 @@ void uns_runtime_push_pins(uns_runtime *runtime, lua_State *L);
 
 /* loop/wait.c: forgets where tasks were started. */
 void uns_sites_deinit(uns_runtime *runtime);
+/* loop/cancel.c: frees the scopes kept for the next ones. */
+void uns_cancel_scopes_deinit(uns_runtime *runtime);
 /* loop/task.c: forgets all tasks, live and idle, when the runtime ends. */
 void uns_tasks_deinit(uns_runtime *runtime);
 

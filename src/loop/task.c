@@ -335,10 +335,14 @@ static void task_free(uns_runtime *runtime, uns_task *task) {
   uns_task_extra *extra = task->extra;
   if (extra != NULL && extra->waiter.elsewhere != NULL) uns_channel_return(runtime, runtime->L, 0, &extra->waiter);
   if (extra != NULL && !uns_list_empty(&extra->mutexes)) uns_mutex_abandon(runtime, task);
-  /* Where the state ends in the middle of it, its scopes are finalized later. */
-  for (uns_cancel_scope *scope = task->scope; scope != NULL && scope != &task->base; scope = scope->outer) {
+  /* Where the state ends in the middle of it, its scopes are finalized later, but those that nobody else knows of. */
+  for (uns_cancel_scope *scope = task->scope, *outer; scope != NULL && scope != &task->base; scope = outer) {
+    outer = scope->outer;
     scope->task = NULL;
     if (scope->shield) runtime->shields--;
+    if (!scope->pooled) continue;
+    if (uns_timer_armed(scope->deadline)) uns_timer_disarm(runtime, scope->deadline);
+    uns_cancel_give_scope(runtime, scope);
   }
   reset_base(runtime, task);
   uns_list_remove(&task->live_link);

@@ -28,6 +28,7 @@ typedef struct uns_cancel_scope {
   uns_task *task;      /* that stands in it; NULL: left */
   uns_timer *deadline; /* NULL: it cannot have one */
   bool cancelled, timed_out, shield;
+  bool pooled; /* of uns_cancel_take_scope */
   int reason; /* pin of the reason given, or 0 */
 } uns_cancel_scope;
 
