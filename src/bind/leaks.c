@@ -10,6 +10,7 @@
 
 #include "bind/bind.h"
 #include "bind/testing.h"
+#include "core/weak.h"
 #include "exec/executors.h"
 #include "exec/pool.h"
 #include "loop/failure.h"
@@ -176,11 +177,7 @@ static const luaL_Reg functions[] = {
 int uns_open_leaks(lua_State *L) {
   uns_runtime *runtime = uns_runtime_of(L);
   if (runtime == NULL) return luaL_error(L, "unsync test: this state has no event loop");
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
+  uns_weak_push(L, "k");
   lua_rawsetp(L, LUA_REGISTRYINDEX, &sites_key);
   lua_newtable(L);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &reports_key);

@@ -13,6 +13,7 @@
 #include "bind/bind.h"
 #include "bind/declaration.h"
 #include "core/placement.h"
+#include "core/weak.h"
 #include "loop/package_path.h"
 
 static const char declarations_key = 0; /* registry: weak keys, declarations */
@@ -20,11 +21,7 @@ static const char declarations_key = 0; /* registry: weak keys, declarations */
 static void push_declarations(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &declarations_key) == LUA_TTABLE) return;
   lua_pop(L, 1);
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
+  uns_weak_push(L, "k");
   lua_pushvalue(L, -1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &declarations_key);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "bind/bind.h"
+#include "core/weak.h"
 
 static const char kept_key = 0; /* future -> {done, total, listeners...}, weak keys */
 
@@ -120,11 +121,7 @@ static int future_progress(lua_State *L) {
 static const luaL_Reg methods[] = {{"progress", future_progress}, {NULL, NULL}};
 
 void uns_bind_progress(lua_State *L, uns_runtime *runtime) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "k");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
+  uns_weak_push(L, "k");
   lua_rawsetp(L, LUA_REGISTRYINDEX, &kept_key);
   lua_getfield(L, -1, "Future");
   uns_bind_functions(L, runtime, methods);

@@ -10,6 +10,7 @@
  * Where the compiled-in modules come from: host/modules.c.
  */
 #include "bind/stdlib.h"
+#include "core/weak.h"
 
 /* Upvalues of require, after the runtime. */
 #define PACKAGE lua_upvalueindex(2)
@@ -194,11 +195,7 @@ void uns_bind_require(lua_State *L, uns_runtime *runtime) {
   if (lua_tocfunction(L, -1) != NULL && lua_getupvalue(L, -1, 1) != NULL && lua_istable(L, -1)) {
     lua_pushlightuserdata(L, runtime);
     lua_insert(L, -2);
-    lua_newtable(L);
-    lua_createtable(L, 0, 1);
-    lua_pushliteral(L, "v");
-    lua_setfield(L, -2, "__mode");
-    lua_setmetatable(L, -2);
+    uns_weak_push(L, "v");
     lua_createtable(L, 0, 2);
     luaL_setfuncs(L, guard_meta, 0);
     lua_pushcclosure(L, uns_require, 4);

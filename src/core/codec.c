@@ -9,6 +9,7 @@
 #include "core/codec_state.h"
 #include "core/error.h"
 #include "core/lent.h"
+#include "core/weak.h"
 
 static const char codec_key; /* its address names the codec in the registry */
 
@@ -49,15 +50,6 @@ static int codec_gc(lua_State *L) {
   return 0;
 }
 
-/* Pushes a new table whose keys or values do not keep alive what they refer to. */
-static void push_weak(lua_State *L, const char *mode) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushstring(L, mode);
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
-}
-
 void uns_codec_open(lua_State *L) {
   luaL_checkstack(L, 20, NULL);
   if (uns_codec_of(L) != NULL) return;
@@ -76,9 +68,9 @@ void uns_codec_open(lua_State *L) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   lua_pushvalue(L, -1);
   codec->loaded = luaL_ref(L, LUA_REGISTRYINDEX);
-  push_weak(L, "k");
-  push_weak(L, "k");
-  push_weak(L, "v");
+  uns_weak_push(L, "k");
+  uns_weak_push(L, "k");
+  uns_weak_push(L, "v");
   lua_newtable(L);
   uns_codec_push_code_metatable(L);
   for (int i = 0; i < UNS_UP_COUNT; i++) lua_pushvalue(L, top + 2 + i);

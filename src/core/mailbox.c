@@ -42,12 +42,14 @@ void uns_mailbox_unref(uns_mailbox *mailbox) {
   }
 }
 
-void uns_mailbox_wake(uns_mailbox *mailbox) {
+void uns_mailbox_wake_at(int fd) {
   uint64_t one = 1;
   int saved = errno;
-  while (write(mailbox->fd, &one, sizeof one) < 0 && errno == EINTR) continue; /* EAGAIN: it is awake for sure */
+  while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue; /* EAGAIN: it is awake for sure */
   errno = saved;
 }
+
+void uns_mailbox_wake(uns_mailbox *mailbox) { uns_mailbox_wake_at(mailbox->fd); }
 
 void uns_mailbox_post(uns_mailbox *mailbox, uns_mail *mail) {
   uns_mail *head = atomic_load_explicit(&mailbox->head, memory_order_relaxed);

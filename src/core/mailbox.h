@@ -41,6 +41,8 @@ void uns_mailbox_unref(uns_mailbox *mailbox);
 void uns_mailbox_post(uns_mailbox *mailbox, uns_mail *mail);
 /* Writes the eventfd, whether the owner sleeps or not. Any thread, async-signal-safe. */
 void uns_mailbox_wake(uns_mailbox *mailbox);
+/* The same for a mailbox of another process, of which `fd` is a copy of the eventfd. */
+void uns_mailbox_wake_at(int fd);
 
 /* Owner only. All that was posted, oldest first, linked by `next`; NULL if nothing. */
 uns_mail *uns_mailbox_take(uns_mailbox *mailbox);

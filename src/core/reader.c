@@ -459,6 +459,14 @@ static head walk_head(const uns_reader *reader, uns_walk *walk) {
   return of;
 }
 
+/* Where a run comes next, its numbers do. */
+static void enter_run(uns_walk *walk, const uint8_t *bytes) {
+  if (walk->run != 0 || !is_run(bytes[walk->at])) return;
+  walk->run_tag = bytes[walk->at];
+  walk->run = read_u32(bytes + walk->at + 1);
+  walk->at += 5;
+}
+
 bool uns_walk_next(const uns_reader *reader, uns_walk *walk, uns_item *key, uns_item *value) {
   head of = walk_head(reader, walk);
   const uint8_t *bytes = reader->packet->bytes;
@@ -466,11 +474,7 @@ bool uns_walk_next(const uns_reader *reader, uns_walk *walk, uns_item *key, uns_
     key->type = UNS_ITEM_INTEGER;
     key->as.integer = (int64_t)++walk->element;
     key->origin = walk->at;
-    if (walk->run == 0 && is_run(bytes[walk->at])) {
-      walk->run_tag = bytes[walk->at];
-      walk->run = read_u32(bytes + walk->at + 1);
-      walk->at += 5;
-    }
+    enter_run(walk, bytes);
     if (walk->run > 0) {
       read_scalar(bytes + walk->at, walk->run_tag, value);
       value->origin = walk->at;
@@ -497,11 +501,7 @@ void uns_walk_to(const uns_reader *reader, uns_walk *walk, uint32_t index) {
   head of = walk_head(reader, walk);
   const uint8_t *bytes = reader->packet->bytes;
   while (walk->element < index - 1 && walk->element < of.list) {
-    if (walk->run == 0 && is_run(bytes[walk->at])) {
-      walk->run_tag = bytes[walk->at];
-      walk->run = read_u32(bytes + walk->at + 1);
-      walk->at += 5;
-    }
+    enter_run(walk, bytes);
     if (walk->run > 0) {
       uint32_t step = index - 1 - walk->element;
       if (step > walk->run) step = walk->run;

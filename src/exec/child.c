@@ -38,11 +38,6 @@ typedef struct worker {
 
 /* ---- sleeping ---- */
 
-static void write_eventfd(int fd) {
-  uint64_t one = 1;
-  while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue;
-}
-
 /* Waits for the eventfd of our runtime's mailbox, which the host writes too. False: the time is over. */
 static bool sleep_until_woken(worker *w, int timeout_ms) {
   struct pollfd wake = {.fd = w->runtime->mailbox->fd, .events = POLLIN};
@@ -78,7 +73,7 @@ static bool spin_for_news(worker *w, uint64_t seen) {
 
 static void wake_host(worker *w) {
   w->untold_ns = 0;
-  if (atomic_exchange(&w->wire.board->host_asleep, UNS_HOST_AWAKE) != UNS_HOST_AWAKE) write_eventfd(UNS_FD_LOOP);
+  if (atomic_exchange(&w->wire.board->host_asleep, UNS_HOST_AWAKE) != UNS_HOST_AWAKE) uns_mailbox_wake_at(UNS_FD_LOOP);
 }
 
 /* Waits until the host has written past `seen`. False: it wants us to end. */

@@ -220,6 +220,14 @@ static int known_export(uns_child *child, uint64_t id, bool by_task, uns_export 
   return UNS_OK;
 }
 
+/* The lock held: the child has sent the number. */
+static void note_seen(uns_child *child, uns_export *export) {
+  export->seen++;
+  if (!is_stale(export)) return;
+  child->exports.stale++;
+  uns_mailbox_wake(uns_supervisor_mailbox(child->pool->supervisor));
+}
+
 static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) {
   uns_child *child = owner;
   uns_exports *exports = &child->exports;
@@ -228,11 +236,7 @@ static int import_cell(void *owner, uint64_t id, bool by_task, uns_cell **cell) 
   int status = known_export(child, id, by_task, &export);
   if (status == UNS_OK) {
     *cell = uns_shared_ref(export->cell);
-    export->seen++;
-    if (is_stale(export)) {
-      exports->stale++;
-      uns_mailbox_wake(uns_supervisor_mailbox(child->pool->supervisor));
-    }
+    note_seen(child, export);
   }
   uv_mutex_unlock(&exports->lock);
   return status;
@@ -278,11 +282,7 @@ static int import_channel(void *owner, uint64_t id, uns_shared_channel **channel
   bool fine = export != NULL && export->channel != NULL;
   if (fine) {
     *channel = uns_shared_ref(export->channel);
-    export->seen++;
-    if (is_stale(export)) {
-      exports->stale++;
-      uns_mailbox_wake(uns_supervisor_mailbox(child->pool->supervisor));
-    }
+    note_seen(child, export);
   }
   uv_mutex_unlock(&exports->lock);
   return fine ? UNS_OK : UNS_ECORRUPT;

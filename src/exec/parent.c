@@ -66,12 +66,7 @@ int uns_parent_send(uns_parent *parent, const uns_message *message, const uns_pa
   return status;
 }
 
-void uns_parent_wake_supervisor(const uns_parent *parent) {
-  uint64_t one = 1;
-  int saved = errno;
-  while (write(parent->supervisor_fd, &one, sizeof one) < 0 && errno == EINTR) continue;
-  errno = saved;
-}
+void uns_parent_wake_supervisor(const uns_parent *parent) { uns_mailbox_wake_at(parent->supervisor_fd); }
 
 /* ---- asking ---- */
 

@@ -1,7 +1,5 @@
-#include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/recorder.h"
 #include "exec/worker_process.h"
@@ -18,10 +16,7 @@ static uns_child *child_of(uns_worker *worker) { return uns_container_of(worker,
 
 /* ---- giving ---- */
 
-void uns_calls_wake(const uns_child *child) {
-  uint64_t one = 1;
-  while (write(child->wake_fd, &one, sizeof one) < 0 && errno == EINTR) continue; /* EAGAIN: it is awake for sure */
-}
+void uns_calls_wake(const uns_child *child) { uns_mailbox_wake_at(child->wake_fd); }
 
 /* The lock held, like in all of this part. */
 static void kick(const uns_child *child) {

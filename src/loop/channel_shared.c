@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/codec.h"
+#include "core/weak.h"
 
 /* Registry key: shared channel -> the channel of this state that stands for it; weak values. */
 static const char by_shared_key = 0;
@@ -38,11 +39,7 @@ static int handle_gc(lua_State *L) {
 }
 
 void uns_shared_open(lua_State *L) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "v");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
+  uns_weak_push(L, "v");
   lua_rawsetp(L, LUA_REGISTRYINDEX, &by_shared_key);
   luaL_newmetatable(L, HANDLE_TYPE);
   lua_pushcfunction(L, handle_gc);
@@ -251,24 +248,26 @@ static uns_choice *choice_of(const uns_waiter *waiter, bool *failed) {
   return *waiter->choice;
 }
 
-static uns_channel_wait *new_wait(uns_runtime *runtime, uns_shared_channel *shared, const uns_waiter *waiter,
-                                  bool sends) {
+/* Takes over the item. Raises where there is no memory. */
+static uns_channel_wait *new_wait(lua_State *L, uns_runtime *runtime, uns_shared_channel *shared,
+                                  const uns_waiter *waiter, bool sends, uns_channel_item *item) {
   bool failed;
   uns_choice *choice = choice_of(waiter, &failed);
-  return failed ? NULL : uns_channel_wait_new(shared, runtime->mailbox, choice, sends, on_told);
+  uns_channel_wait *wait = failed ? NULL : uns_channel_wait_new(shared, runtime->mailbox, choice, sends, on_told);
+  if (wait == NULL) {
+    uns_channel_item_deinit(item);
+    luaL_error(L, "not enough memory");
+    return NULL;
+  }
+  uns_channel_item_move(&wait->item, item);
+  return wait;
 }
 
 void uns_shared_wait(uns_runtime *runtime, lua_State *L, const uns_channel *mine, uns_waiter *waiter, bool sends,
                      int value) {
   uns_channel_item item = {.kind = UNS_SENT_NIL};
   if (sends) to_item(L, value, &item);
-  uns_channel_wait *wait = new_wait(runtime, mine->shared, waiter, sends);
-  if (wait == NULL) {
-    uns_channel_item_deinit(&item);
-    luaL_error(L, "not enough memory");
-    return;
-  }
-  uns_channel_item_move(&wait->item, &item);
+  uns_channel_wait *wait = new_wait(L, runtime, mine->shared, waiter, sends, &item);
   check_memory(L, begin(runtime, wait, waiter));
 }
 
@@ -293,13 +292,7 @@ static void add_wait(lua_State *L, crossing *c, uns_waiter *waiter, bool sends) 
     to_item(L, lua_gettop(L), &item);
     lua_pop(L, 1);
   }
-  uns_channel_wait *wait = new_wait(c->runtime, c->shared, waiter, sends);
-  if (wait == NULL) {
-    uns_channel_item_deinit(&item);
-    luaL_error(L, "not enough memory");
-    return;
-  }
-  uns_channel_item_move(&wait->item, &item);
+  uns_channel_wait *wait = new_wait(L, c->runtime, c->shared, waiter, sends, &item);
   wait->owner = waiter;
   c->waits[c->wait_count++] = wait;
 }

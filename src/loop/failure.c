@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <string.h>
 
+#include "core/weak.h"
 #include "loop/task.h"
 
 #define FAILURE_TYPE "unsync.Failure"
@@ -140,11 +141,7 @@ static int failure_gc(lua_State *L) {
 }
 
 void uns_failure_open(lua_State *L, uns_runtime *runtime) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushliteral(L, "v");
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
+  uns_weak_push(L, "v");
   lua_rawsetp(L, LUA_REGISTRYINDEX, &runtime->failures);
   luaL_newmetatable(L, FAILURE_TYPE);
   lua_pushcfunction(L, failure_gc);

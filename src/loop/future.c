@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/codec.h"
+#include "core/weak.h"
 #include "loop/failure.h"
 #include "loop/task.h"
 
@@ -52,11 +53,7 @@ static int companion_gc(lua_State *L) {
 }
 
 static void weak_table(lua_State *L, const void *key, const char *mode) {
-  lua_newtable(L);
-  lua_createtable(L, 0, 1);
-  lua_pushstring(L, mode);
-  lua_setfield(L, -2, "__mode");
-  lua_setmetatable(L, -2);
+  uns_weak_push(L, mode);
   lua_rawsetp(L, LUA_REGISTRYINDEX, key);
 }
 
