@@ -1,5 +1,6 @@
 -- What asyncio's manual promises about cancelling tasks, task groups, timeouts and waiting for several, rule by rule,
 -- with our answer to each. docs/cancellation.md has the same list, and says why where the answer differs on purpose.
+local ending = require("spec.support.ending")
 local rules = require("spec.support.rules")
 local script = require("spec.support.script")
 local testing = require("unsync.testing")
@@ -10,18 +11,7 @@ local NEVER = 3600
 local asyncio = rules.of("Rule by rule: asyncio", it)
 local same, differs = asyncio.same, asyncio.differs
 
-local function failure(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
-end
-
-local function code(fn, ...)
-  local err = failure(fn, ...)
-  return type(err) == "table" and err.code or err
-end
-
-local function closing(fn) return setmetatable({}, {__close = fn}) end
+local failure, code, closing = ending.failure, ending.code, ending.closing
 
 local function forever() unsync.sleep(NEVER) end
 

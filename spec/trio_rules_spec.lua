@@ -1,5 +1,6 @@
 -- What trio's manual promises about checkpoints, time, cancellation, nurseries and threads, rule by rule, with our
 -- answer to each. docs/cancellation.md has the same list, and says why where the answer differs on purpose.
+local ending = require("spec.support.ending")
 local gate = require("spec.support.gate")
 local rules = require("spec.support.rules")
 local script = require("spec.support.script")
@@ -13,18 +14,7 @@ local NEVER = 3600
 local trio = rules.of("Rule by rule: trio", it)
 local same, differs = trio.same, trio.differs
 
-local function failure(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return err
-end
-
-local function code(fn, ...)
-  local err = failure(fn, ...)
-  return type(err) == "table" and err.code or err
-end
-
-local function closing(fn) return setmetatable({}, {__close = fn}) end
+local failure, code, closing = ending.failure, ending.code, ending.closing
 
 local function forever() unsync.sleep(NEVER) end
 
