@@ -56,6 +56,26 @@ describe("the layers of src/", function()
     for _, layer in ipairs(layers) do assert.is_true(#list("src/" .. layer .. "/*.c") > 0, layer) end
   end)
 
+  it("are told file by file in docs/design.md, where who looks for a subject finds it", function()
+    local told = {}
+    for line in script.read_file("docs/design.md"):gmatch("[^\n]+") do
+      local layer, subjects = line:match("^| `(%w+)/` |([^|]*)|$")
+      for name in (subjects or ""):gmatch("`([%w_]+)`") do told[layer .. "/" .. name] = true end
+    end
+    local missing, there = {}, {}
+    for _, path in ipairs(files) do
+      local name = path:match("^src/(%w+/[%w_]+)%.[ch]$")
+      if name and rank[name:match("^%w+")] then
+        there[name] = true
+        if not told[name] then missing[name] = "is in no line of \"Where a subject is\"" end
+      end
+    end
+    for name in pairs(told) do
+      if not there[name] then missing[name] = "is told, and not there" end
+    end
+    assert.same({}, missing)
+  end)
+
   it("include nothing from a layer above", function()
     local wrong = {}
     for _, path in ipairs(files) do

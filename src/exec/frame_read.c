@@ -1,3 +1,8 @@
+/*
+ * frame_read: a frame's bytes, checked and made into a packet again. Who wrote them may be mad, and may still be writing.
+ *
+ * Writing: frame.c. How they lie: frame_format.h.
+ */
 #include <string.h>
 
 #include "core/lent.h"

@@ -1,3 +1,6 @@
+/*
+ * port: one end of a stream of frames: what has gone over it before, and need not go again.
+ */
 #include <string.h>
 
 #include "exec/frame_format.h"

@@ -1,3 +1,10 @@
+/*
+ * process_calls: calls on their way to worker processes, through the rings, and their ends on the way back.
+ *
+ *   - A child may have several calls: the first runs, the others were given ahead, and can be taken back until it claims them.
+ *   - What one is asked to stop that does not is made to, rung by rung.
+ * Who gives, and what is locked: worker_process.h.
+ */
 #include <signal.h>
 #include <string.h>
 

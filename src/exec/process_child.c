@@ -1,3 +1,8 @@
+/*
+ * process_child: one worker process from its start to its end, and what becomes of the calls that it had.
+ *
+ * What is locked: worker_process.h. What differs from system to system: spawn.h.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
