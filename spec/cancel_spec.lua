@@ -429,8 +429,8 @@ for _, kind in ipairs({"thread", "cpu"}) do
         local _ <close> = setmetatable({}, {__close = function() while true do tostring(0.5) end end})
         running:resolve()
         while true do tostring(0.5) end
-      end, {grace = 0.05}))
-      assert.is_true(err.stopped_by == "hook" or kind == "cpu" and err.stopped_by:find("^sig") ~= nil)
+      end, {grace = 0.5})) -- long enough for the thread to come up again within a second one, on a busy machine too
+      assert.is_true(err.stopped_by == "hook" or kind == "cpu" and err.stopped_by:find("^sig") ~= nil, err.stopped_by)
     end)
 
     it("cancels the tasks that it has started, and what it awaits elsewhere", function()
@@ -656,12 +656,17 @@ describe("a process that stands in C, and does not come back", function()
 
   it("is killed if it is deaf to SIGTERM, with all that it has started", function()
     local out = stopped([[
-      local child = unsync.cpu(function()
-        local pipe = io.popen("trap '' TERM; echo $$; exec sleep 600")
-        require("deaf_until_killed").pipe = pipe
-        return tonumber(pipe:read("l"))
-      end)():await()
-      print(stop(unsync.cpu("crash.stuck", {grace = 0.05}))) -- in the same process: no other is there
+      local child, rung
+      for _ = 1, 20 do -- until it is the same process: on a busy machine there may be another
+        child = unsync.cpu(function()
+          local pipe = io.popen("trap '' TERM; echo $$; exec sleep 600")
+          require("deaf_until_killed").pipe = pipe
+          return tonumber(pipe:read("l"))
+        end)():await()
+        rung = stop(unsync.cpu("crash.stuck", {grace = 0.05}))
+        if rung ~= "sigterm" then break end
+      end
+      print(rung)
       local gone = false
       for _ = 1, 5000 do
         local status = io.open("/proc/" .. child .. "/stat")
