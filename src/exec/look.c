@@ -5,6 +5,7 @@
 
 #include "exec/pool.h"
 #include "exec/process.h"
+#include "exec/question.h"
 #include "exec/why.h"
 #include "loop/deadlock.h"
 
@@ -64,27 +65,12 @@ void uns_look_for_call(uns_executors *executors, const uns_job *job, uns_worker_
 
 /* ---- other states ---- */
 
-/* A question on its way, and its answer. Counted: whoever asked may be gone when it is answered. */
 typedef struct question {
-  uns_mail mail;
-  atomic_uint count;
-  uv_mutex_t lock; /* guards what follows */
-  uv_cond_t answered;
-  bool is_answered, knows;
-  const uns_job *job; /* to be compared only */
-  const void *task;
-  uns_text text;      /* owned */
-  uns_chain_link end; /* to be compared only, but for a cell, of which it has a reference */
+  uns_question base;
+  const void *task; /* to be compared only; or NULL */
 } question;
 
-static void drop(question *asked) {
-  if (atomic_fetch_sub(&asked->count, 1) > 1) return;
-  uns_shared_unref(asked->end.cell);
-  uns_free(asked->text.bytes);
-  uv_cond_destroy(&asked->answered);
-  uv_mutex_destroy(&asked->lock);
-  uns_free(asked);
-}
+static void question_free(uns_question *base) { uns_free(uns_container_of(base, question, base)); }
 
 /* The task that is asked for, where it is of this state. */
 static uns_task *find_task(const uns_runtime *runtime, const uns_job *job, const void *task) {
@@ -116,48 +102,24 @@ bool uns_look_describe(uns_runtime *runtime, const uns_job *job, const void *tas
 }
 
 static void on_question(uns_mail *mail, void *receiver) {
-  question *asked = uns_container_of(mail, question, mail);
-  uv_mutex_lock(&asked->lock);
-  asked->knows = receiver != NULL && uns_look_describe(receiver, asked->job, asked->task, &asked->text, &asked->end);
-  if (asked->end.cell != NULL) uns_shared_ref(asked->end.cell);
-  asked->is_answered = true;
-  uv_cond_signal(&asked->answered);
-  uv_mutex_unlock(&asked->lock);
-  drop(asked);
+  uns_question *base = uns_container_of(mail, uns_question, mail);
+  const question *asked = uns_container_of(base, question, base);
+  bool knows = receiver != NULL && uns_look_describe(receiver, base->job, asked->task, &base->text, &base->end);
+  if (base->end.cell != NULL) uns_shared_ref(base->end.cell);
+  uns_question_answer(base, knows ? UNS_LOOK_KNOWS : UNS_LOOK_NOBODY);
 }
 
-static question *question_new(const uns_chain_link *link) {
-  question *asked = uns_calloc(1, sizeof *asked);
+/* NULL without memory. */
+static uns_question *question_new(const uns_chain_link *link) {
+  question *asked = uns_malloc(sizeof *asked);
   if (asked == NULL) return NULL;
-  if (uv_mutex_init(&asked->lock) != 0) goto no_lock;
-  if (uv_cond_init(&asked->answered) != 0) goto no_cond;
-  atomic_init(&asked->count, 2);
-  asked->mail.deliver = on_question;
-  asked->job = link->kind == UNS_BEHIND_JOB ? link->job : link->cell->job;
-  asked->task = link->kind == UNS_BEHIND_CELL ? link->cell->task : NULL;
-  return asked;
-no_cond:
-  uv_mutex_destroy(&asked->lock);
-no_lock:
-  uns_free(asked);
-  return NULL;
-}
-
-/* Waits for the answer until `end_ns`. */
-static uns_look hear(question *asked, uint64_t end_ns, uns_chain_link *link, uns_text *text) {
-  uint64_t now_ns;
-  uv_mutex_lock(&asked->lock);
-  while (!asked->is_answered && (now_ns = uns_clock_ns()) < end_ns)
-    uv_cond_timedwait(&asked->answered, &asked->lock, end_ns - now_ns);
-  uns_look result = !asked->is_answered ? UNS_LOOK_SILENT : asked->knows ? UNS_LOOK_KNOWS : UNS_LOOK_NOBODY;
-  if (result == UNS_LOOK_KNOWS) {
-    *link = asked->end;
-    if (link->cell != NULL) uns_shared_ref(link->cell);
-    uns_text_add(text, "%s", asked->text.bytes != NULL ? asked->text.bytes : "?");
+  if (!uns_question_init(&asked->base, on_question, question_free)) {
+    uns_free(asked);
+    return NULL;
   }
-  uv_mutex_unlock(&asked->lock);
-  drop(asked);
-  return result;
+  asked->base.job = link->kind == UNS_BEHIND_JOB ? link->job : link->cell->job;
+  asked->task = link->kind == UNS_BEHIND_CELL ? link->cell->task : NULL;
+  return &asked->base;
 }
 
 /* The mailbox of the `number`-th state that may know, with a reference, or NULL: there are no more. Not our own. */
@@ -181,11 +143,11 @@ static uns_look ask_states(uns_runtime *runtime, uns_chain_link *link, uns_text 
   uns_mailbox *mailbox;
   bool silent = false;
   for (size_t i = 0; (mailbox = nth_mailbox(runtime, link, i)) != NULL; i++) {
-    question *asked = question_new(link);
+    uns_question *asked = question_new(link);
     if (asked != NULL) uns_mailbox_post(mailbox, &asked->mail);
     uns_mailbox_unref(mailbox);
     if (asked == NULL) break;
-    uns_look result = hear(asked, end_ns, link, text);
+    uns_look result = uns_question_hear(asked, end_ns, link, text);
     if (result == UNS_LOOK_KNOWS) return result;
     silent |= result == UNS_LOOK_SILENT;
   }

@@ -4,71 +4,56 @@
 #include <string.h>
 
 #include "exec/parent_inside.h"
+#include "exec/question.h"
 #include "exec/silence.h"
 #include "exec/worker_process.h"
 
 /* ---- the host's side ---- */
 
-/* A question on its way, and its answer. Counted: whoever asked may be gone when it is answered. */
 typedef struct question {
-  uns_mail mail;
-  uns_link link; /* in child->questions, until it is answered; the supervisor's */
-  uint64_t id;   /* the same's */
-  atomic_uint count;
+  uns_question base;
+  uns_link link;            /* in child->questions, until it is answered; the supervisor's */
+  uint64_t id;              /* the same's */
   uns_executors *executors; /* borrowed: it outlives the supervisor */
-  const uns_job *job;       /* to be compared only; or NULL */
   uns_cell *cell;           /* one reference, or NULL */
-  uv_mutex_t lock;          /* guards what follows */
-  uv_cond_t answered;
-  bool is_answered;
-  uns_look result;
-  uns_text text;      /* owned */
-  uns_chain_link end; /* with a reference to its cell */
 } question;
 
-static void drop(question *asked) {
-  if (atomic_fetch_sub(&asked->count, 1) > 1) return;
-  uns_shared_unref(asked->end.cell);
+static question *question_of(uns_link *link) { return uns_container_of(link, question, link); }
+
+static void question_free(uns_question *base) {
+  question *asked = uns_container_of(base, question, base);
   uns_shared_unref(asked->cell);
-  uns_free(asked->text.bytes);
-  uv_cond_destroy(&asked->answered);
-  uv_mutex_destroy(&asked->lock);
   uns_free(asked);
 }
 
+static void on_question(uns_mail *mail, void *receiver);
+
+/* NULL without memory. */
 static question *question_new(uns_executors *executors, const uns_chain_link *link) {
-  question *asked = uns_calloc(1, sizeof *asked);
+  question *asked = uns_malloc(sizeof *asked);
   if (asked == NULL) return NULL;
-  if (uv_mutex_init(&asked->lock) != 0) goto no_lock;
-  if (uv_cond_init(&asked->answered) != 0) goto no_cond;
-  atomic_init(&asked->count, 2);
+  if (!uns_question_init(&asked->base, on_question, question_free)) {
+    uns_free(asked);
+    return NULL;
+  }
   uns_list_init(&asked->link);
+  asked->id = 0;
   asked->executors = executors;
-  if (link->kind == UNS_BEHIND_JOB) asked->job = link->job;
-  if (link->kind == UNS_BEHIND_CELL) asked->cell = uns_shared_ref(link->cell);
+  asked->base.job = link->kind == UNS_BEHIND_JOB ? link->job : NULL;
+  asked->cell = link->kind == UNS_BEHIND_CELL ? uns_shared_ref(link->cell) : NULL;
   return asked;
-no_cond:
-  uv_mutex_destroy(&asked->lock);
-no_lock:
-  uns_free(asked);
-  return NULL;
 }
 
 /* The supervisor's last word on it. */
 static void answer(question *asked, uns_look result) {
   uns_list_remove(&asked->link);
-  uv_mutex_lock(&asked->lock);
-  asked->result = result;
-  asked->is_answered = true;
-  uv_cond_signal(&asked->answered);
-  uv_mutex_unlock(&asked->lock);
-  drop(asked);
+  uns_question_answer(&asked->base, result);
 }
 
 /* Whom to ask, and for what: the call with that number, or the cell. */
 static uns_child *find_child(uns_process_pool *pool, const question *asked, struct uns_message_words *words) {
   uint32_t count = pool != NULL ? atomic_load_explicit(&pool->count, memory_order_relaxed) : 0;
-  const uns_job *job = asked->cell != NULL ? asked->cell->job : asked->job;
+  const uns_job *job = asked->cell != NULL ? asked->cell->job : asked->base.job;
   for (uint32_t i = 0; i < count; i++) {
     uns_child *child = pool->children[i];
     uv_mutex_lock(&child->lock);
@@ -90,15 +75,15 @@ static uns_child *find_child(uns_process_pool *pool, const question *asked, stru
 static void sweep_questions(uns_child *child) {
   for (uns_link *link = child->questions.next, *next; link != &child->questions; link = next) {
     next = link->next;
-    question *asked = uns_container_of(link, question, link);
-    if (atomic_load(&asked->count) > 1) continue;
+    question *asked = question_of(link);
+    if (!uns_question_is_idle(&asked->base)) continue;
     uns_list_remove(link);
-    drop(asked);
+    uns_question_drop(&asked->base);
   }
 }
 
 static void on_question(uns_mail *mail, void *receiver) {
-  question *asked = uns_container_of(mail, question, mail);
+  question *asked = uns_container_of(uns_container_of(mail, uns_question, mail), question, base);
   uns_message message = {.words = {.kind = UNS_FRAME_WHY}};
   uns_child *child = NULL;
   if (receiver != NULL) child = find_child(uns_silence_pool(asked->executors->silence), asked, &message.words);
@@ -117,17 +102,16 @@ bool uns_why_answer(uns_child *child, const uns_message *message) {
   if (words->first && (message->texts[0] == NULL || words->state > UNS_BEHIND_CELL)) return false;
   if (words->id == 0 || words->id > child->last_question) return false;
   for (uns_link *link = child->questions.next; link != &child->questions; link = link->next) {
-    question *asked = uns_container_of(link, question, link);
+    question *asked = question_of(link);
     if (asked->id != words->id) continue;
     if (words->first) {
-      uv_mutex_lock(&asked->lock);
-      uns_text_add(&asked->text, "%s", message->texts[0]);
-      asked->end.kind = UNS_BEHIND_NOBODY;
-      if (words->state == UNS_BEHIND_JOB) asked->end.job = (uns_job *)uns_service_nested(child, words->count);
-      if (words->state == UNS_BEHIND_CELL) asked->end.cell = uns_exports_find(child, words->count);
-      if (asked->end.job != NULL) asked->end.kind = UNS_BEHIND_JOB;
-      if (asked->end.cell != NULL) asked->end.kind = UNS_BEHIND_CELL;
-      uv_mutex_unlock(&asked->lock);
+      uns_chain_link *end = &asked->base.end;
+      uns_text_add(&asked->base.text, "%s", message->texts[0]);
+      end->kind = UNS_BEHIND_NOBODY;
+      if (words->state == UNS_BEHIND_JOB) end->job = (uns_job *)uns_service_nested(child, words->count);
+      if (words->state == UNS_BEHIND_CELL) end->cell = uns_exports_find(child, words->count);
+      if (end->job != NULL) end->kind = UNS_BEHIND_JOB;
+      if (end->cell != NULL) end->kind = UNS_BEHIND_CELL;
     }
     answer(asked, words->first ? UNS_LOOK_KNOWS : UNS_LOOK_NOBODY);
     return true;
@@ -136,8 +120,7 @@ bool uns_why_answer(uns_child *child, const uns_message *message) {
 }
 
 void uns_why_forget(uns_child *child) {
-  while (!uns_list_empty(&child->questions))
-    answer(uns_container_of(child->questions.next, question, link), UNS_LOOK_NOBODY);
+  while (!uns_list_empty(&child->questions)) answer(question_of(child->questions.next), UNS_LOOK_NOBODY);
 }
 
 uns_look uns_why_ask(uns_executors *executors, uns_chain_link *link, uns_text *text, uint64_t end_ns) {
@@ -148,21 +131,8 @@ uns_look uns_why_ask(uns_executors *executors, uns_chain_link *link, uns_text *t
   if (pool == NULL || pool->parent != NULL || supervisor == NULL) return UNS_LOOK_NOBODY;
   question *asked = question_new(executors, link);
   if (asked == NULL) return UNS_LOOK_NOBODY;
-  asked->mail.deliver = on_question;
-  uns_mailbox_post(uns_supervisor_mailbox(supervisor), &asked->mail);
-  uint64_t now_ns;
-  uv_mutex_lock(&asked->lock);
-  while (!asked->is_answered && (now_ns = uns_clock_ns()) < end_ns)
-    uv_cond_timedwait(&asked->answered, &asked->lock, end_ns - now_ns);
-  uns_look result = asked->is_answered ? asked->result : UNS_LOOK_SILENT;
-  if (result == UNS_LOOK_KNOWS) {
-    *link = asked->end;
-    if (link->cell != NULL) uns_shared_ref(link->cell);
-    uns_text_add(text, "%s", asked->text.bytes != NULL ? asked->text.bytes : "?");
-  }
-  uv_mutex_unlock(&asked->lock);
-  drop(asked);
-  return result;
+  uns_mailbox_post(uns_supervisor_mailbox(supervisor), &asked->base.mail);
+  return uns_question_hear(&asked->base, end_ns, link, text);
 }
 
 /* ---- the child's side ---- */
