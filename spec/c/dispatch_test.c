@@ -67,10 +67,40 @@ static void lends_no_more_places_than_it_may(void **state) {
   uns_dispatch_deinit(&dispatch);
 }
 
+static uint32_t take_ahead(uns_dispatch *dispatch, uns_worker *worker) {
+  uint32_t has = 0;
+  while (uns_dispatch_ahead(dispatch, worker, has) != NULL) has++;
+  return has;
+}
+
+static void leaves_as_many_for_each_other_worker_as_one_is_given_ahead(void **state) {
+  uns_dispatch dispatch;
+  uns_worker workers[3];
+  uns_job jobs[12] = {{.id = 0}};
+  (void)state;
+  assert_int_equal(uns_dispatch_init(&dispatch, &ops, NULL, 3), 0);
+  for (int i = 0; i < 3; i++) {
+    workers[i] = (uns_worker){.job = NULL}; /* each has a call already */
+    uns_list_init(&workers[i].link);
+    dispatch.workers++;
+  }
+  for (int i = 0; i < 12; i++) uns_dispatch_submit(&dispatch, &jobs[i]);
+  assert_int_equal(take_ahead(&dispatch, &workers[0]), 4); /* 8 are left */
+  assert_int_equal(take_ahead(&dispatch, &workers[1]), 3); /* 5 are left, fewer than 3 for each of the others */
+  uns_dispatch_lost(&dispatch, &workers[2]);
+  uns_dispatch_lost(&dispatch, &workers[1]);
+  dispatch.target = 1;
+  assert_int_equal(take_ahead(&dispatch, &workers[0]), 5); /* there is nobody else */
+  assert_int_equal(dispatch.queued, 0);
+  uns_dispatch_lost(&dispatch, &workers[0]);
+  uns_dispatch_deinit(&dispatch);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(counts_no_wait_of_a_worker_that_is_gone),
       cmocka_unit_test(lends_no_more_places_than_it_may),
+      cmocka_unit_test(leaves_as_many_for_each_other_worker_as_one_is_given_ahead),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

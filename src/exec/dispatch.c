@@ -117,11 +117,13 @@ uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker) {
   return job;
 }
 
-uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker) {
+uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker, uint32_t has) {
   uns_job *job = NULL;
   uv_mutex_lock(&dispatch->lock);
   bool full = uns_list_empty(&dispatch->idle) || (dispatch->strict && running(dispatch) >= dispatch->target);
-  if (full && !short_of_workers(dispatch)) {
+  uint32_t run = running(dispatch);
+  bool fair = run <= 1 || (uint64_t)has * (run - 1) < dispatch->queued;
+  if (full && fair && !short_of_workers(dispatch)) {
     uns_job *own = worker->job;
     job = pop_job(dispatch, worker);
     worker->job = own;

@@ -54,9 +54,9 @@ void uns_dispatch_deinit(uns_dispatch *dispatch);
 void uns_dispatch_submit(uns_dispatch *dispatch, uns_job *job);
 /* A worker is free (new, or its job has ended): the next job, now its own, or NULL: it is in the idle list. */
 uns_job *uns_dispatch_next(uns_dispatch *dispatch, uns_worker *worker);
-/* One more job for a worker that is not idle, to lie ready until its own has ended; NULL where there is none, or where
-   another worker could take it now. */
-uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker);
+/* One more job for a worker that is not idle and has `has` of them ready already, to lie there until its own has ended;
+   NULL where there is none, where another worker could take it now, or where fewer would be left for each other worker. */
+uns_job *uns_dispatch_ahead(uns_dispatch *dispatch, uns_worker *worker, uint32_t has);
 /* The worker is gone. If it was idle it is taken out of the list. */
 void uns_dispatch_lost(uns_dispatch *dispatch, uns_worker *worker);
 /* Takes an idle worker out to end it; false if it was given a job meanwhile. */

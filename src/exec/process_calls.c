@@ -107,9 +107,10 @@ static uns_job *write_on(uns_child *child, int *status) {
   }
 }
 
+/* There is one: a child is given no more calls than places. Mostly calls end in turn, and the first look finds it. */
 static unsigned free_slot(const uns_child *child) {
-  unsigned slot = 0;
-  while (child->jobs[slot] != NULL) slot++; /* there is one: a child is given no more calls than places */
+  unsigned slot = child->last_sequence % UNS_CLAIMS;
+  while (child->jobs[slot] != NULL) slot = (slot + 1) % UNS_CLAIMS;
   return slot;
 }
 
@@ -218,7 +219,7 @@ static void give_ahead(uns_child *child, uint32_t left) {
   uns_process_pool *pool = child->pool;
   uint32_t limit = ahead_limit(child->average_ns);
   while (left > 0 && left < limit) {
-    uns_job *job = uns_dispatch_ahead(&pool->dispatch, &child->worker);
+    uns_job *job = uns_dispatch_ahead(&pool->dispatch, &child->worker, left - 1);
     if (job == NULL) break;
     int status = UNS_OK;
     uv_mutex_lock(&child->lock);

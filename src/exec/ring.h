@@ -20,7 +20,8 @@
 enum {
   UNS_RING_BYTES = 4 << 20, /* room of one ring; a larger frame passes through it in pieces */
   UNS_LOANS = 256,          /* items of channels that may be lent to a child at once */
-  UNS_CLAIMS = 16           /* calls that may lie in a child at once: one runs, the others were given ahead */
+  UNS_CLAIMS = 64           /* calls that may lie in a child at once: one runs, the others were given ahead. With fewer a
+                               child whose calls take 2 us sleeps, and is woken, for each few of them */
 };
 
 /* Of one ring, on the board. Each side writes a cache line of its own. */
