@@ -39,6 +39,37 @@ where("an allocation that fails", function()
       it("in a worker process, and all that come after it", function() ends_well(which, "worker", 1000000000) end)
     end)
   end
+
+  it("is never taken for garbage of the worker whose message the host reads", function()
+    local path = script.file("sender.lua", [[
+      local unsync = require "unsync"
+      local channel = unsync.channel(10)
+      local send = unsync.cpu(function(c, how)
+        local long = ("long"):rep(50000) -- kept apart from the message that brings it
+        for _ = 1, 3 do c[how](c, long) end
+      end)
+      local ok, err = pcall(function() send(channel, arg[1]):await() end)
+      print(ok or tostring(err):gsub("\n.*", ""))
+    ]])
+    local log = script.path("sender.allocations")
+    for _, how in ipairs({"send", "try_send"}) do
+      local function run(env)
+        return script.run(nil, {options = {path, how}, env = env, program = program})
+      end
+      script.write_file(log, "")
+      assert.equal("true\n", run({UNSYNC_FAIL_ALLOC_LOG = log}).out)
+      local made = math.tointeger(tonumber(script.read_file(log):match("host (%d+)")))
+      local numbers, told = {}, 0
+      for number = made - 40, made do numbers[#numbers + 1] = number end
+      for ran in unsync.map(function(number) return run({UNSYNC_FAIL_ALLOC = ("host:%d:1"):format(number)}) end,
+        numbers, {concurrency = 2}) do
+        assert.is_true(ran.code <= 1, ran.err)
+        assert.is_nil(ran.out:find("garbage"), ran.out)
+        if ran.out:find("emory") then told = told + 1 end
+      end
+      assert.is_true(told > 0)
+    end
+  end)
 end)
 
 describe("a call of the system that fails #plain", function()

@@ -188,6 +188,11 @@ step("channels that cross", function()
     end
     to:close()
     same("end", call:await())
+    local large = unsync.channel(3)
+    local sent = unsync[kind](function() large:send(long) large:try_send(long) end)()
+    same(long, unsync.select{large, sent} == large and long or sent:await())
+    sent:await()
+    same(long, (large:recv()))
   end
 end)
 

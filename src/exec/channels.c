@@ -253,13 +253,15 @@ static child_wait *new_wait(uns_child *child, uns_shared_channel *channel, uns_c
   return mine;
 }
 
-/* Moves the item of the message; false: there is none. */
-static bool take_item(uns_message *message, uns_channel_item *item) {
-  if (message->packet.size_bytes == 0 || uns_frame_own(&message->packet) != UNS_OK) return false;
+/* Moves the item of the message. UNS_ECORRUPT: there is none; UNS_ENOMEM: it is the message's still. */
+static int take_item(uns_message *message, uns_channel_item *item) {
+  if (message->packet.size_bytes == 0) return UNS_ECORRUPT;
+  int status = uns_frame_own(&message->packet);
+  if (status != UNS_OK) return status;
   item->kind = UNS_SENT_PACKET;
   uns_packet_init(&item->as.packet);
   uns_packet_move(&item->as.packet, &message->packet);
-  return true;
+  return UNS_OK;
 }
 
 bool uns_channels_wait(uns_child *child, uns_message *message) {
@@ -280,8 +282,8 @@ bool uns_channels_wait(uns_child *child, uns_message *message) {
   mine->channel_id = words->id;
   uns_list_push_back(&service->waits, &mine->link);
   uns_channel_result result = UNS_CHANNEL_NO_MEMORY;
-  bool fine = !sends || take_item(message, &mine->wait->item);
-  if (fine) result = uns_channel_wait_begin(mine->wait);
+  int status = sends ? take_item(message, &mine->wait->item) : UNS_OK;
+  if (status == UNS_OK) result = uns_channel_wait_begin(mine->wait);
   if (result == UNS_CHANNEL_DONE) {
     pass_on(mine, UNS_WAIT_GIVEN);
   } else if (result == UNS_CHANNEL_CLOSED) {
@@ -290,9 +292,9 @@ bool uns_channels_wait(uns_child *child, uns_message *message) {
     uns_channel_wait *wait = mine->wait;
     forget(mine);
     uns_channel_wait_unref(wait);
-    if (fine) no_memory(child);
+    if (status != UNS_ECORRUPT) no_memory(child);
   }
-  return fine;
+  return status != UNS_ECORRUPT;
 }
 
 /* Out of line. True: it was told nothing. */
@@ -421,6 +423,7 @@ bool uns_channels_ask(uns_child *child, uns_message *message) {
   if (channel == NULL) return false;
   uns_channel_item item = {.kind = UNS_SENT_NIL};
   bool fine = true;
+  int status;
   uns_channel_result result = UNS_CHANNEL_DONE;
   switch ((uns_channel_question)words->state) {
     case UNS_QUESTION_RECEIVE: receive(child, channel, words); break;
@@ -432,9 +435,11 @@ bool uns_channels_ask(uns_child *child, uns_message *message) {
     case UNS_QUESTION_SEND:
     case UNS_QUESTION_APPEND:
     case UNS_QUESTION_PUT_BACK:
-      fine = take_item(message, &item);
+      status = take_item(message, &item);
+      fine = status != UNS_ECORRUPT;
       if (!fine) break;
-      if (words->state == UNS_QUESTION_SEND) result = uns_shared_channel_send(channel, &item);
+      if (status != UNS_OK) result = UNS_CHANNEL_NO_MEMORY; /* which its asker raises */
+      else if (words->state == UNS_QUESTION_SEND) result = uns_shared_channel_send(channel, &item);
       else if (words->state == UNS_QUESTION_APPEND) result = uns_shared_channel_append(channel, &item);
       else result = uns_shared_channel_put_back(channel, &item);
       answer(child, words->request, result, true);
