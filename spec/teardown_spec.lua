@@ -114,6 +114,35 @@ describe("the end of the script", function()
     assert.equal(0, (ends(body .. " os.exit(0, true)")))
   end)
 
+  it("waits for threads that have nothing to do, however little time there is", function()
+    local code, err, out = ends([[
+      local keep = unsync.thread(function()
+        require'unsync'.sleep(0.001) -- lends its place, so that there are several
+        if not kept then io.write("o") end
+        kept = setmetatable({}, {__gc = function() io.write("c") end})
+      end)
+      local calls = {}
+      for n = 1, 6 do calls[n] = keep() end
+      for n = 1, 6 do calls[n]:await() end
+    ]], {env = {UNSYNC_GRACE = "0"}})
+    assert.same({0, ""}, {code, err})
+    local opened = select(2, out:gsub("o", ""))
+    assert.is_true(opened > 0 and select(2, out:gsub("c", "")) >= opened, out)
+  end)
+
+  for what, body in pairs({computes = "while true do end", blocks = "io.open(arg[1])"}) do
+    it("does not wait for a finalizer in a thread that never ends, as it " .. what, function()
+      local fifo = script.path("nobody_writes_" .. what)
+      assert.is_true(os.execute("mkfifo " .. script.quote(fifo)))
+      local ran = script.run(([[
+        require"unsync".thread(function(arg)
+          kept = setmetatable({}, {__gc = function() %s end})
+        end)(arg):await()
+      ]]):format(body), {args = {fifo}, env = {UNSYNC_GRACE = "0.01"}})
+      assert.equal(0, ran.code, ran.err)
+    end)
+  end
+
   it("comes in order after thousands of futures in every state #slow", function()
     local code, err = ends([[
       kept = {}

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 bool uns_kernel_on_cpu(pid_t thread_id) {
@@ -16,4 +17,11 @@ bool uns_kernel_on_cpu(pid_t thread_id) {
   text[size] = '\0';
   const char *state = strrchr(text, ')'); /* behind the program's name */
   return state != NULL && state[1] == ' ' && state[2] == 'R';
+}
+
+uint64_t uns_kernel_cpu_ns(pthread_t thread) {
+  clockid_t clock;
+  struct timespec used;
+  if (pthread_getcpuclockid(thread, &clock) != 0 || clock_gettime(clock, &used) != 0) return 0;
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
 }

@@ -17,11 +17,13 @@
 #include "exec/watchdog.h"
 #include "loop/task.h"
 
-static const uint64_t GROW_AFTER_NS = 2000000;         /* a job has waited that long: all threads block, or are busy */
-static const uint64_t GROW_BUSY_NS = 100000000;        /* the same, while the cores are busy: more threads help little */
-static const uint64_t IDLE_SURPLUS_NS = 1000000000;    /* idle for that long: a thread beyond the target ends */
-static const uint64_t IDLE_CORE_NS = 10000000000;      /* the same for the rest */
-static const uint64_t IDLE_LENT_NS = 20000000;         /* meanwhile, how often it asks whether its strings came home */
+static const uint64_t GROW_AFTER_NS = 2000000;      /* a job has waited that long: all threads block, or are busy */
+static const uint64_t GROW_BUSY_NS = 100000000;     /* the same, while the cores are busy: more threads help little */
+static const uint64_t IDLE_SURPLUS_NS = 1000000000; /* idle for that long: a thread beyond the target ends */
+static const uint64_t IDLE_CORE_NS = 10000000000;   /* the same for the rest */
+static const uint64_t IDLE_LENT_NS = 20000000;      /* meanwhile, how often it asks whether its strings came home */
+static const uint64_t SETTLE_NS = 500000000; /* a thread without a job ends in far less, unless a finalizer keeps it */
+static const uint64_t SETTLE_LOOK_NS = 5000000;
 
 static const uint64_t REST_AFTER_NS = (uint64_t)UNS_REST_AFTER_MS * 1000000;
 
@@ -30,16 +32,18 @@ typedef struct pool_thread {
   uns_link link; /* in pool->threads or pool->ended; guarded by pool->lock */
   uns_pool *pool;
   pthread_t thread;
-  _Atomic pid_t thread_id; /* the kernel's */
+  _Atomic pid_t thread_id;  /* the kernel's */
   _Atomic(uns_job *) given; /* release by the giver, acquire by the thread */
   atomic_bool asleep;       /* pairs with `given` (seq_cst): whoever gives must wake */
   uv_mutex_t lock;          /* with `wake` */
   uv_cond_t wake;
   atomic_bool stop;
-  uns_spin spin;        /* the thread's own, as the next */
+  uns_spin spin; /* the thread's own, as the next */
   uns_runtime *runtime;
   uint32_t number, track; /* among all that ever started; the recorder's */
-  bool abandoned; /* counts in pool->abandoned; guarded by pool->lock */
+  bool abandoned;         /* counts in pool->abandoned; guarded by pool->lock */
+  bool settling; /* seen without a job while the pool closes, when it had used so much processor time; the same lock */
+  uint64_t settling_cpu_ns, seen_cpu_ns;
 } pool_thread;
 
 struct uns_pool {
@@ -49,10 +53,10 @@ struct uns_pool {
   uv_cond_t all_ended;
   uns_link threads, ended;
   uns_link ladders; /* jobs that were asked to stop, not long ago */
-  uint32_t count; /* in `threads` */
+  uint32_t count;   /* in `threads` */
   uint32_t last_number;
-  uint32_t abandoned; /* of these, stuck in jobs that nobody waits for any more */
-  bool check_armed; /* the supervisor will look whether a job waits too long */
+  uint32_t abandoned;      /* of these, stuck in jobs that nobody waits for any more */
+  bool check_armed;        /* the supervisor will look whether a job waits too long */
   uint64_t last_growth_ns; /* the supervisor's */
   bool closing;
 };
@@ -164,8 +168,7 @@ static uns_job *wait_for_job(pool_thread *thread) {
     uv_mutex_unlock(&thread->lock);
     job = atomic_load_explicit(&thread->given, memory_order_acquire);
     bool tired = uns_clock_ns() - since >= limit_ns;
-    if (job == NULL && (tired || atomic_load(&thread->stop)) &&
-        uns_dispatch_retire(&pool->dispatch, &thread->worker)) {
+    if (job == NULL && (tired || atomic_load(&thread->stop)) && uns_dispatch_retire(&pool->dispatch, &thread->worker)) {
       return NULL;
     }
   }
@@ -315,7 +318,8 @@ static void arm_check(uns_pool *pool);
 static size_t count_blocked(uns_pool *pool) {
   size_t running = 0, blocked = 0;
   uv_mutex_lock(&pool->lock);
-  for (uns_link *link = pool->threads.next; link != &pool->threads && running < pool->dispatch.target; link = link->next) {
+  for (uns_link *link = pool->threads.next; link != &pool->threads && running < pool->dispatch.target;
+       link = link->next) {
     if (uns_kernel_on_cpu(uns_container_of(link, pool_thread, link)->thread_id)) running++;
     else blocked++;
   }
@@ -468,7 +472,8 @@ static void climb_on(void *argument) {
   if (thread != NULL && !climb->native && !climb->forced) {
     climb->forced = true;
     again = uns_supervisor_after(pool->executors->supervisor, climb->grace_ns, climb_on, climb) == 0;
-  } else if (thread != NULL && uns_dispatch_abandon(&pool->dispatch, &thread->worker, climb->id, climb->twin, &wanted)) {
+  } else if (thread != NULL &&
+             uns_dispatch_abandon(&pool->dispatch, &thread->worker, climb->id, climb->twin, &wanted)) {
     climb->twin = NULL;
     pool->abandoned++;
     thread->abandoned = true;
@@ -515,7 +520,10 @@ bool uns_pool_cancel(uns_pool *pool, uns_job *job) {
 /* Both locks held. */
 static uns_worker_info info_of(const pool_thread *thread) {
   const uns_job *job = thread->worker.job;
-  uns_worker_info info = {.id = thread->thread_id, .state = job == NULL ? "idle" : thread->worker.lending ? "waiting" : "running"};
+  uns_worker_info info = {.id = thread->thread_id,
+                          .state = job == NULL              ? "idle"
+                                   : thread->worker.lending ? "waiting"
+                                                            : "running"};
   if (job == NULL) return info;
   snprintf(info.name, sizeof info.name, "%s", job->function->name);
   info.since_ns = job->submitted_ns;
@@ -587,6 +595,40 @@ static bool wait_for_all(uns_pool *pool, uint64_t end_ns) {
   return true;
 }
 
+/* Does it get on, or would it, if it had a processor? Not where it has had one for long. */
+static bool settles(pool_thread *thread) {
+  if (thread->thread_id == 0) return true; /* it has not even begun */
+  uint64_t cpu_ns = uns_kernel_cpu_ns(thread->thread);
+  if (!thread->settling) thread->settling_cpu_ns = cpu_ns;
+  bool moved = !thread->settling || cpu_ns != thread->seen_cpu_ns || uns_kernel_on_cpu(thread->thread_id);
+  thread->settling = true;
+  thread->seen_cpu_ns = cpu_ns;
+  return moved && cpu_ns - thread->settling_cpu_ns < SETTLE_NS;
+}
+
+/*
+ * Waits for the threads that hold no job. They end as soon as they get a processor, which on a busy machine may take longer
+ * than any grace period; only a finalizer of a script's, as its state closes, can keep one. Under the pool's lock.
+ */
+static void wait_for_idle(uns_pool *pool) {
+  uint64_t moved_ns = uns_clock_ns();
+  for (;;) {
+    bool waits = false, moved = false;
+    for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
+      pool_thread *thread = uns_container_of(link, pool_thread, link);
+      uv_mutex_lock(&pool->dispatch.lock);
+      bool free = thread->worker.job == NULL;
+      uv_mutex_unlock(&pool->dispatch.lock);
+      waits |= free;
+      moved |= free && settles(thread);
+    }
+    uint64_t now_ns = uns_clock_ns();
+    if (moved) moved_ns = now_ns;
+    if (!waits || now_ns - moved_ns >= SETTLE_NS) return;
+    uv_cond_timedwait(&pool->all_ended, &pool->lock, SETTLE_LOOK_NS);
+  }
+}
+
 bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
   if (pool == NULL) return true;
   uns_dispatch_close(&pool->dispatch);
@@ -598,6 +640,7 @@ bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
     stop_all(pool, 2);
     wait_for_all(pool, begin_ns + grace_ns);
   }
+  wait_for_idle(pool);
   bool stuck = pool->count > 0;
   uv_mutex_unlock(&pool->lock);
   reap(pool);

@@ -24,7 +24,10 @@ void uns_pool_submit(uns_pool *pool, uns_job *job);
  * within the grace period, twice, is abandoned: it goes home cancelled, and its thread is replaced. Home's thread.
  */
 bool uns_pool_cancel(uns_pool *pool, uns_job *job);
-/* Takes no more jobs, and asks those that run to stop; false if some did not end within the grace period. */
+/*
+ * Takes no more jobs, and asks those that run to stop; false if some did not end within the grace period. Threads that
+ * hold no job are waited for as long as they take, unless a finalizer of a script's keeps them.
+ */
 bool uns_pool_free(uns_pool *pool, uint64_t grace_ns);
 struct uns_worker_info;
 /* Tells `visit`, under locks, of each thread; returns how many calls are queued. Any thread. exec/look.h */
