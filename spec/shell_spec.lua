@@ -423,3 +423,189 @@ describe("a file of io.popen that is read", function()
     assert.same({0, "false\ttimeout: the block did not end in time\n", ""}, {ran.code, ran.out, ran.err})
   end)
 end)
+
+describe("a file of io.popen that is written", function()
+  local full = ("x"):rep(65536) -- a pipe is full then,
+  local rest = ("x"):rep(1000)  -- and this remains in the file's own buffer until it is flushed
+  local many = ("x"):rep(300000)
+
+  it("takes what it takes in stock Lua", function()
+    stock.compare [[
+      local many = ("x"):rep(300000)
+      local file = io.popen("wc -c", "w")
+      show(file:write(many, 1, 2.5, "\n") == file, file:flush(), file:write("end") == file)
+      show(file:close())
+      for _, mode in ipairs {"no", "line", "full"} do
+        file = io.popen("wc -c; exit 3", "w")
+        show(file:setvbuf(mode), file:write(many) == file, file:write("a\n", "b") == file)
+        show(file:close())
+      end
+      file = io.popen("cat >/dev/null", "w")
+      show(file:seek("set", 1))
+      show(file:read())
+      try(file.write, file, {})
+      show(file:close())
+      try(file.write, file, "x")
+      try(file.flush, file)
+      io.output(io.popen("wc -c; exit 5", "w"))
+      show(io.write(many, "\n") == io.output(), io.flush())
+      show(io.close())
+      try(io.write, "x")
+      try(io.flush)
+    ]]
+  end)
+
+  it("lets others go on while its command does not read", function()
+    for name, use in pairs({
+      write = function(file) return file:write(many) == file end,
+      flush = function(file) return file:write(full) and file:write(rest) and file:flush() end,
+      close = function(file) return file:write(full) and file:write(rest) and file:close() end,
+      output = function(file)
+        local before = io.output()
+        io.output(file)
+        local fine = io.write(many) == file and io.flush()
+        io.output(before)
+        return fine
+      end,
+    }) do
+      local file = io.popen("sleep 0.1; cat >/dev/null", "w")
+      local turns, fine = turns_of_others(use, file)
+      assert.is_true(fine, name)
+      assert.is_true(turns > 5, name)
+      if io.type(file) == "file" then assert.is_true(file:close()) end
+    end
+  end)
+
+  it("keeps the text of each task in one piece, and in their order", function()
+    local path = script.path("pieces")
+    local file = io.popen("sleep 0.02; cat >" .. script.quote(path), "w")
+    local tasks, expected = {}, {}
+    for i = 1, 20 do
+      expected[i] = ("%d"):format(i % 10):rep(30000) .. "\n"
+      tasks[i] = unsync.spawn(function() return file:write(expected[i]) == file end)
+    end
+    for i = 1, 20 do assert.is_true(tasks[i]:await()) end
+    assert.is_true(file:close())
+    assert.is_true(script.read_file(path) == table.concat(expected))
+  end)
+
+  it("may be written in a thread and in a process", function()
+    local function write()
+      local file = io.popen("sleep 0.01; exit $(wc -c | tr -d ' 0')", "w")
+      assert(file:write(("x"):rep(300000)))
+      return select(3, file:close())
+    end
+    assert.equal(3, write())
+    assert.equal(3, unsync.thread(write)():await())
+    assert.equal(3, unsync.cpu(write)():await())
+  end)
+
+  it("says that its command is gone to all that wait for it", function()
+    local file = io.popen("sleep 0.02", "w")
+    local one = unsync.spawn(function() return file:write(many) end)
+    local two = unsync.spawn(function() return file:write(many) end)
+    for _, task in ipairs({one, two}) do assert.same({n = 3, nil, "Broken pipe", 32}, table.pack(task:await())) end
+    file:close()
+  end)
+
+  it("can be waited for no longer than one likes, and its command ends where it is forgotten then", function()
+    local function gone(pid)
+      return script.eventually(function() return io.open(("/proc/%s"):format(pid)) == nil end)
+    end
+    local function stuck()
+      local path = script.path("stuck")
+      os.remove(path)
+      local file = io.popen(("echo $$ >%s.part; mv %s.part %s; exec sleep 3600"):format(path, path, path), "w")
+      assert.is_true(script.eventually(function() return io.open(path) ~= nil end))
+      return file, script.read_file(path):match("%d+")
+    end
+    local file, pid = stuck()
+    local ok, err = pcall(unsync.timeout, 0.01, file.write, file, many)
+    assert.same({false, "timeout"}, {ok, err.code})
+    local task = unsync.spawn(file.write, file, many)
+    task:cancel()
+    assert.equal("cancelled", select(2, pcall(task.await, task)).code)
+    assert.equal("file", io.type(file))
+    file, task = nil, nil
+    assert.is_nil(file or task)
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(gone(pid))
+    file, pid = stuck()
+    assert.is_true(file == file:write(full) and file == file:write(rest))
+    ok, err = pcall(unsync.timeout, 0.01, file.close, file)
+    assert.same({false, "timeout", "closed file"}, {ok, err.code, io.type(file)})
+    assert.is_true(gone(pid))
+  end)
+
+  it("gets all of it to a command, where it is forgotten before that reads", function()
+    local path = script.path("forgotten")
+    script.output(([[
+      local unsync = require "unsync"
+      do
+        local file = io.popen("sleep 0.05; cat >%s.part; mv %s.part %s", "w")
+        file:write(("x"):rep(65536))
+        file:write(("x"):rep(1000))
+      end
+      collectgarbage()
+      collectgarbage()
+    ]]):format(path, path, path))
+    assert.is_true(script.eventually(function() return io.open(path) ~= nil end))
+    assert.equal(66536, #script.read_file(path))
+  end)
+end)
+
+describe("the default input, where that is what a command writes", function()
+  it("gives what it gives in stock Lua", function()
+    stock.compare [[
+      io.input(io.popen("printf 'one\\n12 0x10\\nthree\\nfour\\nfive'"))
+      show(io.read("l", "n", "n"))
+      show(io.read(), io.read("L"))
+      for line in io.lines() do show(line) end
+      show(io.read("l"), io.read("a"), io.read(0))
+      try(io.read, "x")
+      try(io.lines, nil, "x")
+      show(io.close(io.input()))
+      try(io.read)
+      try(io.lines)
+      io.input(io.popen("seq 5"))
+      for line in io.lines(nil, "L") do io.write(line) end
+      io.input(io.popen("seq 5"))
+      for one, two in io.lines(nil, "n", 1) do show(one, two) end
+      io.input(io.stdin)
+      show(io.read())
+    ]]
+  end)
+
+  it("lets others go on until it has what is asked for", function()
+    local before = io.input()
+    for name, read in pairs({
+      read = function() return io.read("l") .. io.read("L") .. io.read("a") end,
+      lines = function()
+        local lines = {}
+        for line in io.lines(nil, "L") do lines[#lines + 1] = line end
+        return lines[1]:sub(1, -2) .. lines[2]
+      end,
+    }) do
+      local file <close> = io.popen("sleep 0.05; echo first; sleep 0.05; echo second")
+      io.input(file)
+      local turns, text = turns_of_others(read)
+      io.input(before)
+      assert.equal("firstsecond\n", text, name)
+      assert.is_true(turns > 5, name)
+    end
+  end)
+
+  it("is the one that was there when the read began", function()
+    local before = io.input()
+    local slow <close> = io.popen("sleep 0.02; echo slow")
+    local other <close> = io.popen("echo other")
+    io.input(slow)
+    local task = unsync.spawn(function() return io.read() end)
+    unsync.yield()
+    io.input(other)
+    assert.equal("slow", task:await())
+    assert.equal("other", io.read())
+    io.input(before)
+  end)
+end)

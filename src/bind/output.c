@@ -4,11 +4,13 @@
  *   - Arguments are checked and turned into text first; then the stream is locked, and nothing in between can raise.
  *   - A standard output that nobody reads any more ends the script: SIGPIPE does not, and a script that looks at the
  *     result of each write is rare. Where the write fails, or the flush, EPIPE is raised.
+ *   - What goes to a command of io.popen that does not read makes the task wait, not the loop.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <lualib.h>
 
+#include "bind/pipe_writer.h"
 #include "bind/stdlib.h"
 #include "core/error.h"
 
@@ -73,14 +75,62 @@ static int finish(lua_State *L, const FILE *file, int count) {
   return raise_broken_pipe(L);
 }
 
+/* The writer of the command that the file at `index` goes to, if the task is to wait where that does not read; or NULL. */
+static uns_pipe_writer *begin(lua_State *L, int index) {
+  uns_pipe_writer *writer = uns_pipe_writer_of(L, index);
+  if (writer != NULL) uns_pipe_writer_begin(writer, L);
+  return writer;
+}
+
+/* The wait for what went to the file at `index` is over, true, or what has to be returned instead is pushed. */
+static bool after_wait(lua_State *L, int index) {
+  uns_runtime *runtime = uns_upvalue_runtime(L);
+  uns_pipe_writer *writer = uns_pipe_writer_of(L, index);
+  uns_pipe_writer_check_wait(writer, runtime);
+  uns_task_check_interrupt(runtime, L);
+  int error = writer != NULL ? uns_pipe_writer_error(writer) : 0;
+  errno = error;
+  if (error != 0) luaL_fileresult(L, 0, NULL);
+  return error == 0;
+}
+
+static int after_write(lua_State *L, int status, lua_KContext index) {
+  (void)status;
+  if (!after_wait(L, (int)index)) return 3;
+  lua_pushvalue(L, (int)index);
+  return 1;
+}
+
+static int after_flush(lua_State *L, int status, lua_KContext index) {
+  (void)status;
+  if (!after_wait(L, (int)index)) return 3;
+  lua_pushboolean(L, true);
+  return 1;
+}
+
 /* The file lies on top, to be returned. */
 static int write_arguments(lua_State *L, FILE *file, int first) {
-  int last = lua_gettop(L) - 1;
+  int index = lua_gettop(L), last = index - 1;
   for (int i = first; i <= last; i++) {
     if (lua_type(L, i) != LUA_TNUMBER) luaL_checkstring(L, i);
   }
-  if (write_all(L, file, first, last)) return 1;
+  uns_pipe_writer *writer = begin(L, index);
+  bool fine = write_all(L, file, first, last);
+  int error = errno;
+  bool behind = writer != NULL && uns_pipe_writer_is_behind(writer);
+  if (fine && behind) return uns_pipe_writer_wait(writer, L, index, after_write);
+  if (fine) return 1;
+  errno = error;
   return finish(L, file, luaL_fileresult(L, 0, NULL));
+}
+
+/* io.flush and file:flush, of the file at `index`; `file` is its stream, or NULL. */
+static int flush(lua_State *L, const FILE *file, int index) {
+  uns_pipe_writer *writer = begin(L, index);
+  int count = uns_stdlib_stock(L);
+  bool behind = writer != NULL && uns_pipe_writer_is_behind(writer);
+  if (behind && lua_toboolean(L, -count)) return uns_pipe_writer_wait(writer, L, index, after_flush);
+  return finish(L, file, count);
 }
 
 static luaL_Stream *push_default_output(lua_State *L) {
@@ -97,10 +147,9 @@ static int io_write(lua_State *L) {
 
 /* io.flush() */
 static int io_flush(lua_State *L) {
+  lua_settop(L, 0);
   const luaL_Stream *stream = push_default_output(L);
-  FILE *file = stream->closef != NULL ? stream->f : NULL;
-  lua_pop(L, 1);
-  return finish(L, file, uns_stdlib_stock(L));
+  return flush(L, stream->closef != NULL ? stream->f : NULL, 1);
 }
 
 /* The open file at index 1. */
@@ -118,10 +167,7 @@ static int file_write(lua_State *L) {
 }
 
 /* file:flush() */
-static int file_flush(lua_State *L) {
-  FILE *file = check_file(L);
-  return finish(L, file, uns_stdlib_stock(L));
-}
+static int file_flush(lua_State *L) { return flush(L, check_file(L), 1); }
 
 static const luaL_Reg io_functions[] = {{"write", io_write}, {"flush", io_flush}, {NULL, NULL}};
 static const luaL_Reg file_methods[] = {{"write", file_write}, {"flush", file_flush}, {NULL, NULL}};

@@ -5,7 +5,7 @@
  * has come as it will ask for. What came lies in the FILE's own buffer and, behind that, here.
  *   - Belongs to the thread of its runtime. After the runtime's end, and for whoever reads without having waited, it blocks.
  *   - One task waits at a time; another one that reads meanwhile blocks.
- * Whose command it is, and its end: bind/shell.c.
+ * Whose command it is, and its end: bind/popen.c.
  */
 #ifndef UNS_PIPE_READER_H
 #define UNS_PIPE_READER_H

@@ -187,6 +187,7 @@ void uns_bind_stdlib(lua_State *L, uns_runtime *runtime) {
   uns_bind_require(L, runtime);
   uns_bind_output(L, runtime);
   uns_bind_shell(L, runtime);
+  uns_bind_popen(L, runtime);
   if (uns_stdlib_push_library(L, LUA_OSLIBNAME)) {
     uns_stdlib_replace(L, runtime, os_functions);
     lua_pop(L, 1);

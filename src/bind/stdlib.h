@@ -6,7 +6,7 @@
  *     message still names the function and the line that the script called. Nothing is lost but a compare.
  *   - What somebody else has put in a library's place (a Lua function, a closure) is left alone.
  *   - Installing twice in one state does nothing the second time.
- * Each subject has a file: coroutine.c, protect.c, sort.c, gsub.c, require.c, output.c, shell.c.
+ * Each subject has a file: coroutine.c, protect.c, sort.c, gsub.c, require.c, output.c, shell.c, popen.c.
  */
 #ifndef UNS_STDLIB_H
 #define UNS_STDLIB_H
@@ -84,5 +84,6 @@ void uns_bind_gsub(lua_State *L, uns_runtime *runtime);
 void uns_bind_require(lua_State *L, uns_runtime *runtime);
 void uns_bind_output(lua_State *L, uns_runtime *runtime);
 void uns_bind_shell(lua_State *L, uns_runtime *runtime);
+void uns_bind_popen(lua_State *L, uns_runtime *runtime);
 
 #endif

@@ -228,6 +228,7 @@ const char *uns_task_waits_for(const uns_task *task) {
       [UNS_WAITS_TEST_CLOCK] = "the test clock",
       [UNS_WAITS_PROCESS] = "process",
       [UNS_WAITS_PIPE] = "what a command writes",
+      [UNS_WAITS_PIPE_ROOM] = "a command to read",
   };
   return words[task->waits_for];
 }
