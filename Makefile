@@ -52,6 +52,9 @@ once = $(eval $1 := $$(shell $2))$($1)
 MODULE_SOURCE := src/host/module.c
 API_SOURCES := $(sort $(wildcard src/host/api*.c))
 LIBRARY_SOURCES := $(sort $(filter-out $(MODULE_SOURCE),$(wildcard $(foreach room,base core loop exec bind host,src/$(room)/*.c))))
+# In the order of linking: behind what runs in every program lies what only some use. Pages that nobody touches take no memory.
+EVERYWHERE := $(filter-out src/exec/%,$(LIBRARY_SOURCES)) src/exec/executors.c src/exec/watchdog.c
+LIBRARY_SOURCES := $(EVERYWHERE) $(filter-out $(EVERYWHERE),$(LIBRARY_SOURCES))
 PROGRAM_SOURCE := $(wildcard src/main.c)
 LUA_SOURCES := $(sort $(wildcard lua/unsync/*.lua lua/unsync/*/*.lua))
 ANNOTATIONS := lua/meta/unsync.lua
@@ -97,14 +100,14 @@ LUA_STATIC ?= -l:liblua5.4.a
 LUV_STATIC ?= -l:liblua5.4-luv.a
 LUV_SHARED ?= -llua5.4-luv
 SYSTEM_LIBS = $(UV_LIBS) -lpthread -ldl -lm $(LDLIBS)
-PROGRAM_LIBS = -Wl,-E -Wl,--whole-archive $(LUA_STATIC) -Wl,--no-whole-archive $(LUV_STATIC) $(SYSTEM_LIBS)
+PROGRAM_LIBS = -Wl,-E $(LUV_STATIC) -Wl,--whole-archive $(LUA_STATIC) -Wl,--no-whole-archive $(SYSTEM_LIBS)
 
 PLUGIN_DIR = $(PREFIX)/lib/unsync/plugins
 
 # --- one build: $(call build,DIRECTORY,FLAGS TO COMPILE AND LINK WITH) -----------------------------------------------
 
 define build
-$1/objects := $$(patsubst src/%.c,$1/obj/%.o,$$(LIBRARY_SOURCES)) $1/obj/gen/lua_modules.o
+$1/objects := $1/obj/gen/lua_modules.o $$(patsubst src/%.c,$1/obj/%.o,$$(LIBRARY_SOURCES))
 $1/program := $$(if $$(PROGRAM_SOURCE),$1/unsync)
 $1/plugins := $$(patsubst examples/native/%.c,$1/plugins/%.so,$$(EXAMPLE_PLUGINS))
 $1/spec-plugins := $$(patsubst spec/support/plugins/%.c,$1/spec/plugins/%.so,$$(SPEC_PLUGINS))

@@ -46,17 +46,18 @@ bool uns_executors_free(uns_executors *executors) {
   uv_mutex_lock(&executors->lock);
   executors->closing = true; /* a call that still runs in a thread may ask for what is not there yet, or no more */
   uv_mutex_unlock(&executors->lock);
-  uns_watchdog_stop(executors->watchdog); /* first, for here we wait for others, which holds the script's loop */
-  uns_process_pool_free(executors->processes);
+  /* Most programs have made but some of these. What has not been made is not called: its code would be loaded for nothing. */
+  if (executors->watchdog != NULL) /* first, for here we wait for others, which holds the script's loop */
+    uns_watchdog_stop(executors->watchdog);
+  if (executors->processes != NULL) uns_process_pool_free(executors->processes);
   executors->processes = NULL;
-  bool ended = uns_pool_free(executors->pool, executors->grace_ns);
-  if (!ended) return false;
-  uns_watchdog_free(executors->watchdog);
+  if (executors->pool != NULL && !uns_pool_free(executors->pool, executors->grace_ns)) return false;
+  if (executors->watchdog != NULL) uns_watchdog_free(executors->watchdog);
   executors->watchdog = NULL;
   atomic_store(&executors->parties.alive.owner, NULL);
-  uns_supervisor_free(executors->supervisor);
-  uns_silence_free(executors->silence);
-  uns_registry_free(executors->plugins);
+  if (executors->supervisor != NULL) uns_supervisor_free(executors->supervisor);
+  if (executors->silence != NULL) uns_silence_free(executors->silence);
+  if (executors->plugins != NULL) uns_registry_free(executors->plugins);
   uns_parties_deinit(&executors->parties);
   uv_mutex_destroy(&executors->lock);
   uns_free(executors->program);
