@@ -531,6 +531,29 @@ for _, kind in ipairs({"thread", "cpu"}) do
       assert.equal("spin", err.task)
       assert.same({why = "test"}, err.reason)
     end)
+
+    it("tells the reason it gave itself, if nobody else has given one", function()
+      local function told(reason, first)
+        local ready = unsync.promise()
+        local call = unsync[kind](function()
+          local here = require("unsync")
+          local me = here.current()
+          ready:resolve()
+          if first then pcall(here.sleep, 1000) end
+          me:cancel(reason)
+          here.sleep(1000)
+        end, {name = "own"})()
+        ready:await()
+        if first then call:cancel(first) end
+        return cancelled(call)
+      end
+      local err = told("enough")
+      assert.equal("own was cancelled: enough", tostring(err))
+      assert.equal("enough", err.reason)
+      assert.same({why = "test"}, told({why = "test"}).reason)
+      assert.is_nil(told(nil).reason)
+      assert.equal("first", told("second", "first").reason)
+    end)
   end)
 end
 

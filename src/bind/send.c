@@ -191,6 +191,15 @@ static const char *stopped_by(lua_State *L, const uns_job *job) {
   return rung != NULL ? rung : "await";
 }
 
+/* Pushes why a call has cancelled itself, which only its own error at `index` says; or nil. */
+static void push_own_reason(lua_State *L, int index) {
+  lua_pushnil(L);
+  if (!uns_error_is(L, index, "cancelled")) return;
+  lua_pop(L, 1);
+  lua_pushliteral(L, "reason");
+  lua_rawget(L, index);
+}
+
 /* The call was stopped. Its own error, or nil, lies on top. */
 static void settle_cancelled(uns_runtime *runtime, lua_State *L, int index, const uns_job *job, bool timed_out) {
   uns_future *future = lua_touserdata(L, index);
@@ -200,7 +209,7 @@ static void settle_cancelled(uns_runtime *runtime, lua_State *L, int index, cons
     uns_cancel_push_timeout(L, future->name, rung);
   } else {
     if (job->reason != 0) uns_runtime_push_pin(runtime, L, job->reason);
-    else lua_pushnil(L);
+    else push_own_reason(L, error);
     uns_cancel_push_error(L, future, rung);
   }
   lua_replace(L, error);
