@@ -118,6 +118,16 @@ describe("the error deadlock", function()
     end
   end)
 
+  it("says where the script started what waits in a module of unsync's own", function()
+    local err = dead([[
+      local p = unsync.promise()
+      p:and_then(print)
+       :await()
+    ]])
+    assert.matches("io task at [^\n]*%.lua:[34] waits for promise", err)
+    assert.not_matches("unsync/continue", err)
+  end)
+
   it("is raised in a generator's consumer's task, and while a module is required", function()
     dead([[
       local p = unsync.promise()

@@ -636,11 +636,11 @@ bool uns_tasks_run(uns_runtime *runtime) {
 
 /* ---- seen and stopped from outside ---- */
 
-bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]) { return uns_where(task->co, where); }
-
-bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]) {
+/* The line where L stands, as the script sees it. `only_ours`: there is none but of our own modules. */
+static bool find_line(lua_State *L, char where[UNS_WHERE_BYTES], bool *only_ours) {
   lua_Debug frame;
   bool found = false;
+  *only_ours = true;
   for (int level = 0; lua_getstack(L, level, &frame); level++) {
     lua_getinfo(L, "Sl", &frame);
     if (frame.currentline <= 0) continue;
@@ -648,9 +648,23 @@ bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]) {
     if (ours && found) continue;
     snprintf(where, UNS_WHERE_BYTES, "%s:%d", frame.short_src, frame.currentline);
     found = true;
+    *only_ours = ours;
     if (!ours) break;
   }
   return found;
+}
+
+bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]) {
+  bool only_ours;
+  return find_line(L, where, &only_ours);
+}
+
+bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]) {
+  bool only_ours, found = find_line(task->co, where, &only_ours);
+  const uns_site *site = task->spawned;
+  if (!only_ours || site == NULL) return found;
+  snprintf(where, UNS_WHERE_BYTES, "%s:%d", site->source, site->line);
+  return true;
 }
 
 void uns_task_push_where(lua_State *L, uns_task *task) {

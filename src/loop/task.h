@@ -315,10 +315,13 @@ void uns_task_push_future(lua_State *L, uns_task *task);
 /* Enters the tasks that run now, the one that resumed the other, in runtime->tasks. */
 void uns_task_list_running(uns_runtime *runtime);
 
-/* "file:line" of where the task waits or runs; false: nowhere in Lua. Its own thread, or while its state stands still. */
-/* The same of any thread of Lua. */
-bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]);
+/*
+ * "file:line" of where the task waits or runs; where that is in our own modules alone, or nowhere yet, of where it was started.
+ * False: not known. Its own thread, or while its state stands still.
+ */
 bool uns_task_where(const uns_task *task, char where[UNS_WHERE_BYTES]);
+/* The line at which any thread of Lua stands; false: nowhere in Lua. */
+bool uns_where(lua_State *L, char where[UNS_WHERE_BYTES]);
 /* Pushes it, or nil. */
 void uns_task_push_where(lua_State *L, uns_task *task);
 
