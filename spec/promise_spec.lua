@@ -278,3 +278,56 @@ describe("a promise in another thread", function()
     assert.equal("done", other:await())
   end)
 end)
+
+for _, kind in ipairs({"thread", "process"}) do
+  local elsewhere = unsync[kind == "thread" and "thread" or "cpu"]
+  describe("a promise that is cancelled in another " .. kind, function()
+    it("is cancelled for all who have it, for the reason that was given", function()
+      local promise = unsync.promise()
+      local waiter = unsync.spawn(function() return select(2, pcall(promise.await, promise)) end)
+      local first, again, status = elsewhere(function()
+        return promise:cancel("enough"), promise:cancel("too late"), promise:status()
+      end)():await()
+      assert.same({true, false, "cancelled"}, {first, again, status})
+      local err = waiter:await()
+      assert.same({"cancelled", "promise", "enough"}, {err.code, err.task, err.reason})
+      assert.is_true(promise:cancelled())
+      assert.is_false(promise:resolve("too late"))
+    end)
+
+    it("was made there, or is waited for there", function()
+      local made = elsewhere(function() return require("unsync").promise() end)():await()
+      assert.is_true(made:cancel({why = "test"}))
+      local ok, err = pcall(made.await, made)
+      assert.is_false(ok)
+      assert.same({why = "test"}, err.reason)
+      local begun, promise = unsync.promise(), unsync.promise()
+      local call = elsewhere(function()
+        begun:resolve()
+        local _, told = pcall(promise.await, promise)
+        return told.code, told.reason
+      end)()
+      begun:await()
+      assert.is_true(promise:cancel(coroutine.create(print))) -- a reason that cannot cross is left behind
+      assert.same({"cancelled"}, {call:await()})
+    end)
+
+    it("at the end of the block that it is local to there", function()
+      local promise = unsync.promise()
+      elsewhere(function() local _ <close> = promise end)():await()
+      assert.equal("cancelled", promise:status())
+    end)
+
+    it("or resolved in the same moment: one of the two says that it was the first, and it ends so", function()
+      for i = 1, 100 do
+        local promise = unsync.promise()
+        local call = elsewhere(function() return promise:resolve("resolved") end)()
+        for _ = 1, i % 4 do unsync.yield() end
+        local cancelled = promise:cancel()
+        local resolved = call:await()
+        assert.is_true(cancelled ~= resolved, ("round %d: %s and %s"):format(i, cancelled, resolved))
+        assert.equal(resolved and "done" or "cancelled", promise:status())
+      end
+    end)
+  end)
+end

@@ -130,7 +130,8 @@ static int settle_shared(lua_State *L, bool failed, int count) {
   uns_packet packet;
   uns_packet_init(&packet);
   if (uns_codec_encode(L, 2, count, &names, &packet) != UNS_OK) return lua_error(L);
-  lua_pushboolean(L, uns_future_settle_shared(uns_upvalue_runtime(L), L, 1, failed, &packet));
+  uns_cell_state state = failed ? UNS_CELL_FAILED : UNS_CELL_DONE;
+  lua_pushboolean(L, uns_future_settle_shared(uns_upvalue_runtime(L), L, 1, state, &packet));
   return 1;
 }
 

@@ -10,6 +10,7 @@
 
 #include <lauxlib.h>
 
+#include "core/codec.h"
 #include "core/error.h"
 #include "core/packet.h"
 #include "loop/group.h"
@@ -370,6 +371,27 @@ size_t uns_cancel_all(uns_runtime *runtime) {
   return spared + visit_calls(runtime, spare_call);
 }
 
+/* A promise that other states may settle in this moment: its cell says who was first. The reason, on top, is popped. */
+static bool cancel_shared(uns_runtime *runtime, lua_State *L, int index) {
+  static const uns_codec_names names = {"argument", 1, false};
+  int reason = lua_gettop(L);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  lua_pushvalue(L, reason);
+  uns_packet packet;
+  for (bool again = true;; again = false) {
+    uns_packet_init(&packet);
+    uns_cancel_push_error(L, lua_touserdata(L, index), "await");
+    lua_pushnil(L); /* no traceback */
+    if (uns_codec_encode(L, reason + 1, 2, &names, &packet) == UNS_OK) break;
+    if (!again) return lua_error(L);
+    lua_settop(L, reason);
+    lua_pushnil(L); /* what cannot cross is left behind */
+  }
+  bool first = uns_future_settle_shared(runtime, L, index, UNS_CELL_CANCELLED, &packet) != 0;
+  lua_settop(L, reason - 1);
+  return first;
+}
+
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
   uns_future *future = lua_touserdata(L, index);
   if (uns_future_settled(future)) {
@@ -385,11 +407,13 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
     future->job->reason = uns_runtime_pin(runtime, L);
     return uns_cancel_work(runtime, future);
   }
-  if (task != NULL || future->job != NULL || future->foreign) { /* of another state's future only its owner disposes */
+  /* Of another state's future only its owner disposes; a promise is anybody's who has it. */
+  if (task != NULL || future->job != NULL || (future->foreign && !future->resolvable)) {
     lua_pop(L, 1);
     return uns_cancel_work(runtime, future);
   }
   index = lua_absindex(L, index);
+  if (future->resolvable && future->cell != NULL) return cancel_shared(runtime, L, index);
   uns_cancel_push_error(L, future, "await"); /* while it may raise, nothing has been stopped */
   if (future->stoppable && runtime->stop != NULL && lua_checkstack(runtime->L, 2) && runtime->stop(runtime, future)) {
     lua_pop(runtime->L, 1);

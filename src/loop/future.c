@@ -549,9 +549,8 @@ void uns_future_refresh(uns_runtime *runtime, lua_State *L, int index) {
   uns_future_settle_from_packet(runtime, L, lua_absindex(L, index), (int)state, &future->cell->outcome);
 }
 
-int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet) {
+int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, uns_cell_state state, uns_packet *packet) {
   uns_future *future = lua_touserdata(L, index);
-  uns_cell_state state = failed ? UNS_CELL_FAILED : UNS_CELL_DONE;
   if (!uns_cell_settle(future->cell, state, packet)) return 0;
   if (!uns_future_settled(future)) {
     bool foreign = future->foreign;

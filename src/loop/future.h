@@ -143,7 +143,7 @@ void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index
 /* Takes over the outcome of the future at `index` where it has settled elsewhere and the news is still on its way. */
 void uns_future_refresh(uns_runtime *runtime, lua_State *L, int index);
 /* Settles a future that has a cell, for everybody; `packet` is taken over. 1 if this was the first, else 0. */
-int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, bool failed, uns_packet *packet);
+int uns_future_settle_shared(uns_runtime *runtime, lua_State *L, int index, uns_cell_state state, uns_packet *packet);
 
 /*
  * Encodes the outcome of the settled future at `index`: results, or the error and its traceback. Where it cannot cross, the
