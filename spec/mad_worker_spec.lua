@@ -90,20 +90,22 @@ describe("a worker process that has lost its mind", function()
     ]], {env = {UNSYNC_PLUGIN_PATH = script.build .. "/spec/plugins"}, limit_s = 60})
     assert.equal("0 sigkill\n", ran.code .. " " .. ran.out, ran.err)
   end)
-  it("speaks without a pause", function()
-    local ran = script.run([[
-      local unsync = require "unsync"
-      local lost = unsync.cpu("mad.talkative", {timeout = 1, grace = 0.05})(1)
-      local sane = unsync.cpu(function(promise) promise:resolve(1) end)
-      for _ = 1, 20 do
-        local promise = unsync.promise()
-        sane(promise):await()
-        promise:await()
-      end
-      print(select(2, pcall(lost.await, lost)).code)
-    ]], {env = {UNSYNC_PLUGIN_PATH = script.build .. "/spec/plugins"}, limit_s = 60})
-    assert.equal("0 timeout\n", ran.code .. " " .. ran.out, ran.err)
-  end)
+  for how, task in pairs({["speaks without a pause"] = "talkative", ["fills what wakes its host"] = "full"}) do
+    it(how, function()
+      local ran = script.run(([[
+        local unsync = require "unsync"
+        local lost = unsync.cpu("mad.%s", {timeout = 1, grace = 0.05})(1)
+        local sane = unsync.cpu(function(promise) promise:resolve(1) end)
+        for _ = 1, 20 do
+          local promise = unsync.promise()
+          sane(promise):await()
+          promise:await()
+        end
+        print(select(2, pcall(lost.await, lost)).code)
+      ]]):format(task), {env = {UNSYNC_PLUGIN_PATH = script.build .. "/spec/plugins"}, limit_s = 60})
+      assert.equal("0 timeout\n", ran.code .. " " .. ran.out, ran.err)
+    end)
+  end
   it("promises more than its ring holds, and leaves it at that", function()
     survives("half", false, "false, unsync.channel(1)")
   end)

@@ -14,7 +14,7 @@
 #include "exec/ring.h"
 #include "unsync_plugin.h"
 
-enum { CONTROL = 3, SUPERVISOR = 6, FRAME_MOST = 600 };
+enum { CONTROL = 3, LOOP = 5, SUPERVISOR = 6, FRAME_MOST = 600 };
 
 static uint64_t seed;
 static uint64_t any(uint64_t below) {
@@ -343,6 +343,18 @@ static void *chatter(void *argument) {
   }
 }
 
+/* Leaves no room in what its host is woken by, by itself too. */
+static void *fill(void *argument) {
+  const uint64_t most = UINT64_MAX - 1;
+  (void)argument;
+  for (;;) {
+    bool room = write(LOOP, &most, sizeof most) > 0;
+    room |= write(SUPERVISOR, &most, sizeof most) > 0;
+    if (!room && errno != EAGAIN) return NULL;
+    if (!room) usleep(50);
+  }
+}
+
 /* Goes on with something of the kind, and returns. */
 static int go_on(unsync_task *t, void *(*with)(void *)) {
   uns_board *there;
@@ -355,6 +367,10 @@ static int go_on(unsync_task *t, void *(*with)(void *)) {
 
 static int talkative(unsync_task *t) {
   if (go_on(t, chatter) != 0) return -1;
+  for (;;) pause();
+}
+static int full(unsync_task *t) {
+  if (go_on(t, fill) != 0) return -1;
   for (;;) pause();
 }
 static int torn(unsync_task *t) { return go_on(t, scribble); }
@@ -379,6 +395,7 @@ static const unsync_task_def tasks[] = {
     {"longer", longer, "longer(seed): from now on results say that they are longer than they are", 0},
     {"stray", stray, "stray(seed): leaves its process group, and never ends", 0},
     {"talkative", talkative, "talkative(seed): speaks without a pause, and never ends", 0},
+    {"full", full, "full(seed): fills what wakes its host without a pause, and never ends", 0},
     {"torn", torn, "torn(seed): from now on results change while they are read", 0},
 };
 
