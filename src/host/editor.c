@@ -449,6 +449,7 @@ uns_lines_end uns_editor_read(const uns_turner *turner, const char *prompt, uns_
   editor.editing = 1;
   edit.resize(editor.el);
   uns_terminal_set_line(&screen_line);
+  edit.set(editor.el, EL_PREP_TERM, 1); /* else it shows the prompt first, and the kernel echoes who is as fast as that */
   int count = 0;
   const char *text = edit.gets(editor.el, &count);
   bool whole = text != NULL && count > 0;
