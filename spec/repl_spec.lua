@@ -44,6 +44,27 @@ describe("the session", function()
     assert.matches("attempt to assign to const variable 'a'", err)
   end)
 
+  it("reads over what a script may begin with: a byte order mark, a line for the shell", function()
+    assert.equal("1\n", output("\u{FEFF}1\n"))
+    assert.equal("1\n", output("#!/usr/bin/env unsync\n1\n"))
+    assert.equal("0\n", output("\u{FEFF}#!/usr/bin/env unsync\n#''\n"))
+    local _, err, code = session({"error('second')"}) -- the lines are counted as they are in the file
+    assert.same({"stdin:1: second\n", 1}, {err, code})
+    _, err = session("#!/usr/bin/env unsync\nerror('second')\n")
+    assert.equal("stdin:2: second\n", err)
+    _, err = session("1\n#!/usr/bin/env unsync\n")
+    assert.matches("^stdin:2: ", err)
+  end)
+
+  it("says what ended it, also where a line held it", function()
+    local _, err, code = session({
+      "local pid = io.open('/proc/self/stat'):read('n')",
+      "os.execute('(sleep 0.1; kill -TERM ' .. pid .. ') &') while true do end",
+    })
+    assert.matches("^unsync: interrupted by SIGTERM\n", err)
+    assert.equal(143, code)
+  end)
+
   it("keeps the locals of a line that failed", function()
     local out = session({"local kept = 7 error('x')", "kept"})
     assert.equal("7\n", out)

@@ -92,13 +92,10 @@ function Repl:guard(body, argument)
   local outcome = table.pack(pcall(task.await, task))
   self.host.foreground(nil)
   self.running = nil
-  if self.host.terminated() then error(outcome[2], 0) end
-  self.running = nil
-  local err = outcome[2]
-  if outcome[1] then
-    if outcome[2] then return true, outcome[3] end
-    err = outcome[3]
-  end
+  local fine, err = outcome[1] and outcome[2], outcome[2]
+  if outcome[1] then err = outcome[3] end
+  if self.host.terminated() then error(not fine and err or "terminated", 0) end
+  if fine then return true, err end
   if self.host.was_interrupted() then
     self.failed = true
     io.stdout:flush()
@@ -164,6 +161,10 @@ function Repl:read()
   local text
   while true do
     local line, why = self.host.read(prompt(text and "_PROMPT2" or "_PROMPT", text and ">> " or "> ")):await()
+    if line and not self.interactive and not self.begun then
+      self.begun = true -- as of any script: what is before its first line, and a line for the shell
+      line = line:gsub("^\u{FEFF}", ""):gsub("^#!.*", "")
+    end
     if line then
       text = text and text .. "\n" .. line or line:gsub("^=", "")
       if not text:find("\n", 1, true) and commands.parse(text) then return text end
