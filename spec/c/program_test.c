@@ -85,7 +85,7 @@ static void lies_beside_the_program(void **state) {
   unsetenv("UNSYNC_WORKER");
   snprintf(copy, sizeof copy, "%s/embedder", directory);
   snprintf(beside, sizeof beside, "%s/unsync", directory);
-  copy_file(own, copy, 0700);
+  copy_file(own, copy, 0755);
   assert_int_equal(run(copy, "embedder", "plain", found, sizeof found), 0);
   assert_string_equal(found, beside);
   unlink(copy);
