@@ -100,7 +100,7 @@ LUA_STATIC ?= -l:liblua5.4.a
 LUV_STATIC ?= -l:liblua5.4-luv.a
 LUV_SHARED ?= -llua5.4-luv
 SYSTEM_LIBS = $(UV_LIBS) -lpthread -ldl -lm $(LDLIBS)
-PROGRAM_LIBS = -Wl,-E $(LUV_STATIC) -Wl,--whole-archive $(LUA_STATIC) -Wl,--no-whole-archive $(SYSTEM_LIBS)
+PROGRAM_LIBS = -Wl,-E -Wl,--whole-archive $(LUA_STATIC) -Wl,--no-whole-archive $(LUV_STATIC) $(SYSTEM_LIBS)
 
 PLUGIN_DIR = $(PREFIX)/lib/unsync/plugins
 
@@ -136,9 +136,9 @@ $1/libunsync.a: $$($1/objects) $1/objects.list
 	$$(call say,AR,$$@)
 	$$(Q)rm -f $$@ && $$(AR) rcs $$@ $$(filter %.o,$$^)
 
-$1/unsync: $1/obj/main.o $$($1/objects) $1/objects.list
+$1/unsync: $1/obj/main.o $$($1/objects) $1/obj/tools/place.o $1/objects.list
 	$$(call say,LINK,$$@)
-	$$(Q)$$(CC) $$(CFLAGS) $2 -pthread $$(LDFLAGS) -o $$@ $$(filter %.o,$$^) $$(PROGRAM_LIBS)
+	$$(Q)$$(CC) $$(CFLAGS) $2 -pthread $$(LDFLAGS) -o $$@ $$(filter-out $1/obj/tools/place.o,$$(filter %.o,$$^)) $$(LUV_STATIC) $1/obj/tools/place.o $$(PROGRAM_LIBS)
 
 $1/plugins/%.so: examples/native/%.c $1/flags | packages
 	$$(call say,PLUGIN,$$@)
