@@ -155,6 +155,12 @@ describe("--trace", function()
     ]])
     assert.equal(137, ran.code)
     assert.is_true(#trace.read(path) > 100)
+    ran, path = run([[
+      local pid = io.open("/proc/self/stat"):read("n")
+      os.execute("kill -KILL " .. pid)
+    ]])
+    assert.equal(137, ran.code) -- before anything was written
+    assert.same({}, trace.read(path))
   end)
 
   it("escapes what a name may hold", function()

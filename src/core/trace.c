@@ -219,6 +219,7 @@ uns_trace *uns_trace_open(const char *path, void (*failed)(const char *path, int
   struct stat about;
   trace->seekable = fstat(trace->fd, &about) == 0 && S_ISREG(about.st_mode);
   PUT(trace, head);
+  if (trace->seekable) flush(trace); /* from now on it is a whole document */
   return trace;
 }
 
