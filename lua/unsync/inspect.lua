@@ -98,6 +98,9 @@ end
 ---@param future unsync.Future
 ---@return unsync.WaitLink[]
 function inspect.why(future)
+  if not core.is_future(future) then
+    error(("bad argument #1 to 'why' (unsync.Future expected, got %s)"):format(type(future)), 2)
+  end
   return setmetatable(core.why(future), chain)
 end
 

@@ -95,6 +95,7 @@ uns_runtime *uns_runtime_new(lua_State *L, struct uns_executors *executors, bool
   runtime->L = L;
   runtime->running = L;
   atomic_init(&runtime->due_hint_ns, UINT64_MAX);
+  runtime->now_ns = uns_clock_ns(); /* what starts before the first turn has an age, too */
   runtime->stride = 1;
   uns_timer_queue_init(&runtime->timers);
   runtime->executors = executors;
