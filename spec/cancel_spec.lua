@@ -647,7 +647,7 @@ describe("a process that stands in C, and does not come back", function()
 
   it("is ended by SIGTERM after the grace period, and replaced", function()
     assert.equal("sigterm\ttrue\n", stopped([[
-      local stuck = unsync.cpu("crash.stuck", {grace = 0.5}) -- time enough to die of it, on a busy machine too
+      local stuck = unsync.cpu("crash.stuck", {grace = 1}) -- time enough to die of it, on a busy machine too
       local other = unsync.cpu(function() require "unsync".sleep(0.2) return true end)()
       print(stop(stuck), other:await())
     ]]))
@@ -656,7 +656,7 @@ describe("a process that stands in C, and does not come back", function()
   it("is ended as soon if it is asked again and again", function()
     assert.equal("sigterm\ttrue\n", stopped([[
       local asked_last
-      local rung = stop(unsync.cpu("crash.stuck", {grace = 0.5}), function(call)
+      local rung = stop(unsync.cpu("crash.stuck", {grace = 1}), function(call)
         asked_last = 0
         while not call:done() and asked_last < 4000 do
           call:cancel()
@@ -672,7 +672,7 @@ describe("a process that stands in C, and does not come back", function()
     local rung = stopped([[
       print(stop(unsync.cpu(function()
         return (("a"):rep(60) .. "b"):find(("a-"):rep(14) .. "c") -- takes longer than anybody waits
-      end, {grace = 0.5})))
+      end, {grace = 1})))
     ]])
     assert.is_true(rung == "sigterm\n" or rung == "hook\n", rung) -- it may not have come so far
   end)
