@@ -188,6 +188,43 @@ describe("a cancelled task", function()
     assert.equal("", ran.err)
     assert.equal(0, ran.code)
   end)
+
+  it("gives the others their turn meanwhile, timers too, on the main thread as well", function()
+    local ran = script.run([[
+      local unsync = require "unsync"
+      local function swallow(ended)
+        while not ended() do pcall(unsync.sleep, 1000) end
+      end
+      local ticked = 0
+      local function tick()
+        for _ = 1, 5 do
+          unsync.sleep(0.001)
+          ticked = ticked + 1
+        end
+      end
+      local ticker = unsync.spawn(tick)
+      local task = unsync.spawn(swallow, function() return ticked == 5 end)
+      task:cancel()
+      task:await() -- it has ended by itself
+      ticker:await()
+      ticked = 0
+      ticker = unsync.spawn(tick)
+      unsync.timeout(0, swallow, function() return ticked == 5 end)
+      ticker:await()
+    ]], {env = {UNSYNC_GRACE = "3600"}})
+    assert.same({"", 0}, {ran.err, ran.code})
+  end)
+
+  it("is interrupted after its function's own grace period", function()
+    local ran = script.run([[
+      local unsync = require "unsync"
+      local task = unsync.io(function() while true do pcall(unsync.sleep, 1000) end end, {grace = 0.02})()
+      task:cancel("own")
+      local ok, err = pcall(task.await, task)
+      assert(not ok and err.stopped_by == "hook" and err.reason == "own", err)
+    ]], {env = {UNSYNC_GRACE = "3600"}})
+    assert.same({"", 0}, {ran.err, ran.code})
+  end)
 end)
 
 describe("who awaits a cancelled task", function()

@@ -232,3 +232,40 @@ describe("a time", function()
     end
   end)
 end)
+
+describe("a block whose time is over and that goes on, though each of its waits raises", function()
+  local swallowing = [[
+    local unsync = require "unsync"
+    local here = function(unsync, how)
+      local function swallow() while true do pcall(unsync.sleep, 1000) end end
+      local ok, err
+      if how == "timeout" then ok, err = pcall(unsync.timeout, 0.01, swallow)
+      elseif how == "scope" then
+        ok, err = pcall(unsync.scope, {timeout = 0.01}, function(s) s:spawn(swallow) swallow() end)
+      elseif how == "generator" then ok, err = pcall(unsync.timeout, 0.01, function() coroutine.wrap(swallow)() end)
+      elseif how == "nested" then
+        ok, err = pcall(unsync.timeout, 0.01, function()
+          while true do pcall(unsync.timeout, 0.001, swallow) end
+        end)
+      end
+      assert(not ok and err.code == "timeout", err)
+      unsync.sleep(0.001) -- its task's waits are as ever
+      return "over"
+    end
+  ]]
+
+  for _, place in ipairs({"the main thread", "a task", "a thread", "a process"}) do
+    it("is interrupted after the grace period: " .. place, function()
+      local call = ({
+        ["the main thread"] = "here(unsync, how)",
+        ["a task"] = "unsync.spawn(here, unsync, how):await()",
+        ["a thread"] = "unsync.thread(function() return here(require('unsync'), how) end)():await()",
+        ["a process"] = "unsync.cpu(function() return here(require('unsync'), how) end)():await()",
+      })[place]
+      local ran = script.run(swallowing .. [[
+        for _, how in ipairs({"timeout", "scope", "generator", "nested"}) do assert(]] .. call .. [[ == "over") end
+      ]], {env = {UNSYNC_GRACE = "0.02"}})
+      assert.same({"", 0}, {ran.err, ran.code})
+    end)
+  end
+end)

@@ -39,7 +39,8 @@ static uint64_t nearer(const uns_function *function) {
 void uns_declaration_take_options(uns_declaration *declared) {
   declared->timeout_ns = nearer(declared->function);
   declared->limited = declared->function->limit > 0;
-  declared->plain = declared->kind == UNS_KIND_IO && !declared->limited && declared->timeout_ns == 0;
+  declared->plain = declared->kind == UNS_KIND_IO && !declared->limited && declared->timeout_ns == 0 &&
+                    declared->function->grace_ns == 0;
 }
 
 uns_declaration *uns_declaration_push(lua_State *L, uns_runtime *runtime) {

@@ -47,6 +47,11 @@ static int wrapped_call(lua_State *L) {
   if (timeout_ns > 0 && uns_cancel_set_deadline(runtime, future, called_ns + timeout_ns) != UNS_OK) {
     return luaL_error(L, "not enough memory");
   }
+  if (declared->function->grace_ns > 0 && future->task != NULL) {
+    uns_task_extra *extra = uns_task_extra_of(future->task);
+    if (extra == NULL) return luaL_error(L, "not enough memory");
+    extra->grace_ns = declared->function->grace_ns;
+  }
   uns_group_adopt(runtime, L);
   return 1;
 }

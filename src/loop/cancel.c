@@ -86,10 +86,17 @@ void uns_cancel_unwound(uns_runtime *runtime, uns_task *task) {
 
 static uint32_t clock_ms(void) { return (uint32_t)(uns_clock_ns() / NS_PER_MS); }
 
-/* A task of the script's: cancelled, out of any shield, and still at it when so many grace periods were over. */
-static bool overdue(const uns_runtime *runtime, const uns_task *task, unsigned periods) {
-  return runtime->job == NULL && task->base.cancelled && uns_cancel_reaching(task) != NULL &&
-         (uint32_t)(clock_ms() - task->cancelled_ms) > periods * runtime->grace_ns / NS_PER_MS;
+/* What has asked the task to stop, out of any shield, so many grace periods ago while it is still at it; or NULL. */
+static const uns_cancel_scope *overdue(const uns_runtime *runtime, const uns_task *task, unsigned periods) {
+  const uns_cancel_scope *scope = uns_cancel_reaching(task);
+  if (scope == NULL) return NULL;
+  uint64_t grace_ns = task->extra != NULL && task->extra->grace_ns > 0 ? task->extra->grace_ns : runtime->grace_ns;
+  uint32_t now_ms = clock_ms();
+  for (; scope != NULL; scope = scope->outer) {
+    if (scope->cancelled && (uint32_t)(now_ms - scope->cancelled_ms) > periods * grace_ns / NS_PER_MS) return scope;
+    if (scope->shield) return NULL;
+  }
+  return NULL;
 }
 
 static void on_overdue(lua_State *L, lua_Debug *frame) {
@@ -97,7 +104,7 @@ static void on_overdue(lua_State *L, lua_Debug *frame) {
   uns_runtime *runtime = uns_runtime_of(L);
   lua_sethook(L, NULL, 0, 0);
   uns_task *task = runtime != NULL ? runtime->current : NULL;
-  if (task == NULL || !overdue(runtime, task, task->unwinding ? 2 : 1)) return;
+  if (task == NULL || overdue(runtime, task, task->unwinding ? 2 : 1) == NULL) return;
   luaL_checkstack(L, 8, NULL);
   uns_cancel_unwind(runtime, task);
   uns_cancel_push_scope_error(runtime, L, task, uns_cancel_reaching(task), "hook");
@@ -110,7 +117,9 @@ void uns_cancel_caught(uns_runtime *runtime, lua_State *L, bool in_clean_up) {
     if (task != NULL) uns_cancel_unwound(runtime, task);
     if (runtime->caught != NULL) runtime->caught(runtime, L);
   }
-  if (task != NULL && overdue(runtime, task, in_clean_up ? 2 : 1)) {
+  /* In a worker whose call was cancelled the interrupt has set its own. */
+  bool free = runtime->job == NULL || lua_gethook(L) == NULL;
+  if (free && task != NULL && overdue(runtime, task, in_clean_up ? 2 : 1) != NULL) {
     lua_sethook(L, on_overdue, LUA_MASKLINE | LUA_MASKCOUNT, 1);
   }
 }
@@ -139,7 +148,7 @@ static uns_task *only_waiter(const uns_task *task) {
 }
 
 static void ask(uns_task *task) {
-  task->cancelled_ms = clock_ms();
+  task->base.cancelled_ms = clock_ms();
   task->base.cancelled = true; /* every wait to come sees it; one that has not begun never does */
 }
 
@@ -189,7 +198,6 @@ static void on_deadline(uns_timer *timer, uns_runtime *runtime) {
 
 static void on_task_deadline(uns_timer *timer, uns_runtime *runtime) {
   uns_task *task = uns_container_of(timer, uns_task_extra, deadline)->waiter.task;
-  task->cancelled_ms = clock_ms();
   time_out(runtime, &task->base);
 }
 
@@ -261,6 +269,7 @@ void uns_cancel_scopes_deinit(uns_runtime *runtime) {
 }
 
 void uns_cancel_scope_cancel(uns_runtime *runtime, uns_cancel_scope *scope) {
+  if (!scope->cancelled) scope->cancelled_ms = clock_ms();
   scope->cancelled = true;
   if (scope->task != NULL) reach(runtime, scope->task);
 }

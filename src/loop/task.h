@@ -30,6 +30,7 @@ typedef struct uns_cancel_scope {
   bool cancelled, timed_out, shield;
   bool pooled; /* of uns_cancel_take_scope */
   int reason; /* pin of the reason given, or 0 */
+  uint32_t cancelled_ms; /* when `cancelled` was set, modulo 2^32 */
 } uns_cancel_scope;
 
 /* What a task waits for, as it is told: uns_task_waits_for has the words. NOT: for nothing, it has only given up its turn. */
@@ -77,6 +78,7 @@ typedef struct uns_task_extra {
   int traceback;                       /* pin of the traceback taken where its error was raised, or 0 */
   int raised;                          /* pin of the failure that an await in it raised last (loop/failure.h), or 0 */
   uint64_t since_ns;                   /* of the main thread, which has no future: when it first waited */
+  uint64_t grace_ns;                   /* how long it may go on when it was asked to stop; 0: the runtime's */
   struct {                             /* for runtime->recorder, and unused without one */
     const char *name;                  /* interned, or NULL */
     const char *waited_for;            /* what it has come to rest in; static */
@@ -101,7 +103,6 @@ struct uns_task {
   int first_arguments;   /* -1: it has started */
   uint32_t wait;         /* number of the present or last wait */
   int interrupt_error;   /* pin of the error to raise */
-  uint32_t cancelled_ms; /* when base.cancelled was set, modulo 2^32 */
   uint8_t state;         /* uns_task_state */
   uint8_t waits_for;     /* uns_waits */
   uint8_t interrupt;     /* uns_interrupt: what the wait it is woken from must raise */

@@ -187,6 +187,24 @@ static void push_culprit(lua_State *L) {
   }
 }
 
+/* Others have had their turn. */
+static int raise_after_turn(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  uns_runtime *runtime = (uns_runtime *)context;
+  uns_task_check_interrupt(runtime, L);
+  return uns_cancel_raise(runtime, L);
+}
+
+/* Nothing has been put anywhere yet, so whoever goes on and on, though each wait raises, may as well suspend, and raise then. */
+static void refuse(uns_runtime *runtime, lua_State *L, uns_task *task) {
+  bool on_main = task->is_main && L == runtime->L && lua_gc(L, LUA_GCISRUNNING) >= 0;
+  bool may = --runtime->budget <= 0 && (on_main || (L == runtime->running && lua_isyieldable(L)));
+  if (!may || uns_task_extra_of(task) == NULL) uns_cancel_raise(runtime, L);
+  runtime->budget = UNS_TASK_BUDGET;
+  uns_task_ready(runtime, task);
+  uns_task_park(runtime, L, (lua_KContext)runtime, raise_after_turn);
+}
+
 uns_task *uns_task_check_can_pause_slowly(uns_runtime *runtime, lua_State *L) {
   uns_task *task = runtime->current;
   if (task == NULL) {
@@ -194,7 +212,7 @@ uns_task *uns_task_check_can_pause_slowly(uns_runtime *runtime, lua_State *L) {
     uns_error_raise(L, "unyieldable", "cannot wait here: this is a callback of %s (start a task with unsync.spawn)",
                     caller);
   }
-  if (uns_cancel_reaching(task) != NULL) uns_cancel_raise(runtime, L);
+  if (uns_cancel_reaching(task) != NULL) refuse(runtime, L, task);
   if (task->is_main && L == runtime->L) {
     if (lua_gc(L, LUA_GCISRUNNING) >= 0) return task;
     uns_error_raise(L, "unyieldable", "cannot wait in a finalizer (__gc)");
