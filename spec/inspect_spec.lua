@@ -119,6 +119,32 @@ describe("unsync.why", function()
     pcall(b.await, b)
   end)
 
+  it("lists each call once, although finalizers start more of them meanwhile", function()
+    local gate = unsync.promise()
+    local wait = unsync.thread(function() gate:await() end, {name = "kept", limit = 1})
+    local other = unsync.thread(function() gate:await() end, {name = "late", limit = 1})
+    local kept, late = {}, {}
+    for i = 1, 100 do kept[i] = wait() end
+    local function call_later()
+      setmetatable({}, {__gc = function()
+        if #late < 1000 then
+          for _ = 1, 50 do late[#late + 1] = other() end
+        end
+      end})
+    end
+    while #late < 1000 do
+      call_later()
+      local seen = {}
+      for _, task in ipairs(unsync.tasks()) do
+        if task.name == "kept" then seen[task.future] = (seen[task.future] or 0) + 1 end
+      end
+      for _, future in ipairs(kept) do assert.equal(1, seen[future]) end
+    end
+    gate:resolve()
+    unsync.all(kept):await()
+    unsync.all(late):await()
+  end)
+
   it("looks through combinators, scopes and limits", function()
     local p = unsync.promise()
     local f = unsync.io(function() return p:await() end, {name = "behind"})()

@@ -62,11 +62,11 @@ static void push_task(lua_State *L, uns_task *task, uint64_t now_ns) {
   lua_setfield(L, -2, "future");
 }
 
-/* A call under way is pinned by its job. The pin and what it pins lie on top: pushes a record, or nothing and returns false. */
-static bool push_call(lua_State *L, uint64_t now_ns) {
+/* A call under way is pinned by its job. What `pin` anchors lies on top: pushes a record, or nothing and returns false. */
+static bool push_call(lua_State *L, int pin, uint64_t now_ns) {
   int future_index = lua_gettop(L);
   const uns_future *future = uns_future_test(L, future_index);
-  if (future == NULL || future->job == NULL || future->job->pin != lua_tointeger(L, -2)) return false;
+  if (future == NULL || future->job == NULL || future->job->pin != pin) return false;
   uns_job *job = future->job;
   bool started = atomic_load_explicit(&job->state, memory_order_relaxed) == UNS_JOB_STARTED;
   lua_createtable(L, 0, 8);
@@ -95,8 +95,11 @@ static int core_tasks(lua_State *L) {
     lua_rawseti(L, 1, ++count);
   }
   uns_runtime_push_pins(runtime, L);
-  for (lua_pushnil(L); lua_next(L, 2); lua_pop(L, 1)) {
-    if (push_call(L, now_ns)) lua_rawseti(L, 1, ++count);
+  /* By number: to make a record may collect, and a finalizer may start calls and end some. */
+  for (int pin = 1, last = runtime->last_pin; pin <= last; pin++) {
+    lua_rawgeti(L, 2, pin);
+    if (push_call(L, pin, now_ns)) lua_rawseti(L, 1, ++count);
+    lua_settop(L, 2);
   }
   lua_settop(L, 1);
   return 1;

@@ -339,17 +339,21 @@ bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
   return false;
 }
 
-/* Calls `visit` with each call under way; how often that was true. */
+/*
+ * Calls `visit` with each call under way; how often that was true. By number: a visit may pin and unpin, and a table that
+ * changes cannot be gone through with lua_next. What is pinned meanwhile is no call that was under way.
+ */
 static size_t visit_calls(uns_runtime *runtime, bool (*visit)(uns_runtime *, uns_future *)) {
   lua_State *L = runtime->L;
   if (!lua_checkstack(L, 8)) return 0;
   int top = lua_gettop(L);
   size_t count = 0;
   uns_runtime_push_pins(runtime, L); /* a call under way is pinned by its job */
-  for (lua_pushnil(L); lua_next(L, top + 1) != 0; lua_pop(L, 1)) {
+  for (int pin = 1, last = runtime->last_pin; pin <= last; pin++) {
+    lua_rawgeti(L, top + 1, pin);
     uns_future *future = uns_future_test(L, -1);
-    if (future == NULL || future->job == NULL || future->job->pin != lua_tointeger(L, -2)) continue;
-    if (visit(runtime, future)) count++;
+    if (future != NULL && future->job != NULL && future->job->pin == pin && visit(runtime, future)) count++;
+    lua_settop(L, top + 1);
   }
   lua_settop(L, top);
   return count;
