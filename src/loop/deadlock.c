@@ -62,25 +62,66 @@ static void push_protected(lua_State *L, lua_CFunction push, void *data) {
   lua_pcall(L, 1, 1, 0);
 }
 
-/* Both are of use to one state alone, and to several that stand still. */
-static uns_task *find_cause(const uns_runtime *runtime, bool frozen) {
-  uns_task *cause = NULL;
-  for (const uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
-    uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->state != UNS_TASK_PARKED || (cause != NULL && task->id < cause->id)) continue;
-    if (uns_chain_behind(task, frozen).kind == UNS_BEHIND_NOBODY) cause = task;
+static uns_task *live_task(uns_link *link) { return uns_container_of(link, uns_task, live_link); }
+
+/* Two ordered lists, linked by `next` and ended by NULL, made one. */
+static uns_link *merge(uns_link *a, uns_link *b) {
+  uns_link first, *last = &first;
+  while (a != NULL && b != NULL) {
+    uns_link **older = live_task(a)->id < live_task(b)->id ? &a : &b;
+    last->next = *older;
+    last = *older;
+    *older = last->next;
   }
-  return cause;
+  last->next = a != NULL ? a : b;
+  return first.next;
 }
 
-static uns_task *find_youngest(const uns_runtime *runtime) {
-  uns_task *youngest = NULL;
-  for (const uns_link *link = runtime->tasks.next; link != &runtime->tasks; link = link->next) {
-    uns_task *task = uns_container_of(link, uns_task, live_link);
-    if (task->state == UNS_TASK_PARKED) youngest = uns_chain_younger(youngest, task);
+/* Orders the state's tasks by age. They are listed as they first wait, which mostly is in that order. */
+static void order_tasks(uns_runtime *runtime) {
+  enum { SIZES = 48 };
+  uns_link *runs[SIZES] = {NULL}; /* the one at n has 2^n tasks, or there is none */
+  uns_link *all = &runtime->tasks, *link = all->next;
+  while (link != all) {
+    uns_link *run = link;
+    link = link->next;
+    run->next = NULL;
+    int size = 0;
+    for (; runs[size] != NULL; size++) {
+      run = merge(runs[size], run);
+      runs[size] = NULL;
+    }
+    runs[size] = run;
   }
-  return youngest;
+  uns_link *ordered = NULL;
+  for (int size = 0; size < SIZES; size++) ordered = merge(runs[size], ordered);
+  uns_list_init(all);
+  for (uns_link *next; ordered != NULL; ordered = next) {
+    next = ordered->next;
+    uns_list_push_back(all, ordered);
+  }
+  runtime->tasks_mixed = false;
 }
+
+/*
+ * The youngest that waits, and, for a cause, has nobody behind its wait. From the youngest on, so where all wait for one
+ * promise the first is it: to tell them all, one at a time, takes no longer for each the more they are. Both are of use to one
+ * state alone, and to several that stand still.
+ */
+static uns_task *find_parked(const uns_runtime *runtime, bool cause, bool frozen) {
+  uns_task *found = NULL;
+  for (uns_link *link = runtime->tasks.prev; link != &runtime->tasks; link = link->prev) {
+    uns_task *task = live_task(link);
+    if (task->state != UNS_TASK_PARKED || (found != NULL && task->id < found->id)) continue;
+    if (cause && uns_chain_behind(task, frozen).kind != UNS_BEHIND_NOBODY) continue;
+    found = task;
+    if (!runtime->tasks_mixed) break;
+  }
+  return found;
+}
+
+static uns_task *find_cause(const uns_runtime *runtime, bool frozen) { return find_parked(runtime, true, frozen); }
+static uns_task *find_youngest(const uns_runtime *runtime) { return find_parked(runtime, false, false); }
 
 static uns_task *find_victim(const uns_runtime *runtime, bool *cycle) {
   uns_task *cause = find_cause(runtime, false);
@@ -102,6 +143,7 @@ static void raise_in(uns_runtime *runtime, uns_task *victim, bool cycle) {
 
 bool uns_task_raise_deadlock(uns_runtime *runtime) {
   bool cycle = false;
+  if (runtime->tasks_mixed) order_tasks(runtime);
   uns_task *victim = find_victim(runtime, &cycle);
   if (victim == NULL) return false;
   push_protected(runtime->L, push_error, victim);

@@ -113,7 +113,8 @@ struct uns_runtime {
   int nested_starts;  /* eager starts on the C stack now */
   int budget;         /* settled awaits left before the running task must let others run */
   uns_link ready;     /* tasks to resume, by task->timer.link */
-  uns_link tasks;     /* all live tasks, oldest first, by task->live_link */
+  uns_link tasks;     /* all live tasks, in the order in which they first waited, by task->live_link */
+  bool tasks_mixed;   /* that is not the order in which they were started: loop/deadlock.c puts it right at need */
   uns_link idle;      /* recycled tasks with their coroutines */
   size_t idle_count, live_count;
   uint64_t root_id;   /* of the task that is the call which runs; 0: none does */

@@ -56,6 +56,9 @@ static void list(uns_runtime *runtime, uns_task *task, lua_State *starter) {
   if (starter != NULL) uns_task_note_site(runtime, task, starter);
   if (task->future == NULL) task->extra->since_ns = runtime->now_ns;
   else if (task->future->since_ns == 0) task->future->since_ns = runtime->now_ns;
+  const uns_link *last = runtime->tasks.prev;
+  if (last != &runtime->tasks && uns_container_of(last, uns_task, live_link)->id > task->id)
+    runtime->tasks_mixed = true;
   uns_list_push_back(&runtime->tasks, &task->live_link);
   runtime->live_count++;
   runtime->unaccounted_bytes -= UNS_FUTURE_BYTES; /* loop/task.c tells the collector */
