@@ -248,6 +248,26 @@ describe("scope", function()
     end
   end)
 
+  it("limit: a child in line says what it will be, not that a task stands there for it", function()
+    for _, kind in ipairs({ "io", "thread", "cpu" }) do
+      local work = unsync[kind](function(n) return n end, { name = "work" })
+      local gate = unsync.promise()
+      unsync.scope({ limit = 1 }, function(s)
+        s:spawn(function() gate:await() end)
+        local f = s:spawn(work, 7)
+        assert.matches("^future: " .. kind .. " work ", tostring(f))
+        assert.matches("^" .. kind .. " work", tostring(unsync.why(f)))
+        local listed
+        for _, task in ipairs(unsync.tasks()) do
+          if task.future == f then listed = task end
+        end
+        assert.same({ kind, "work" }, { listed.kind, listed.name })
+        gate:resolve()
+        assert.equal(7, f:await())
+      end)
+    end
+  end)
+
   it("a scope that has ended takes no children", function()
     local kept
     unsync.scope(function(s) kept = s end)

@@ -43,13 +43,18 @@ static void set_spawn_site(lua_State *L, const uns_task *task) {
   lua_setfield(L, -2, "spawned");
 }
 
+/* A task may stand for a call that goes elsewhere when its turn has come, and says so. */
+static const char *kind_of(const uns_task *task) {
+  return task->future != NULL ? uns_future_kind_name(task->future) : "io";
+}
+
 static void push_task(lua_State *L, uns_task *task, uint64_t now_ns) {
   lua_createtable(L, 0, 10);
   lua_pushinteger(L, (lua_Integer)task->id);
   lua_setfield(L, -2, "id");
   lua_pushinteger(L, (lua_Integer)task->parent_id);
   lua_setfield(L, -2, "parent");
-  set_text(L, "kind", "io");
+  set_text(L, "kind", kind_of(task));
   set_text(L, "name", task->is_main ? "main" : task->future != NULL ? task->future->name : NULL);
   set_text(L, "state", state_of(task));
   set_text(L, "waits_for", uns_task_waits_for(task));
@@ -185,7 +190,7 @@ static void push_pending(lua_State *L, const uns_future *future, const char *sta
 
 static void push_waiting(lua_State *L, uns_task *task, const uns_chain_link *behind) {
   lua_createtable(L, 0, 8);
-  set_text(L, "kind", "io");
+  set_text(L, "kind", kind_of(task));
   set_text(L, "name", task->is_main ? "main" : task->future != NULL ? task->future->name : NULL);
   set_text(L, "state", state_of(task));
   set_age(L, uns_task_since_ns(task), uns_now_ns(uns_runtime_of(L)));

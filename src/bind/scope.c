@@ -251,6 +251,9 @@ static int scope_spawn(lua_State *L) {
   if (!lua_isfunction(L, 2)) return luaL_typeerror(L, 2, "function");
   if (group->ended || group->block.scope.task == NULL) uns_error_raise(L, "closed", "closed: the scope has ended");
   if (task == NULL) uns_error_raise(L, "EINVAL", "no task runs here: a scope's children are started by tasks");
+  uns_kind kind = UNS_KIND_IO;
+  const char *name = NULL;
+  bool stands_for_call = mine->limited && uns_wrapped_describe(L, 2, &kind, &name);
   if (mine->limited) {
     lua_getiuservalue(L, 1, VALUE_GATE);
     lua_insert(L, 2);
@@ -263,7 +266,12 @@ static int scope_spawn(lua_State *L) {
   } else {
     spawn_from_elsewhere(L, runtime, task, group);
   }
-  uns_group_make_child(group, lua_touserdata(L, -1));
+  uns_future *child = lua_touserdata(L, -1);
+  uns_group_make_child(group, child);
+  if (stands_for_call) { /* what stands in line says what will run, not that a task stands there for it */
+    child->kind = (uint8_t)kind;
+    child->name = name;
+  }
   return 1;
 }
 

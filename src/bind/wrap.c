@@ -77,6 +77,16 @@ const char *uns_wrapped_kind(lua_State *L, int index) {
   return kinds[declared->here ? UNS_KIND_IO : declared->kind];
 }
 
+bool uns_wrapped_describe(lua_State *L, int index, uns_kind *kind, const char **name) {
+  if (!uns_is_wrapped(L, index)) return false;
+  lua_getupvalue(L, index, UPVALUE_DECLARATION);
+  const uns_declaration *declared = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  *kind = stays_here(declared->runtime, declared) ? UNS_KIND_IO : declared->kind;
+  *name = declared->name;
+  return true;
+}
+
 /* spawn(fn, ...) -> Future: of a wrapped function, simply a call */
 int uns_wrap_spawn(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);

@@ -141,7 +141,8 @@ uns_task *uns_chain_youngest(uns_task *start) {
 
 static const char *kind_of(const uns_task *task) {
   const uns_runtime *runtime = uns_runtime_of(task->co);
-  if (runtime->job == NULL || task->id != runtime->root_id) return "io";
+  if (runtime->job == NULL || task->id != runtime->root_id)
+    return task->future != NULL ? uns_future_kind_name(task->future) : "io";
   return runtime->job->function->kind == UNS_KIND_CPU ? "cpu" : "thread";
 }
 
