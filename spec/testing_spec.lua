@@ -190,6 +190,38 @@ describe("testing.clock", function()
     assert.equal(3600, clock:now())
   end)
 
+  it("jumps where the workers themselves wait for what is done here when it is time", function()
+    local clock <close> = testing.clock({ autojump = true })
+    for _, kind in ipairs({ "thread", "cpu" }) do
+      local begun = clock:now()
+      local await = unsync[kind](function(future) return future:await() end)
+      local late = unsync.spawn(function()
+        unsync.sleep(100)
+        unsync.sleep(200)
+        return "late"
+      end)
+      assert.equal("late", await(late):await())
+      assert.equal(300, clock:now() - begun)
+    end
+  end)
+
+  it("comes to the timeout of a call that waits for ever", function()
+    local clock <close> = testing.clock({ autojump = true })
+    for _, kind in ipairs({ "thread", "cpu" }) do
+      local begun = clock:now()
+      local promise = unsync.promise()
+      local await = unsync[kind](function(future) return future:await() end, { timeout = 60 })
+      local future = await(promise)
+      local keeper = unsync.spawn(function()
+        unsync.sleep(90)
+        promise:resolve()
+      end)
+      testing.fails("timeout", future.await, future)
+      assert.equal(60, clock:now() - begun)
+      keeper:await()
+    end
+  end)
+
   it("ends with the call of a worker that made it", function()
     local stop = unsync.thread(function() require("unsync.testing").clock() end)
     local sleep = unsync.thread(function() return require("unsync").sleep(0.001) end)

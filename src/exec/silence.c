@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "exec/worker_process.h"
+#include "loop/test_clock.h"
 
 static const uint64_t AGAIN_NS = 5000000; /* after something came in between, which may have woken nobody */
 
@@ -372,8 +373,22 @@ static victim find_victim(const uns_silence *silence, uns_text *text) {
   return best;
 }
 
+/* The state of this process whose test clock all others hold up, though none of them goes on; or NULL. */
+static uns_runtime *find_held_up(const uns_silence *silence) {
+  uns_parties *parties = &silence->executors->parties;
+  uns_runtime *runtime = uns_parties_next(parties, NULL);
+  while (runtime != NULL && (runtime->test_clock == NULL || !uns_test_clock_held_up(runtime->test_clock)))
+    runtime = uns_parties_next(parties, runtime);
+  return runtime;
+}
+
 /* All is quiet, and the states of this process stand still. */
 static void decide(uns_silence *silence) {
+  uns_runtime *held_up = find_held_up(silence);
+  if (held_up != NULL) { /* it is time that goes on, and nobody waits for ever */
+    if (uns_test_clock_tell_jump(held_up) == UNS_ENOMEM) look_later(silence);
+    return;
+  }
   uns_text text = {0};
   victim best = find_victim(silence, &text);
   int status = UNS_OK;

@@ -448,6 +448,18 @@ static bool time_helps(const uns_runtime *runtime) {
          (runtime->test_clock != NULL && uns_test_clock_goes(runtime->test_clock));
 }
 
+/*
+ * Only other states can wake this one. A test clock that jumps counts for nothing there where those hold it up: once all of them
+ * stand still it is told to jump. A worker process has no say in that: the host alone knows of all.
+ */
+static bool waits_for_others(uns_runtime *runtime) {
+  if (runtime->party.parties == NULL || own_flight(runtime)) return false;
+  if (runtime->timers.count > runtime->limit_timers) return false;
+  const uns_test_clock *clock = runtime->test_clock;
+  if (clock == NULL || !uns_test_clock_goes(clock)) return true;
+  return uns_test_clock_held_up(clock) && runtime->channel_remote == NULL;
+}
+
 /* Something may happen. Whether other states will go on, all of them know together: loop/party.h. */
 static bool hope(uns_runtime *runtime) {
   return time_helps(runtime) || in_flight(runtime) || uns_chain_leads_elsewhere(runtime);
@@ -484,7 +496,7 @@ static void sleep_in_kernel(uns_runtime *runtime) {
   bool tired = uns_list_empty(&runtime->ready); /* where no more may wait, lending has woken one with the error `limit` */
   if (tired && uns_mailbox_fall_asleep(runtime->mailbox) && sources_fall_asleep(runtime, true)) {
     if (dozing_ns(runtime, left_ns) < left_ns) arm_uv_timer(runtime, UNS_DOZE_NS);
-    bool quiet = runtime->party.parties != NULL && !time_helps(runtime) && !own_flight(runtime);
+    bool quiet = waits_for_others(runtime);
     if (quiet) uns_party_rest(runtime);
     turn_uv(runtime, UV_RUN_ONCE);
     if (quiet) uns_party_rise(runtime);

@@ -80,6 +80,25 @@ bool uns_test_clock_goes(const uns_test_clock *clock) {
   return clock->timers.count > 0 || !uns_list_empty(&clock->movers);
 }
 
+bool uns_test_clock_held_up(const uns_test_clock *clock) {
+  return clock->stopped && clock->autojump && clock->timers.count > 0 && uns_list_empty(&clock->movers);
+}
+
+static void on_jump(uns_mail *mail, void *receiver) {
+  uns_runtime *runtime = receiver;
+  if (runtime != NULL && runtime->test_clock != NULL && uns_test_clock_held_up(runtime->test_clock))
+    uns_test_clock_move(runtime, false); /* what is due there runs in this turn */
+  uns_free(mail);
+}
+
+int uns_test_clock_tell_jump(uns_runtime *runtime) {
+  uns_mail *mail = uns_malloc(sizeof *mail);
+  if (mail == NULL) return UNS_ENOMEM;
+  mail->deliver = on_jump;
+  uns_mailbox_post(runtime->mailbox, mail);
+  return UNS_OK;
+}
+
 void uns_test_clock_free(uns_runtime *runtime) {
   if (runtime->test_clock == NULL) return;
   uns_timer_queue_deinit(&runtime->test_clock->timers);

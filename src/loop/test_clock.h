@@ -2,7 +2,8 @@
  * test_clock: the time of one state's script, moved by a test instead of by the world.
  *
  *   - While it is stopped, it moves only when nothing in the state is ready: to the next deadline, either because a task
- *     has asked for so much time to pass (a mover), or, with `autojump`, at once where nothing is in flight elsewhere.
+ *     has asked for so much time to pass (a mover), or, with `autojump`, at once where nothing is in flight elsewhere, or
+ *     nothing there goes on either: a worker may wait for what this state does when it is time.
  *   - Time never goes back: when the test lets go of it, the clock runs on from where it stands, for as long as the
  *     state lives. A state that never had one pays a look at a pointer.
  *   - Timers for the world outside (uns_timer_init_real) know nothing of it; nor do workers, libuv's own timers and libcurl's.
@@ -39,6 +40,11 @@ void uns_test_clock_advance(uns_runtime *runtime, lua_State *L, uint64_t duratio
 bool uns_test_clock_move(uns_runtime *runtime, bool in_flight);
 /* True if there are timers or movers and the time will come to them: hope for whoever waits. */
 bool uns_test_clock_goes(const uns_test_clock *clock);
+
+/* The time would come to something, but only calls that are under way elsewhere hold it up: it may jump where those stand still. */
+bool uns_test_clock_held_up(const uns_test_clock *clock);
+/* All states stand still: asks the one to jump, by mail. Any thread. UNS_OK, or UNS_ENOMEM. */
+int uns_test_clock_tell_jump(uns_runtime *runtime);
 
 /* For the end of the runtime. */
 void uns_test_clock_free(uns_runtime *runtime);
