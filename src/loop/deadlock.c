@@ -134,10 +134,14 @@ static uns_task *find_victim(const uns_runtime *runtime, bool *cycle) {
   return *cycle ? in_cycle : youngest; /* none: it ends in a task that does not wait */
 }
 
-/* The error is on top of the state's main stack. In a cycle, what it has awaited will fail for no reason but this one. */
+/*
+ * The error is on top of the state's main stack. In a cycle, what it has awaited will fail for no reason but this one, wherever
+ * that runs: the state that it is of has to know, too.
+ */
 static void raise_in(uns_runtime *runtime, uns_task *victim, bool cycle) {
   uns_future *awaited = uns_task_awaited(victim);
   if (awaited != NULL && (cycle || awaited->behind != NULL)) awaited->expected = true;
+  if (awaited != NULL && cycle && awaited->foreign) uns_cell_look_at(awaited->cell);
   uns_task_interrupt(runtime, victim);
 }
 
