@@ -60,7 +60,7 @@ static int run(const char *path, const char *name, const char *mode, char *found
 
 static void copy_file(const char *from, const char *to, mode_t mode) {
   int source = open(from, O_RDONLY), target = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0700);
-  struct stat info;
+  struct stat info = {0};
   assert_true(source >= 0 && target >= 0 && fstat(source, &info) == 0);
   for (off_t done = 0; done < info.st_size;)
     assert_true(sendfile(target, source, &done, (size_t)(info.st_size - done)) > 0);
