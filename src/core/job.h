@@ -80,14 +80,15 @@ typedef struct uns_job {
 
   uns_mailbox *home; /* one reference; mail.deliver settles the future there and frees the job */
   void *home_data;   /* home's own: the call's deadline, or NULL */
-  bool timed_out;    /* home's: it was cancelled by its deadline */
   const char *stopped_by; /* static: which rung ended it ("sigterm"), or NULL */
   int reason;        /* home's: pin of why it was cancelled, or 0 */
   int pin;           /* home's: the future in its registry */
+  bool timed_out;    /* home's: it was cancelled by its deadline */
+  bool held;         /* home's: it was cancelled while it was held: it never counted as running */
+  bool named_context; /* native: behind the arguments lies a table of context variables, by name */
+  uint8_t put_back;  /* how many workers died before they started it */
   uint64_t parent_id; /* home's: the task that made the call, 0: none */
   void *context;     /* home's too */
-  bool held;         /* it was cancelled while it was held: it never counted as running */
-  bool named_context; /* native: behind the arguments lies a table of context variables, by name */
   void *worker;      /* dispatch's: who has it */
   struct {           /* core/recorder.h's */
     struct uns_recorder *recorder; /* NULL: nobody wants to know, and the rest is unused. Set before it is sent */
@@ -98,7 +99,6 @@ typedef struct uns_job {
   uns_alive *alive;  /* it counts in it until it has been posted; NULL: in none. Set by whoever takes it in */
   void *runtime;     /* the state that runs it in this process, from its start on, or NULL. Its own thread's, and to be
                         read by whoever has made all states stand still (loop/party.h) */
-  uint8_t put_back;  /* how many workers died before they started it */
 } uns_job;
 
 /* A zeroed job with its reference to `home` and `function`; NULL without memory. Any thread. */
