@@ -260,8 +260,8 @@ step("looks", function()
 end)
 
 step("a pipe", function()
-  local file <close> = io.popen("echo x")
-  same("x", file:read("l"))
+  local file <close> = assert(io.popen("echo x"))
+  same("x", (assert(file:read("l"))))
 end)
 
 -- Outside of a step, whose limit of time is hope.
