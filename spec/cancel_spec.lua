@@ -533,6 +533,27 @@ for _, kind in ipairs({"thread", "cpu"}) do
       end
     end)
 
+    it("tells of what has failed in it, but of no cancellation that something has died of", function()
+      local ran = script.run(([[
+        local unsync = require "unsync"
+        local running = unsync.promise()
+        local call = unsync.%s(function(running)
+          local inner = unsync.spawn(unsync.sleep, 60)
+          unsync.spawn(function() inner:await() end)
+          unsync.spawn(error, "told", 0)
+          inner:cancel()
+          unsync.sleep(0.001) -- both have failed
+          running:resolve()
+          unsync.sleep(60)
+        end)(running)
+        running:await()
+        call:cancel()
+        print(select(2, pcall(call.await, call)).code)
+      ]]):format(kind))
+      assert.same({"cancelled\n", 1}, {ran.out, select(2, ran.err:gsub("a failure that nobody looked at", ""))}, ran.err)
+      assert.matches("told", ran.err)
+    end)
+
     it("leaves its worker fit for the next call", function()
       local spin = unsync[kind](function(running)
         running:resolve()

@@ -59,7 +59,7 @@ describe("the session", function()
   it("says what ended it, also where a line held it", function()
     local _, err, code = session({
       "local pid = io.open('/proc/self/stat'):read('n')",
-      "os.execute('(sleep 0.1; kill -TERM ' .. pid .. ') &') while true do end",
+      "os.execute('(sleep 0.1; kill -TERM ' .. pid .. ') &') while true do tostring(0.5) end",
     })
     assert.matches("^unsync: interrupted by SIGTERM\n", err)
     assert.equal(143, code)

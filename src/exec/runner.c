@@ -61,9 +61,13 @@ static void encode_outcome(uns_runtime *runtime, int index, uns_job *job) {
   uns_future_observe(runtime, runtime->L, index);
 }
 
+/* Of a call that was cancelled. What died of a cancellation in it is none of the failures that anybody has to hear of. */
 static void report_all(lua_State *L, int list) {
   for (lua_Integer i = 1; lua_rawgeti(L, list, i) != LUA_TNIL; i++) {
-    uns_failure_report(L, -1);
+    lua_getiuservalue(L, -1, UNS_FAILURE_ERROR);
+    bool stopped = uns_error_is(L, -1, "cancelled");
+    lua_pop(L, 1);
+    if (!stopped) uns_failure_report(L, -1);
     lua_pop(L, 1);
   }
   lua_pop(L, 1);
