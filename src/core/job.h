@@ -59,20 +59,19 @@ typedef struct uns_job {
   uns_function *function; /* one reference */
   uns_packet call; /* Lua: the function and its arguments. Native: the arguments */
   uns_search_path *search_path; /* the caller's; one reference, or NULL: as the worker's own */
-  atomic_int state; /* uns_job_state */
-  atomic_int cancel; /* 1: asked to stop; 2: the grace period is over as well */
   uint64_t submitted_ns, started_ns, ended_ns;
   uint64_t deadline_ns; /* 0: none */
+  atomic_int state; /* uns_job_state */
+  atomic_int cancel; /* 1: asked to stop; 2: the grace period is over as well */
+  uns_outcome outcome;
 
-  /* A native task's progress: written by its threads, read by anybody. The doubles' bits. */
-  _Atomic uint64_t progress_done, progress_total;
+  /* A native task's progress: written by its threads, read by anybody. */
   atomic_uint progress_count; /* reports so far, written last (release); 0: none yet */
+  _Atomic uint64_t progress_done, progress_total; /* the doubles' bits */
   /* Called on a thread of the task after a report, at most every 10 ms; NULL: nobody wants to know. Set before the start. */
   void (*progressed)(struct uns_job *job);
   uns_mail progress_mail; /* tells home of a report, one at a time */
-  atomic_bool progress_posted;
 
-  uns_outcome outcome;
   uns_packet result;
   char error_code[24]; /* "crashed", "limit", "ENOMEM" */
   char error_text[232];
@@ -86,6 +85,7 @@ typedef struct uns_job {
   bool timed_out;    /* home's: it was cancelled by its deadline */
   bool held;         /* home's: it was cancelled while it was held: it never counted as running */
   bool named_context; /* native: behind the arguments lies a table of context variables, by name */
+  atomic_bool progress_posted; /* `progress_mail` is on its way */
   uint8_t put_back;  /* how many workers died before they started it */
   uint64_t parent_id; /* home's: the task that made the call, 0: none */
   void *context;     /* home's too */
