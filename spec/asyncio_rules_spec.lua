@@ -162,11 +162,10 @@ describe("asyncio's tasks:", function()
 
   differs("only the thread of the loop may cancel a task", function()
     local task = unsync.spawn(forever)
-    assert.is_false(unsync.thread(function(future) return future:cancel() end)(task):await())
-    assert.is_false(task:done())
-    local asked = unsync.promise() -- whoever is elsewhere asks by a promise, or a channel
-    asked:and_then(function() task:cancel() end)
-    unsync.thread(function(promise) promise:resolve() end)(asked):await()
+    assert.is_true(unsync.thread(function(future) return future:cancel() end)(task):await())
+    assert.equal("cancelled", code(task.await, task))
+    task = unsync.spawn(forever)
+    assert.is_true(unsync.cpu(function(future) return future:cancel() end)(task):await())
     assert.equal("cancelled", code(task.await, task))
   end)
 

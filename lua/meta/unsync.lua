@@ -107,7 +107,8 @@ function future:done() end
 function future:status() end
 
 ---Asks the work to stop: the task gets `cancelled` at its wait, Lua in a worker is interrupted, and what does not
----listen is made to after its grace. A promise settles at once. Does not wait.
+---listen is made to after its grace. A promise settles at once. Any state that has the future may, wherever the work is.
+---Does not wait.
 ---@param reason? any  for the error's message
 ---@return boolean  whether it had not settled
 function future:cancel(reason) end

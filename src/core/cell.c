@@ -29,6 +29,7 @@ static void cell_free(uns_shared *object) {
     uns_cell *cell = uns_container_of(dead, uns_cell, watchers);
     dead = dead->next;
     if (cell->remote != NULL) cell->remote->drop(cell->remote, cell);
+    if (cell->workplace.mailbox != NULL) uns_mailbox_unref(cell->workplace.mailbox);
     drop_outcome(cell, &dead);
     uv_mutex_destroy(&cell->lock);
     uns_free(cell);
@@ -57,6 +58,7 @@ uns_cell *uns_cell_new(void) {
   cell->remote_id = 0;
   atomic_init(&cell->looked_at, false);
   cell->task = cell->job = NULL;
+  cell->workplace = (uns_cell_workplace){.mailbox = NULL};
   cell->by_task = false;
   return cell;
 }
@@ -96,12 +98,15 @@ bool uns_cell_settle(uns_cell *cell, uns_cell_state state, uns_packet *outcome) 
 }
 
 bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outcome) {
+  uns_mailbox *workplace = NULL;
   uv_mutex_lock(&cell->lock);
   bool first = cell->state == UNS_CELL_PENDING;
   if (first) {
     uns_packet_move(&cell->outcome, outcome);
     uncount_own(cell);
     cell->state = state;
+    workplace = cell->workplace.mailbox;
+    cell->workplace.mailbox = NULL;
     /* Told under the lock: a watcher that is unwatched at this moment must know that its notice is on its way. */
     uns_link *link;
     while ((link = uns_list_pop_front(&cell->watchers)) != NULL) {
@@ -110,8 +115,55 @@ bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outc
     }
   }
   uv_mutex_unlock(&cell->lock);
+  if (workplace != NULL) uns_mailbox_unref(workplace);
   if (!first) uns_packet_deinit(outcome);
   return first;
+}
+
+void uns_cell_set_workplace(uns_cell *cell, uns_mailbox *mailbox, void (*deliver)(uns_mail *mail, void *receiver),
+                            void *keeper) {
+  cell->workplace = (uns_cell_workplace){.mailbox = uns_mailbox_ref(mailbox), .deliver = deliver, .keeper = keeper};
+}
+
+void uns_cell_stop_free(uns_cell_stop *stop) {
+  uns_packet_deinit(&stop->reason);
+  uns_shared_unref(stop->cell);
+  uns_free(stop);
+}
+
+/* Puts a request into the mailbox, of which a reference is taken over. UNS_OK or UNS_ENOMEM. */
+static int post_stop(uns_cell *cell, uns_mailbox *mailbox, uns_packet *reason) {
+  uns_cell_stop *stop = uns_malloc(sizeof *stop);
+  if (stop != NULL) {
+    stop->mail.deliver = cell->workplace.deliver;
+    stop->cell = uns_shared_ref(cell);
+    uns_packet_init(&stop->reason);
+    uns_packet_move(&stop->reason, reason);
+    uns_mailbox_post(mailbox, &stop->mail);
+  } else {
+    uns_packet_deinit(reason);
+  }
+  uns_mailbox_unref(mailbox);
+  return stop != NULL ? UNS_OK : UNS_ENOMEM;
+}
+
+bool uns_cell_stop_work_here(uns_cell *cell, uns_packet *reason, int *status) {
+  uv_mutex_lock(&cell->lock);
+  uns_mailbox *mailbox = cell->workplace.mailbox != NULL ? uns_mailbox_ref(cell->workplace.mailbox) : NULL;
+  uv_mutex_unlock(&cell->lock);
+  *status = UNS_OK;
+  if (mailbox == NULL) uns_packet_deinit(reason);
+  else *status = post_stop(cell, mailbox, reason);
+  return mailbox != NULL && *status == UNS_OK;
+}
+
+bool uns_cell_stop_work(uns_cell *cell, uns_packet *reason, int *status) {
+  uv_mutex_lock(&cell->lock);
+  bool pending = cell->state == UNS_CELL_PENDING, here = cell->workplace.mailbox != NULL;
+  uns_cell_remote *remote = cell->remote;
+  uv_mutex_unlock(&cell->lock);
+  if (!pending || here || remote == NULL || !cell->by_task) return uns_cell_stop_work_here(cell, reason, status);
+  return remote->stop(remote, cell, reason, status);
 }
 
 uns_cell_state uns_cell_peek(uns_cell *cell) {

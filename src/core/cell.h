@@ -6,6 +6,7 @@
  *     counted, so a ring of several keeps itself: to find that would need a collector that stops all threads.
  *   - A watcher's notice is posted to its mailbox; no foreign code runs inside the settling call.
  *   - In a worker process a cell may stand for one of the host's: what it is settled with is then decided there.
+ *   - Whoever holds one may ask for the work that is to settle it to be stopped; the request goes to where that is done.
  */
 #ifndef UNS_CELL_H
 #define UNS_CELL_H
@@ -24,11 +25,27 @@ typedef struct uns_cell uns_cell;
 typedef struct uns_cell_remote {
   /* Asks for the real one to be settled, and settles `cell` here where that was the first. `outcome` is taken over. */
   bool (*settle)(struct uns_cell_remote *remote, uns_cell *cell, uns_cell_state state, uns_packet *outcome);
+  /* uns_cell_stop_work for the real one. Any thread. */
+  bool (*stop)(struct uns_cell_remote *remote, uns_cell *cell, uns_packet *reason, int *status);
   /* Somebody has looked at the failure with which it ended. Any thread. */
   void (*looked_at)(struct uns_cell_remote *remote, uns_cell *cell);
   /* The last reference to `cell` is gone. Any thread. */
   void (*drop)(struct uns_cell_remote *remote, uns_cell *cell);
 } uns_cell_remote;
+
+/* A request to stop, on its way to where the work is done; freed by whoever gets it. */
+typedef struct uns_cell_stop {
+  uns_mail mail;     /* first */
+  uns_cell *cell;    /* one reference */
+  uns_packet reason; /* one value; empty: none */
+} uns_cell_stop;
+
+/* Where the work for a cell is done. */
+typedef struct uns_cell_workplace {
+  uns_mailbox *mailbox; /* one reference; NULL: not here, or it is settled by hand */
+  void (*deliver)(uns_mail *mail, void *receiver); /* of the uns_cell_stop that comes */
+  void *keeper; /* deliver's own; borrowed */
+} uns_cell_workplace;
 
 struct uns_cell {
   uns_shared base;
@@ -42,6 +59,7 @@ struct uns_cell {
   /* Who settles it, in this process: a uns_task or a uns_job; NULL: by hand, or it is not known. Set before it is shared;
      to be followed only while it is pending, by whoever has made all states stand still (loop/party.h). */
   void *task, *job;
+  uns_cell_workplace workplace; /* until it is settled; set before it is shared */
   bool by_task; /* settled by the end of a task, nobody else: it fails with the process that ran it. Set before it is shared */
 };
 
@@ -57,6 +75,17 @@ uns_cell *uns_cell_new(void);
 bool uns_cell_settle(uns_cell *cell, uns_cell_state state, uns_packet *outcome);
 /* The same, but here and now: for those who know that the real one was settled so. */
 bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outcome);
+/* The work for the new `cell` is done where `mailbox`, of which a reference is taken, is read. */
+void uns_cell_set_workplace(uns_cell *cell, uns_mailbox *mailbox, void (*deliver)(uns_mail *mail, void *receiver),
+                            void *keeper);
+/*
+ * Asks for the work behind `cell` to be stopped. `reason`, one value or empty, is taken over. True if it had not settled, and
+ * somebody could be asked. `status` is UNS_OK, or a negative code and nobody was. Any thread.
+ */
+bool uns_cell_stop_work(uns_cell *cell, uns_packet *reason, int *status);
+/* The same where that is done in this process, and only there. */
+bool uns_cell_stop_work_here(uns_cell *cell, uns_packet *reason, int *status);
+void uns_cell_stop_free(uns_cell_stop *stop);
 /* From now on `cell`, which may be shared and watched already, stands for number `id` of `remote`. False: it stood for
    one already, or is settled. */
 bool uns_cell_bind(uns_cell *cell, uns_cell_remote *remote, uint64_t id);

@@ -96,6 +96,7 @@ static bool grow_tables(uns_exports *exports) {
 }
 
 static void on_settled(uns_mail *mail, void *receiver);
+static void on_stop(uns_mail *mail, void *receiver);
 
 /* Takes over the caller's reference to one of the two, the other being NULL, where it succeeds. */
 static uns_export *add_export(uns_child *child, uns_cell *cell, uns_shared_channel *channel, uint64_t id) {
@@ -210,6 +211,7 @@ static int known_export(uns_child *child, uint64_t id, bool by_task, uns_export 
   uns_cell *cell = uns_cell_new();
   if (cell == NULL) return UNS_ENOMEM;
   cell->by_task = by_task;
+  if (by_task) uns_cell_set_workplace(cell, uns_supervisor_mailbox(child->pool->supervisor), on_stop, child);
   *found = add_export(child, cell, NULL, id);
   if (*found == NULL) {
     uns_shared_unref(cell);
@@ -352,6 +354,20 @@ static void on_settled(uns_mail *mail, void *receiver) {
   uns_shared_unref(cell);
 }
 
+/* Somebody wants the work to be stopped that the child does for a cell which it has made. */
+static void on_stop(uns_mail *mail, void *receiver) {
+  uns_cell_stop *stop = uns_container_of(mail, uns_cell_stop, mail);
+  uns_child *child = stop->cell->workplace.keeper;
+  uns_message message = {.words = {.kind = UNS_FRAME_STOP}};
+  if (receiver != NULL) message.words.id = uns_exports_made_there(child, stop->cell);
+  if (message.words.id != 0) {
+    int status = uns_service_send(child, &message, &stop->reason);
+    if (status == UNS_ECORRUPT) status = uns_service_send(child, &message, NULL); /* the reason cannot leave us */
+    if (status == UNS_ENOMEM) uns_child_condemn(child, "there was not enough memory to ask it to stop");
+  }
+  uns_cell_stop_free(stop);
+}
+
 uns_cell *uns_exports_find(uns_child *child, uint64_t id) {
   uv_mutex_lock(&child->exports.lock);
   const uns_export *export = find_id(&child->exports, id);
@@ -426,6 +442,17 @@ int uns_exports_look_at(uns_child *child, const struct uns_message_words *words)
   if (status == UNS_OK) atomic_store_explicit(&export->cell->looked_at, true, memory_order_relaxed);
   uv_mutex_unlock(&exports->lock);
   if (status == UNS_OK) send_word(child, UNS_FRAME_ANSWER, words->request, 0, true);
+  return status;
+}
+
+int uns_exports_stop(uns_child *child, uns_message *message) {
+  int status = uns_frame_own(&message->packet);
+  if (status != UNS_OK) return status;
+  uns_cell *cell = uns_exports_find(child, message->words.id);
+  if (cell == NULL) return UNS_ECORRUPT;
+  bool asked = uns_cell_stop_work_here(cell, &message->packet, &status);
+  uns_shared_unref(cell);
+  if (status == UNS_OK) send_word(child, UNS_FRAME_ANSWER, message->words.request, 0, asked);
   return status;
 }
 

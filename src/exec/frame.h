@@ -23,6 +23,7 @@ typedef enum {
   UNS_FRAME_SETTLED,  /* host: cell `id` has settled */
   UNS_FRAME_ANSWER,   /* host: to request `id`; `first`, `state`, a packet */
   UNS_FRAME_LOOKED,   /* child: somebody has looked at the failure of cell `id`; `request` is answered */
+  UNS_FRAME_STOP,     /* the work behind cell `id` shall stop; a packet: the reason. child: `request` is answered */
   UNS_FRAME_UNREF,    /* child: gives back `count` references to cell `id` */
   UNS_FRAME_FORGET,   /* host: cell `id` is known no more */
   UNS_FRAME_HELLO,    /* child: I am up; texts: its build */

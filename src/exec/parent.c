@@ -132,6 +132,7 @@ void uns_parent_settle(uns_parent *parent) {
 static int handle(uns_parent *parent, uns_message *message) {
   switch (message->words.kind) {
     case UNS_FRAME_SETTLED: return uns_parent_on_settled(parent, message);
+    case UNS_FRAME_STOP: return uns_parent_on_stop(parent, message);
     case UNS_FRAME_FORGET: uns_parent_on_forget(parent, message->words.id); return UNS_OK;
     case UNS_FRAME_ANSWER: on_answer(parent, message); return UNS_OK;
     case UNS_FRAME_RESULT: return uns_parent_on_result(parent, message);

@@ -169,6 +169,34 @@ static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state
   return false;
 }
 
+/* The host's to be asked: when it has answered, the request is where it belongs, and comes before the end of this call. */
+static bool stop_work(uns_cell_remote *remote, uns_cell *cell, uns_packet *reason, int *status) {
+  uns_parent *parent = uns_container_of(remote, uns_parent, remote);
+  uns_message message = {.words = {.kind = UNS_FRAME_STOP, .id = cell->remote_id}};
+  uns_message answer;
+  *status = uns_parent_ask(parent, &message, reason, &answer);
+  if (*status == UNS_ECORRUPT) *status = uns_parent_ask(parent, &message, NULL, &answer); /* then without the reason */
+  uns_packet_deinit(reason);
+  if (*status != UNS_OK) return false;
+  bool asked = answer.words.first != 0;
+  uns_message_deinit(&answer);
+  return asked;
+}
+
+/* The host wants the work behind a cell of ours to be stopped. */
+int uns_parent_on_stop(uns_parent *parent, uns_message *message) {
+  uns_cell *cell = NULL;
+  int status = uns_frame_own(&message->packet);
+  if (status != UNS_OK) return status;
+  uv_mutex_lock(&parent->lock);
+  const proxy *known = uns_table_get(&parent->proxies, message->words.id);
+  if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) cell = known->cell;
+  uv_mutex_unlock(&parent->lock);
+  if (cell != NULL) uns_cell_stop_work_here(cell, &message->packet, &status);
+  uns_shared_unref(cell);
+  return status;
+}
+
 /* The host says how a cell has ended. */
 int uns_parent_on_settled(uns_parent *parent, uns_message *message) {
   uint64_t id = message->words.id;
@@ -233,6 +261,7 @@ const void *uns_parent_task_behind(const uns_parent *parent, uint64_t id) {
 
 void uns_parent_cells_init(uns_parent *parent) {
   parent->remote.settle = settle;
+  parent->remote.stop = stop_work;
   parent->remote.looked_at = looked_at;
   parent->remote.drop = drop;
 }

@@ -77,6 +77,7 @@ uint32_t uns_parent_find_cells(uns_parent *parent, uns_quiet_cell *cells);
 const void *uns_parent_task_behind(const uns_parent *parent, uint64_t id);
 /* What the host says. UNS_OK or a negative code. The listener, as all that follow. */
 int uns_parent_on_settled(uns_parent *parent, uns_message *message);
+int uns_parent_on_stop(uns_parent *parent, uns_message *message);
 void uns_parent_on_forget(uns_parent *parent, uint64_t id);
 
 /* ---- parent_calls.c ---- */

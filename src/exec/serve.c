@@ -238,6 +238,7 @@ static int handle(uns_child *child, uns_message *message) {
     case UNS_FRAME_SORRY: fine = sorry(child, message); break;
     case UNS_FRAME_HELLO: fine = hello(child, message); break;
     case UNS_FRAME_SETTLE: return uns_exports_settle(child, message);
+    case UNS_FRAME_STOP: return uns_exports_stop(child, message);
     case UNS_FRAME_LOOKED: return uns_exports_look_at(child, &message->words);
     case UNS_FRAME_UNREF: {
       int status = uns_exports_give_back(child, &message->words);

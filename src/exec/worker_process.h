@@ -219,6 +219,7 @@ extern const uns_port_ops uns_exports_ops; /* their owner is the child */
 /* What the child says of cells that it holds: UNS_ECORRUPT if it makes no sense; UNS_ENOMEM. Supervisor, as the following. */
 int uns_exports_give_back(uns_child *child, const struct uns_message_words *words);
 int uns_exports_settle(uns_child *child, uns_message *message);
+int uns_exports_stop(uns_child *child, uns_message *message);
 int uns_exports_look_at(uns_child *child, const struct uns_message_words *words);
 /* The channel that the child has as number `id`: a reference, or NULL. */
 uns_shared_channel *uns_exports_channel(uns_child *child, uint64_t id);

@@ -384,9 +384,10 @@ size_t uns_cancel_all(uns_runtime *runtime) {
   return spared + visit_calls(runtime, spare_call);
 }
 
+static const uns_codec_names reason_names = {"argument", 1, false};
+
 /* A promise that other states may settle in this moment: its cell says who was first. The reason, on top, is popped. */
 static bool cancel_shared(uns_runtime *runtime, lua_State *L, int index) {
-  static const uns_codec_names names = {"argument", 1, false};
   int reason = lua_gettop(L);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   lua_pushvalue(L, reason);
@@ -395,7 +396,7 @@ static bool cancel_shared(uns_runtime *runtime, lua_State *L, int index) {
     uns_packet_init(&packet);
     uns_cancel_push_error(L, lua_touserdata(L, index), "await");
     lua_pushnil(L); /* no traceback */
-    if (uns_codec_encode(L, reason + 1, 2, &names, &packet) == UNS_OK) break;
+    if (uns_codec_encode(L, reason + 1, 2, &reason_names, &packet) == UNS_OK) break;
     if (!again) return lua_error(L);
     lua_settop(L, reason);
     lua_pushnil(L); /* what cannot cross is left behind */
@@ -403,6 +404,45 @@ static bool cancel_shared(uns_runtime *runtime, lua_State *L, int index) {
   bool first = uns_future_settle_shared(runtime, L, index, UNS_CELL_CANCELLED, &packet) != 0;
   lua_settop(L, reason - 1);
   return first;
+}
+
+/* The work is another state's: that is asked. The reason, on top, is popped; what cannot cross is left behind. */
+static bool cancel_foreign(lua_State *L, const uns_future *future) {
+  uns_packet packet;
+  uns_packet_init(&packet);
+  int top = lua_gettop(L), status;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  if (!lua_isnil(L, -1) && uns_codec_encode(L, top, 1, &reason_names, &packet) != UNS_OK) uns_packet_init(&packet);
+  lua_settop(L, top - 1);
+  bool asked = uns_cell_stop_work(future->cell, &packet, &status);
+  if (status == UNS_ENOMEM) return luaL_error(L, "not enough memory");
+  return asked;
+}
+
+/* stop(future, request): for its reason */
+static int stop(lua_State *L) {
+  const uns_cell_stop *request = lua_touserdata(L, 2);
+  lua_settop(L, 1);
+  if (request->reason.size_bytes == 0 || uns_codec_decode(L, &request->reason) != 1) lua_settop(L, 1);
+  lua_settop(L, 2);
+  uns_cancel(uns_runtime_of(L), L, 1);
+  return 0;
+}
+
+void uns_cancel_on_stop(uns_mail *mail, void *receiver) {
+  uns_cell_stop *request = uns_container_of(mail, uns_cell_stop, mail);
+  uns_runtime *runtime = receiver;
+  lua_State *L = runtime != NULL ? runtime->L : NULL;
+  int top = L != NULL ? lua_gettop(L) : 0;
+  uns_future *future = L != NULL && lua_checkstack(L, 5) ? uns_future_push_known(L, request->cell) : NULL;
+  if (future != NULL) {
+    lua_pushcfunction(L, stop);
+    lua_pushvalue(L, top + 1);
+    lua_pushlightuserdata(L, request);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) uns_cancel_work(runtime, future);
+  }
+  if (L != NULL) lua_settop(L, top);
+  uns_cell_stop_free(request);
 }
 
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
@@ -420,8 +460,8 @@ bool uns_cancel(uns_runtime *runtime, lua_State *L, int index) {
     future->job->reason = uns_runtime_pin(runtime, L);
     return uns_cancel_work(runtime, future);
   }
-  /* Of another state's future only its owner disposes; a promise is anybody's who has it. */
-  if (task != NULL || future->job != NULL || (future->foreign && !future->resolvable)) {
+  if (future->foreign && !future->resolvable) return cancel_foreign(L, future);
+  if (task != NULL || future->job != NULL) {
     lua_pop(L, 1);
     return uns_cancel_work(runtime, future);
   }

@@ -39,10 +39,12 @@ uint64_t uns_cancel_deadline(const uns_runtime *runtime);
 
 /*
  * Asks the work behind the future at `index` to stop, for the reason on top of L (popped; nil: none). True if it had not
- * settled. A promise is settled at once. Loop thread.
+ * settled. A promise is settled at once; where the work is another state's, that is asked. Loop thread.
  */
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index);
-/* The same for a task, a job or a combinator, without a reason. False if it is none of them. */
+/* A uns_cell_stop has come: another state, or another process, asks for the work behind a future of this one to be stopped. */
+void uns_cancel_on_stop(uns_mail *mail, void *receiver);
+/* The same for a task, a job or a combinator of this state, without a reason. False if it is none of them. */
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future);
 /* The calls that this state has sent to workers and that have not come home yet. */
 size_t uns_cancel_count_calls(uns_runtime *runtime);

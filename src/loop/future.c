@@ -6,6 +6,7 @@
 
 #include "core/codec.h"
 #include "core/weak.h"
+#include "loop/cancel.h"
 #include "loop/failure.h"
 #include "loop/task.h"
 
@@ -417,6 +418,15 @@ void uns_future_push_traceback(uns_runtime *runtime, lua_State *L, int index) {
 
 /* ---- across threads ---- */
 
+uns_future *uns_future_push_known(lua_State *L, const uns_cell *cell) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
+  lua_rawgetp(L, -1, cell);
+  lua_remove(L, -2);
+  uns_future *future = lua_touserdata(L, -1);
+  if (future == NULL) lua_pop(L, 1);
+  return future;
+}
+
 /* take_over(future) */
 static int take_over(lua_State *L) {
   const uns_future *future = lua_touserdata(L, 1);
@@ -437,12 +447,11 @@ static void on_cell_settled(uns_mail *mail, void *receiver) {
   lua_State *L = runtime->L;
   int top = lua_gettop(L);
   if (!lua_checkstack(L, 5)) return;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
-  const uns_future *future = lua_rawgetp(L, -1, mine->cell) == LUA_TUSERDATA ? lua_touserdata(L, -1) : NULL;
+  const uns_future *future = uns_future_push_known(L, mine->cell);
   if (future != NULL && !uns_future_settled(future)) {
     lua_pushcfunction(L, take_over);
-    lua_pushvalue(L, top + 2);
-    if (lua_pcall(L, 1, 0, 0) != LUA_OK) uns_future_fail_without_memory(runtime, L, top + 2);
+    lua_pushvalue(L, top + 1);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK) uns_future_fail_without_memory(runtime, L, top + 1);
   }
   lua_settop(L, top);
 }
@@ -507,6 +516,7 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
   cell->task = future->task;
   cell->job = future->job;
   cell->by_task = !future->resolvable;
+  if (cell->by_task) uns_cell_set_workplace(cell, runtime->mailbox, uns_cancel_on_stop, NULL);
   tie_cell(L, index, mine, cell);
   uns_failure *failure = push_failure(L, index);
   if (failure != NULL) {
@@ -525,13 +535,9 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
 
 uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell *cell) {
   luaL_checkstack(L, 12, NULL);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &by_cell_key);
-  if (lua_rawgetp(L, -1, cell) == LUA_TUSERDATA) {
-    lua_remove(L, -2);
-    return lua_touserdata(L, -1);
-  }
-  lua_pop(L, 2);
-  uns_future *future = uns_future_push(runtime, L, UNS_KIND_PROMISE, NULL);
+  uns_future *future = uns_future_push_known(L, cell);
+  if (future != NULL) return future;
+  future = uns_future_push(runtime, L, UNS_KIND_PROMISE, NULL);
   future->foreign = true;
   companion *mine = add_companion(runtime, L, lua_gettop(L));
   tie_cell(L, lua_gettop(L), mine, uns_shared_ref(cell));

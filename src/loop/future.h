@@ -137,6 +137,8 @@ void uns_future_remove_waiter(uns_waiter *waiter);
 uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index);
 /* Pushes the future of this state that stands for `cell`: the same one each time. Raises without memory. */
 uns_future *uns_future_push_shared(uns_runtime *runtime, lua_State *L, uns_cell *cell);
+/* Pushes it where there is one; else NULL, and nothing is pushed. Raises nothing; needs 2 places. */
+uns_future *uns_future_push_known(lua_State *L, const uns_cell *cell);
 /* Settles the future at `index` with what `packet` holds: results, or an error and its traceback. */
 void uns_future_settle_from_packet(uns_runtime *runtime, lua_State *L, int index, int cell_state,
                                    const uns_packet *packet);
