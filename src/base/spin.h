@@ -1,9 +1,13 @@
 /*
  * spin: whether a short spin before sleeping pays, by what the last ones brought. A hit saves a sleep and a wake-up; where
  * what is waited for takes long, or others want the cores, a spin only takes time from somebody else.
+ *
+ * Also a lock that does so by itself, for what is held for a few dozen instructions, and wanted by many.
  */
 #ifndef UNS_SPIN_H
 #define UNS_SPIN_H
+
+#include <pthread.h>
 
 #include "base/base.h"
 
@@ -54,6 +58,19 @@ static inline void uns_spin_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #endif
+}
+
+/* A lock whose taker spins a little before it sleeps, where the C library has such; to be destroyed as any. 0 or an errno. */
+static inline int uns_spin_lock_init(pthread_mutex_t *lock) {
+  pthread_mutexattr_t attributes;
+  int status = pthread_mutexattr_init(&attributes);
+  if (status != 0) return status;
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+  status = pthread_mutex_init(lock, &attributes);
+  pthread_mutexattr_destroy(&attributes);
+  return status;
 }
 
 #endif

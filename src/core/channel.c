@@ -1,5 +1,7 @@
 #include "core/channel.h"
 
+#include "base/spin.h"
+
 enum { SIZE_FIRST = 8 /* places of the smallest ring */ };
 
 /* ---- the object ---- */
@@ -30,21 +32,10 @@ static void channel_free(uns_shared *object) {
 
 static const uns_shared_class channel_class = {UNS_SHARED_CHANNEL, "channel", channel_free};
 
-static bool init_lock(pthread_mutex_t *lock) {
-  pthread_mutexattr_t attributes;
-  if (pthread_mutexattr_init(&attributes) != 0) return false;
-#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
-  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
-#endif
-  bool fine = pthread_mutex_init(lock, &attributes) == 0;
-  pthread_mutexattr_destroy(&attributes);
-  return fine;
-}
-
 uns_shared_channel *uns_shared_channel_new(size_t capacity) {
   uns_shared_channel *channel = uns_calloc(1, sizeof *channel);
   if (channel == NULL) return NULL;
-  if (!init_lock(&channel->lock)) {
+  if (uns_spin_lock_init(&channel->lock) != 0) {
     uns_free(channel);
     return NULL;
   }

@@ -1,21 +1,10 @@
 #include "exec/dispatch.h"
 
-/* It spins a little before it sleeps: whoever submits, and all workers, take it for a few dozen instructions with each job. */
-static int init_lock(uv_mutex_t *lock) {
-  pthread_mutexattr_t attributes;
-  int status = pthread_mutexattr_init(&attributes);
-  if (status != 0) return -status;
-#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
-  pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
-#endif
-  status = pthread_mutex_init(lock, &attributes);
-  pthread_mutexattr_destroy(&attributes);
-  return -status;
-}
+#include "base/spin.h"
 
 int uns_dispatch_init(uns_dispatch *dispatch, const uns_dispatch_ops *ops, void *owner, uint32_t target) {
-  int status = init_lock(&dispatch->lock);
-  if (status != 0) return status;
+  int status = uns_spin_lock_init(&dispatch->lock);
+  if (status != 0) return -status;
   dispatch->ops = ops;
   dispatch->owner = owner;
   uns_list_init(&dispatch->queue);

@@ -1,4 +1,4 @@
-#include "exec/pool.h"
+#include "exec/pool_inside.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -22,49 +22,13 @@ static const uint64_t GROW_BUSY_NS = 100000000;     /* the same, while the cores
 static const uint64_t IDLE_SURPLUS_NS = 1000000000; /* idle for that long: a thread beyond the target ends */
 static const uint64_t IDLE_CORE_NS = 10000000000;   /* the same for the rest */
 static const uint64_t IDLE_LENT_NS = 20000000;      /* meanwhile, how often it asks whether its strings came home */
-static const uint64_t SETTLE_NS = 500000000; /* a thread without a job ends in far less, unless a finalizer keeps it */
-static const uint64_t SETTLE_LOOK_NS = 5000000;
 
 static const uint64_t REST_AFTER_NS = (uint64_t)UNS_REST_AFTER_MS * 1000000;
-
-typedef struct pool_thread {
-  uns_worker worker;
-  uns_link link; /* in pool->threads or pool->ended; guarded by pool->lock */
-  uns_pool *pool;
-  pthread_t thread;
-  _Atomic pid_t thread_id;  /* the kernel's */
-  _Atomic(uns_job *) given; /* release by the giver, acquire by the thread */
-  atomic_bool asleep;       /* pairs with `given` (seq_cst): whoever gives must wake */
-  uv_mutex_t lock;          /* with `wake` */
-  uv_cond_t wake;
-  atomic_bool stop;
-  uns_spin spin; /* the thread's own, as the next */
-  uns_runtime *runtime;
-  uint32_t number, track; /* among all that ever started; the recorder's */
-  bool abandoned;         /* counts in pool->abandoned; guarded by pool->lock */
-  bool settling; /* seen without a job while the pool closes, when it had used so much processor time; the same lock */
-  uint64_t settling_cpu_ns, seen_cpu_ns;
-} pool_thread;
-
-struct uns_pool {
-  uns_dispatch dispatch;
-  uns_executors *executors;
-  uv_mutex_t lock;
-  uv_cond_t all_ended;
-  uns_link threads, ended;
-  uns_link ladders; /* jobs that were asked to stop, not long ago */
-  uint32_t count;   /* in `threads` */
-  uint32_t last_number;
-  uint32_t abandoned;      /* of these, stuck in jobs that nobody waits for any more */
-  bool check_armed;        /* the supervisor will look whether a job waits too long */
-  uint64_t last_growth_ns; /* the supervisor's */
-  bool closing;
-};
 
 /* ---- one thread ---- */
 
 static void thread_lend(uns_runtime *runtime, bool waiting) {
-  pool_thread *thread = runtime->owner;
+  uns_pool_thread *thread = runtime->owner;
   if (uns_dispatch_lend(&thread->pool->dispatch, &thread->worker, waiting)) return;
   uns_task_limit_youngest(runtime, "limit: %d calls wait in threads already", (int)thread->pool->dispatch.waiting_max);
 }
@@ -88,7 +52,7 @@ static void thread_exit(uns_runtime *runtime, lua_State *L, int code, bool close
   for (;;) pause();
 }
 
-static uns_runtime *open_state(pool_thread *thread) {
+static uns_runtime *open_state(uns_pool_thread *thread) {
   uns_runtime *runtime = thread->pool->executors->new_state(thread->pool->executors);
   if (runtime == NULL) return NULL;
   runtime->owner = thread;
@@ -102,11 +66,11 @@ static uns_runtime *open_state(pool_thread *thread) {
   return runtime;
 }
 
-static void close_state(pool_thread *thread, uns_runtime *runtime) {
+static void close_state(uns_pool_thread *thread, uns_runtime *runtime) {
   if (runtime != NULL) thread->pool->executors->free_state(runtime);
 }
 
-static void run_job(pool_thread *thread, uns_job *job) {
+static void run_job(uns_pool_thread *thread, uns_job *job) {
   uns_runtime *kept = thread->runtime;
   if (job->function->fresh || thread->runtime == NULL) {
     thread->runtime = open_state(thread);
@@ -123,7 +87,7 @@ static void run_job(pool_thread *thread, uns_job *job) {
   }
 }
 
-static uns_job *spin_for_job(pool_thread *thread) {
+static uns_job *spin_for_job(uns_pool_thread *thread) {
   uns_job *job = atomic_load_explicit(&thread->given, memory_order_acquire);
   if (job != NULL || !uns_spin_begin(&thread->spin)) return job;
   do {
@@ -137,7 +101,7 @@ static uns_job *spin_for_job(pool_thread *thread) {
 }
 
 /* Between two calls: strings that the last one lent come home. True while some are still out. */
-static bool take_mail(pool_thread *thread) {
+static bool take_mail(uns_pool_thread *thread) {
   uns_runtime *runtime = thread->runtime;
   if (runtime == NULL) return false;
   if (uns_mailbox_has_mail(runtime->mailbox)) uns_runtime_turn(runtime, false);
@@ -145,7 +109,7 @@ static bool take_mail(pool_thread *thread) {
 }
 
 /* Waits until a job was given; NULL when it is time to end: told to, or idle for long. */
-static uns_job *wait_for_job(pool_thread *thread) {
+static uns_job *wait_for_job(uns_pool_thread *thread) {
   uns_pool *pool = thread->pool;
   uns_job *job = spin_for_job(thread);
   uint64_t since = uns_clock_ns();
@@ -185,7 +149,7 @@ static void free_abandoned(uns_mail *mail, void *runtime) {
 }
 
 static void *thread_main(void *argument) {
-  pool_thread *thread = argument;
+  uns_pool_thread *thread = argument;
   uns_pool *pool = thread->pool;
   thread->thread_id = gettid();
   uns_recorder *recorder = pool->executors->recorder;
@@ -215,27 +179,26 @@ static void *thread_main(void *argument) {
 
 /* ---- the pool ---- */
 
-static void thread_free(pool_thread *thread) {
+static void thread_free(uns_pool_thread *thread) {
   uv_cond_destroy(&thread->wake);
   uv_mutex_destroy(&thread->lock);
   uns_free(thread);
 }
 
-/* Joins the threads that have ended by themselves. */
-static void reap(uns_pool *pool) {
+void uns_pool_reap(uns_pool *pool) {
   for (;;) {
     uv_mutex_lock(&pool->lock);
     uns_link *link = uns_list_pop_front(&pool->ended);
     uv_mutex_unlock(&pool->lock);
     if (link == NULL) return;
-    pool_thread *thread = uns_container_of(link, pool_thread, link);
+    uns_pool_thread *thread = uns_container_of(link, uns_pool_thread, link);
     pthread_join(thread->thread, NULL);
     thread_free(thread);
   }
 }
 
 /* With all signals blocked: they are for the main thread. */
-static int create(pool_thread *thread) {
+static int create(uns_pool_thread *thread) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -246,8 +209,8 @@ static int create(pool_thread *thread) {
 
 /* One more thread. 0 or an errno. */
 static int add_thread(uns_pool *pool) {
-  reap(pool);
-  pool_thread *thread = uns_calloc(1, sizeof *thread);
+  uns_pool_reap(pool);
+  uns_pool_thread *thread = uns_calloc(1, sizeof *thread);
   if (thread == NULL) return ENOMEM;
   thread->pool = pool;
   thread->spin.allowed = pool->executors->cores > 1;
@@ -320,7 +283,7 @@ static size_t count_blocked(uns_pool *pool) {
   uv_mutex_lock(&pool->lock);
   for (uns_link *link = pool->threads.next; link != &pool->threads && running < pool->dispatch.target;
        link = link->next) {
-    if (uns_kernel_on_cpu(uns_container_of(link, pool_thread, link)->thread_id)) running++;
+    if (uns_kernel_on_cpu(uns_container_of(link, uns_pool_thread, link)->thread_id)) running++;
     else blocked++;
   }
   uv_mutex_unlock(&pool->lock);
@@ -365,7 +328,7 @@ static void arm_check(uns_pool *pool) {
   uv_mutex_unlock(&pool->lock);
 }
 
-static void grow(uns_dispatch *dispatch) {
+void uns_pool_grow(uns_dispatch *dispatch) {
   uns_pool *pool = dispatch->owner;
   grow_by_one(pool, false);
   arm_check(pool);
@@ -373,7 +336,7 @@ static void grow(uns_dispatch *dispatch) {
 
 static void give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
   (void)dispatch;
-  pool_thread *thread = uns_container_of(worker, pool_thread, worker);
+  uns_pool_thread *thread = uns_container_of(worker, uns_pool_thread, worker);
   atomic_store(&thread->given, job);
   if (atomic_load(&thread->asleep)) {
     uv_mutex_lock(&thread->lock); /* it waits from here on, or has seen the job */
@@ -382,7 +345,7 @@ static void give(uns_dispatch *dispatch, uns_worker *worker, uns_job *job) {
   }
 }
 
-static const uns_dispatch_ops pool_ops = {give, grow};
+static const uns_dispatch_ops pool_ops = {give, uns_pool_grow};
 
 uns_pool *uns_pool_new(uns_executors *executors) {
   uns_pool *pool = uns_calloc(1, sizeof *pool);
@@ -416,109 +379,8 @@ void uns_pool_submit(uns_pool *pool, uns_job *job) {
   uns_dispatch_submit(&pool->dispatch, job);
 }
 
-/* ---- cancelling ---- */
-
-/* One climb of the ladder, for a job that may end, and be gone, at any moment: it is known by its number. */
-typedef struct {
-  uns_link link; /* in pool->ladders */
-  uns_pool *pool;
-  uint64_t id, grace_ns;
-  uns_job *twin; /* made beforehand: giving up must not fail */
-  bool native, forced;
-} ladder;
-
-/* Interrupts what the thread runs, if that is the job `id`; 0: whatever it is. False: it does not. Under the pool's lock. */
-static bool interrupt_thread(uns_pool *pool, const pool_thread *thread, uint64_t id, int rung) {
-  uv_mutex_lock(&pool->dispatch.lock);
-  uns_job *job = thread->worker.job;
-  bool runs = job != NULL && (id == 0 || job->id == id) && !thread->worker.lost;
-  if (runs) {
-    if (atomic_load(&job->cancel) < rung) atomic_store(&job->cancel, rung); /* by nobody else */
-    /* It holds a job, so it lives. A native task looks at the flag: a signal would only break off its system calls. */
-    if (job->function->native == NULL) pthread_kill(thread->thread, UNS_INTERRUPT_SIGNAL);
-  }
-  uv_mutex_unlock(&pool->dispatch.lock);
-  return runs;
-}
-
-/* The thread that runs the job `id`, interrupted at once; NULL if none does. Under the pool's lock. */
-static pool_thread *interrupt(uns_pool *pool, uint64_t id, int rung) {
-  for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
-    pool_thread *thread = uns_container_of(link, pool_thread, link);
-    if (interrupt_thread(pool, thread, id, rung)) return thread;
-  }
-  return NULL;
-}
-
-static void ladder_free(ladder *climb) {
-  if (climb->twin != NULL) {
-    climb->twin->home_data = NULL; /* the job's own */
-    uns_job_free(climb->twin);
-  }
-  uns_free(climb);
-}
-
-/* On the supervisor's thread, a grace period later. */
-static void climb_on(void *argument) {
-  ladder *climb = argument;
-  uns_pool *pool = climb->pool;
-  uv_mutex_lock(&pool->lock);
-  if (pool->closing) { /* it is the pool's to free */
-    uv_mutex_unlock(&pool->lock);
-    return;
-  }
-  bool again = false, wanted = false;
-  pool_thread *thread = interrupt(pool, climb->id, 2);
-  if (thread != NULL && !climb->native && !climb->forced) {
-    climb->forced = true;
-    again = uns_supervisor_after(pool->executors->supervisor, climb->grace_ns, climb_on, climb) == 0;
-  } else if (thread != NULL &&
-             uns_dispatch_abandon(&pool->dispatch, &thread->worker, climb->id, climb->twin, &wanted)) {
-    climb->twin = NULL;
-    pool->abandoned++;
-    thread->abandoned = true;
-  }
-  if (wanted) { /* which takes the lock itself; the pool waits for us, as long as the ladder is in its list */
-    uv_mutex_unlock(&pool->lock);
-    grow(&pool->dispatch);
-    uv_mutex_lock(&pool->lock);
-  }
-  bool done = !again && !pool->closing;
-  if (done) uns_list_remove(&climb->link);
-  uv_mutex_unlock(&pool->lock);
-  if (done) ladder_free(climb);
-}
-
-/* Sees to it that the job is looked at again. Without memory it is asked to stop once, and no more. */
-static void start_climb(uns_pool *pool, const uns_job *job) {
-  uns_supervisor *supervisor = uns_executors_supervisor(pool->executors);
-  ladder *climb = uns_calloc(1, sizeof *climb);
-  if (climb == NULL) return;
-  climb->pool = pool;
-  climb->id = job->id;
-  climb->grace_ns = job->function->grace_ns > 0 ? job->function->grace_ns : pool->executors->grace_ns;
-  climb->native = job->function->native != NULL;
-  climb->twin = uns_job_twin(job);
-  uv_mutex_lock(&pool->lock);
-  uns_list_push_back(&pool->ladders, &climb->link);
-  bool watched = climb->twin != NULL && supervisor != NULL &&
-                 uns_supervisor_after(supervisor, climb->grace_ns, climb_on, climb) == 0;
-  if (!watched) uns_list_remove(&climb->link);
-  uv_mutex_unlock(&pool->lock);
-  if (!watched) ladder_free(climb);
-}
-
-bool uns_pool_cancel(uns_pool *pool, uns_job *job) {
-  if (uns_dispatch_withdraw(&pool->dispatch, job)) return true;
-  start_climb(pool, job);
-  uv_mutex_lock(&pool->lock);
-  interrupt(pool, job->id, 1);
-  uv_mutex_unlock(&pool->lock);
-  return false;
-}
-
 /* Both locks held. */
-static uns_worker_info info_of(const pool_thread *thread) {
+static uns_worker_info info_of(const uns_pool_thread *thread) {
   const uns_job *job = thread->worker.job;
   uns_worker_info info = {.id = thread->thread_id,
                           .state = job == NULL              ? "idle"
@@ -534,7 +396,7 @@ size_t uns_pool_look(uns_pool *pool, void (*visit)(void *, const uns_worker_info
   uv_mutex_lock(&pool->lock);
   uv_mutex_lock(&pool->dispatch.lock);
   for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
-    uns_worker_info info = info_of(uns_container_of(link, pool_thread, link));
+    uns_worker_info info = info_of(uns_container_of(link, uns_pool_thread, link));
     visit(context, &info);
   }
   size_t queued = pool->dispatch.queued;
@@ -547,7 +409,7 @@ void uns_pool_look_for(uns_pool *pool, const uns_job *job, uns_worker_info *foun
   uv_mutex_lock(&pool->lock);
   uv_mutex_lock(&pool->dispatch.lock);
   for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
-    const pool_thread *thread = uns_container_of(link, pool_thread, link);
+    const uns_pool_thread *thread = uns_container_of(link, uns_pool_thread, link);
     if (thread->worker.job == job) *found = info_of(thread);
   }
   uv_mutex_unlock(&pool->dispatch.lock);
@@ -559,96 +421,4 @@ uint32_t uns_pool_threads(uns_pool *pool) {
   uint32_t count = pool->count;
   uv_mutex_unlock(&pool->lock);
   return count;
-}
-
-/* Tells every thread to end, and what it runs to stop, as firmly as `rung` says. Under the pool's lock. */
-static void stop_all(uns_pool *pool, int rung) {
-  for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
-    pool_thread *thread = uns_container_of(link, pool_thread, link);
-    interrupt_thread(pool, thread, 0, rung);
-    uv_mutex_lock(&thread->lock);
-    atomic_store(&thread->stop, true);
-    uv_cond_signal(&thread->wake);
-    uv_mutex_unlock(&thread->lock);
-  }
-}
-
-/* The supervisor calls nothing of this pool any more. */
-static void forget_callbacks(uns_pool *pool) {
-  uns_supervisor *supervisor = pool->executors->supervisor;
-  if (supervisor != NULL) uns_supervisor_forget(supervisor, pool);
-  uns_link *link;
-  while ((link = uns_list_pop_front(&pool->ladders)) != NULL) {
-    ladder *climb = uns_container_of(link, ladder, link);
-    uns_supervisor_forget(supervisor, climb);
-    ladder_free(climb);
-  }
-}
-
-/* Waits until all threads have ended that may, at most until `end_ns`. False: some have not. Under the pool's lock. */
-static bool wait_for_all(uns_pool *pool, uint64_t end_ns) {
-  while (pool->count > pool->abandoned) {
-    uint64_t now_ns = uns_clock_ns();
-    if (now_ns >= end_ns) return false;
-    uv_cond_timedwait(&pool->all_ended, &pool->lock, end_ns - now_ns);
-  }
-  return true;
-}
-
-/* Does it get on, or would it, if it had a processor? Not where it has had one for long. */
-static bool settles(pool_thread *thread) {
-  if (thread->thread_id == 0) return true; /* it has not even begun */
-  uint64_t cpu_ns = uns_kernel_cpu_ns(thread->thread);
-  if (!thread->settling) thread->settling_cpu_ns = cpu_ns;
-  bool moved = !thread->settling || cpu_ns != thread->seen_cpu_ns || uns_kernel_on_cpu(thread->thread_id);
-  thread->settling = true;
-  thread->seen_cpu_ns = cpu_ns;
-  return moved && cpu_ns - thread->settling_cpu_ns < SETTLE_NS;
-}
-
-/*
- * Waits for the threads that hold no job. They end as soon as they get a processor, which on a busy machine may take longer
- * than any grace period; only a finalizer of a script's, as its state closes, can keep one. Under the pool's lock.
- */
-static void wait_for_idle(uns_pool *pool) {
-  uint64_t moved_ns = uns_clock_ns();
-  for (;;) {
-    bool waits = false, moved = false;
-    for (uns_link *link = pool->threads.next; link != &pool->threads; link = link->next) {
-      pool_thread *thread = uns_container_of(link, pool_thread, link);
-      uv_mutex_lock(&pool->dispatch.lock);
-      bool free = thread->worker.job == NULL;
-      uv_mutex_unlock(&pool->dispatch.lock);
-      waits |= free;
-      moved |= free && settles(thread);
-    }
-    uint64_t now_ns = uns_clock_ns();
-    if (moved) moved_ns = now_ns;
-    if (!waits || now_ns - moved_ns >= SETTLE_NS) return;
-    uv_cond_timedwait(&pool->all_ended, &pool->lock, SETTLE_LOOK_NS);
-  }
-}
-
-bool uns_pool_free(uns_pool *pool, uint64_t grace_ns) {
-  if (pool == NULL) return true;
-  uns_dispatch_close(&pool->dispatch);
-  uint64_t begin_ns = uns_clock_ns();
-  uv_mutex_lock(&pool->lock);
-  pool->closing = true;
-  stop_all(pool, 1);
-  if (!wait_for_all(pool, begin_ns + grace_ns / 2)) { /* half of it for clean-up, half for what does not heed that */
-    stop_all(pool, 2);
-    wait_for_all(pool, begin_ns + grace_ns);
-  }
-  wait_for_idle(pool);
-  bool stuck = pool->count > 0;
-  uv_mutex_unlock(&pool->lock);
-  reap(pool);
-  if (stuck) return false;
-  forget_callbacks(pool);
-  uns_dispatch_deinit(&pool->dispatch);
-  uv_cond_destroy(&pool->all_ended);
-  uv_mutex_destroy(&pool->lock);
-  uns_free(pool);
-  return true;
 }
