@@ -110,9 +110,90 @@ describe("cancelling in a worker", function()
       for _ = 1, 50 do
         local task = unsync.spawn(forever)
         stop(task):await()
-        unsync.yield()
+        local turns = 0
+        while not task:done() and turns < 100 do -- it need not be heard of in the same turn of the loop
+          unsync.yield()
+          turns = turns + 1
+        end
         assert.equal("cancelled", task:status(), kind)
       end
+    end)
+  end)
+end)
+
+describe("a worker's call that is cancelled", function()
+  --- A function that awaits a future, or what is made of it; its promise is settled when it does.
+  local function awaiting(on)
+    return on(function(future, promise, made_of)
+      local inner = require("unsync")
+      inner.spawn(function() inner.yield() promise:resolve() end)
+      if made_of then future = made_of(future) end
+      future:await()
+    end)
+  end
+
+  it("takes what it alone awaits from elsewhere with it", function()
+    in_workers(function(kind, on)
+      local task, started = unsync.spawn(forever), unsync.promise()
+      local call = awaiting(on)(task, started)
+      started:await()
+      call:cancel()
+      pcall(call.await, call) -- the task itself is awaited by nobody
+      assert.same({"cancelled", nil, "await"}, ended(task), kind)
+    end)
+  end)
+
+  it("takes it with it where its block is out of time", function()
+    in_workers(function(kind, on)
+      local task = unsync.spawn(forever)
+      local call = on(function(future)
+        local inner = require("unsync")
+        return select(2, pcall(inner.timeout, 0.001, future.await, future)).code
+      end)(task)
+      assert.equal("timeout", call:await(), kind)
+      assert.equal("cancelled", ended(task)[1], kind)
+    end)
+  end)
+
+  it("takes it with it through a combinator", function()
+    in_workers(function(kind, on)
+      local task, started = unsync.spawn(forever), unsync.promise()
+      local call = awaiting(on)(task, started, function(future) return require("unsync").all({future, future}) end)
+      started:await()
+      call:cancel()
+      pcall(call.await, call) -- the task itself is awaited by nobody
+      assert.equal("cancelled", ended(task)[1], kind)
+    end)
+  end)
+
+  it("leaves what somebody else awaits there, or a third has", function()
+    in_workers(function(kind, on)
+      local gate = unsync.event()
+      local task = unsync.spawn(function() gate:wait() return "whole" end)
+      local started, others = unsync.promise(), unsync.promise()
+      local waits = unsync.spawn(function() return task:await() end)
+      local call = awaiting(on)(task, started)
+      started:await()
+      call:cancel()
+      pcall(call.await, call)
+      waits:cancel() -- the last who waits here: a third has it now
+      local third = awaiting(on)(task, others)
+      others:await()
+      pcall(waits.await, waits)
+      gate:set()
+      assert.equal("whole", task:await(), kind)
+      third:await()
+    end)
+  end)
+
+  it("leaves a promise", function()
+    in_workers(function(kind, on)
+      local promise, started = unsync.promise(), unsync.promise()
+      local call = awaiting(on)(promise, started)
+      started:await()
+      call:cancel()
+      pcall(call.await, call)
+      assert.is_true(promise:resolve("kept"), kind)
     end)
   end)
 end)

@@ -120,9 +120,9 @@ bool uns_cell_settle_here(uns_cell *cell, uns_cell_state state, uns_packet *outc
   return first;
 }
 
-void uns_cell_set_workplace(uns_cell *cell, uns_mailbox *mailbox, void (*deliver)(uns_mail *mail, void *receiver),
-                            void *keeper) {
-  cell->workplace = (uns_cell_workplace){.mailbox = uns_mailbox_ref(mailbox), .deliver = deliver, .keeper = keeper};
+void uns_cell_set_workplace(uns_cell *cell, const uns_cell_workplace *place) {
+  cell->workplace = *place;
+  uns_mailbox_ref(place->mailbox);
 }
 
 void uns_cell_stop_free(uns_cell_stop *stop) {
@@ -131,12 +131,30 @@ void uns_cell_stop_free(uns_cell_stop *stop) {
   uns_free(stop);
 }
 
+/* Do more watch it than those? The lock held. */
+static bool has_others(const uns_cell *cell, uint32_t watchers) {
+  const uns_link *link = cell->watchers.next;
+  while (watchers > 0 && link != &cell->watchers) {
+    link = link->next;
+    watchers--;
+  }
+  return link != &cell->watchers;
+}
+
+bool uns_cell_is_watched(uns_cell *cell) {
+  uv_mutex_lock(&cell->lock);
+  bool watched = has_others(cell, cell->workplace.watchers);
+  uv_mutex_unlock(&cell->lock);
+  return watched;
+}
+
 /* Puts a request into the mailbox, of which a reference is taken over. UNS_OK or UNS_ENOMEM. */
-static int post_stop(uns_cell *cell, uns_mailbox *mailbox, uns_packet *reason) {
+static int post_stop(uns_cell *cell, uns_mailbox *mailbox, uns_stop how, uns_packet *reason) {
   uns_cell_stop *stop = uns_malloc(sizeof *stop);
   if (stop != NULL) {
     stop->mail.deliver = cell->workplace.deliver;
     stop->cell = uns_shared_ref(cell);
+    stop->how = how;
     uns_packet_init(&stop->reason);
     uns_packet_move(&stop->reason, reason);
     uns_mailbox_post(mailbox, &stop->mail);
@@ -147,23 +165,30 @@ static int post_stop(uns_cell *cell, uns_mailbox *mailbox, uns_packet *reason) {
   return stop != NULL ? UNS_OK : UNS_ENOMEM;
 }
 
-bool uns_cell_stop_work_here(uns_cell *cell, uns_packet *reason, int *status) {
+bool uns_cell_stop_work_here(uns_cell *cell, uns_stop how, uint32_t watchers, uns_packet *reason, int *status) {
+  uns_mailbox *mailbox = NULL;
   uv_mutex_lock(&cell->lock);
-  uns_mailbox *mailbox = cell->workplace.mailbox != NULL ? uns_mailbox_ref(cell->workplace.mailbox) : NULL;
+  bool wanted = how == UNS_STOP_UNWANTED && has_others(cell, watchers + cell->workplace.watchers);
+  if (cell->workplace.mailbox != NULL && !wanted) mailbox = uns_mailbox_ref(cell->workplace.mailbox);
   uv_mutex_unlock(&cell->lock);
   *status = UNS_OK;
   if (mailbox == NULL) uns_packet_deinit(reason);
-  else *status = post_stop(cell, mailbox, reason);
+  else *status = post_stop(cell, mailbox, how, reason);
   return mailbox != NULL && *status == UNS_OK;
 }
 
-bool uns_cell_stop_work(uns_cell *cell, uns_packet *reason, int *status) {
+bool uns_cell_stop_work(uns_cell *cell, uns_stop how, uns_packet *reason, int *status) {
   uv_mutex_lock(&cell->lock);
   bool pending = cell->state == UNS_CELL_PENDING, here = cell->workplace.mailbox != NULL;
   uns_cell_remote *remote = cell->remote;
+  bool wanted = how == UNS_STOP_UNWANTED && has_others(cell, 1);
   uv_mutex_unlock(&cell->lock);
-  if (!pending || here || remote == NULL || !cell->by_task) return uns_cell_stop_work_here(cell, reason, status);
-  return remote->stop(remote, cell, reason, status);
+  bool elsewhere = pending && !here && remote != NULL && cell->by_task;
+  if (!elsewhere) return uns_cell_stop_work_here(cell, how, 1, reason, status);
+  if (!wanted) return remote->stop(remote, cell, how, reason, status);
+  uns_packet_deinit(reason);
+  *status = UNS_OK;
+  return false;
 }
 
 uns_cell_state uns_cell_peek(uns_cell *cell) {

@@ -211,7 +211,9 @@ static int known_export(uns_child *child, uint64_t id, bool by_task, uns_export 
   uns_cell *cell = uns_cell_new();
   if (cell == NULL) return UNS_ENOMEM;
   cell->by_task = by_task;
-  if (by_task) uns_cell_set_workplace(cell, uns_supervisor_mailbox(child->pool->supervisor), on_stop, child);
+  const uns_cell_workplace there = {
+      .mailbox = uns_supervisor_mailbox(child->pool->supervisor), .deliver = on_stop, .keeper = child, .watchers = 1};
+  if (by_task) uns_cell_set_workplace(cell, &there);
   *found = add_export(child, cell, NULL, id);
   if (*found == NULL) {
     uns_shared_unref(cell);
@@ -358,7 +360,7 @@ static void on_settled(uns_mail *mail, void *receiver) {
 static void on_stop(uns_mail *mail, void *receiver) {
   uns_cell_stop *stop = uns_container_of(mail, uns_cell_stop, mail);
   uns_child *child = stop->cell->workplace.keeper;
-  uns_message message = {.words = {.kind = UNS_FRAME_STOP}};
+  uns_message message = {.words = {.kind = UNS_FRAME_STOP, .first = stop->how == UNS_STOP_UNWANTED}};
   if (receiver != NULL) message.words.id = uns_exports_made_there(child, stop->cell);
   if (message.words.id != 0) {
     int status = uns_service_send(child, &message, &stop->reason);
@@ -450,7 +452,8 @@ int uns_exports_stop(uns_child *child, uns_message *message) {
   if (status != UNS_OK) return status;
   uns_cell *cell = uns_exports_find(child, message->words.id);
   if (cell == NULL) return UNS_ECORRUPT;
-  bool asked = uns_cell_stop_work_here(cell, &message->packet, &status);
+  uns_stop how = message->words.first ? UNS_STOP_UNWANTED : UNS_STOP;
+  bool asked = uns_cell_stop_work_here(cell, how, 1, &message->packet, &status);
   uns_shared_unref(cell);
   if (status == UNS_OK) send_word(child, UNS_FRAME_ANSWER, message->words.request, 0, asked);
   return status;

@@ -17,36 +17,36 @@
 #include "core/job.h"
 
 typedef enum {
-  UNS_FRAME_CALL = 1, /* a job for the other side to run */
-  UNS_FRAME_RESULT,   /* its end */
-  UNS_FRAME_SETTLE,   /* child: settle cell `id`; `request` is answered */
-  UNS_FRAME_SETTLED,  /* host: cell `id` has settled */
-  UNS_FRAME_ANSWER,   /* host: to request `id`; `first`, `state`, a packet */
-  UNS_FRAME_LOOKED,   /* child: somebody has looked at the failure of cell `id`; `request` is answered */
-  UNS_FRAME_STOP,     /* the work behind cell `id` shall stop; a packet: the reason. child: `request` is answered */
-  UNS_FRAME_UNREF,    /* child: gives back `count` references to cell `id` */
-  UNS_FRAME_FORGET,   /* host: cell `id` is known no more */
-  UNS_FRAME_HELLO,    /* child: I am up; texts: its build */
-  UNS_FRAME_SORRY,    /* child: I cannot start; texts: why; `error_code` */
-  UNS_FRAME_SETUP,    /* host: the first frame; texts: the script's directory */
-  UNS_FRAME_CANCEL,   /* child: the nested call `id` shall stop. host: the call `sequence` shall */
+  UNS_FRAME_CALL = 1,     /* a job for the other side to run */
+  UNS_FRAME_RESULT,       /* its end */
+  UNS_FRAME_SETTLE,       /* child: settle cell `id`; `request` is answered */
+  UNS_FRAME_SETTLED,      /* host: cell `id` has settled */
+  UNS_FRAME_ANSWER,       /* host: to request `id`; `first`, `state`, a packet */
+  UNS_FRAME_LOOKED,       /* child: somebody has looked at the failure of cell `id`; `request` is answered */
+  UNS_FRAME_STOP,         /* cell `id` shall be stopped, `first`: if unwanted; a packet: the reason. child: answered */
+  UNS_FRAME_UNREF,        /* child: gives back `count` references to cell `id` */
+  UNS_FRAME_FORGET,       /* host: cell `id` is known no more */
+  UNS_FRAME_HELLO,        /* child: I am up; texts: its build */
+  UNS_FRAME_SORRY,        /* child: I cannot start; texts: why; `error_code` */
+  UNS_FRAME_SETUP,        /* host: the first frame; texts: the script's directory */
+  UNS_FRAME_CANCEL,       /* child: the nested call `id` shall stop. host: the call `sequence` shall */
   UNS_FRAME_CHANNEL_MAKE, /* child: channel `id` is new, has room for `count` and, `first`, is closed. Answered */
-  UNS_FRAME_CHANNEL_ASK,  /* child: `state` (uns_channel_question) of channel `id`, with an item or none. Answered, `state` */
+  UNS_FRAME_CHANNEL_ASK, /* child: `state` (uns_channel_question) of channel `id`, with an item or none. Answered, `state` */
   UNS_FRAME_CHANNEL_WAIT, /* child: wait `sequence`, of group `count` (0: none), at channel `id`; `first`: to send the item */
-  UNS_FRAME_CHANNEL_TOLD, /* host: wait `sequence` was told `state`, with an item or none */
+  UNS_FRAME_CHANNEL_TOLD,  /* host: wait `sequence` was told `state`, with an item or none */
   UNS_FRAME_CHANNEL_LEAVE, /* child: wait `sequence`, or all of group `count`, leave. Answered where `request` is not 0;
                               `first`: nothing was told */
-  UNS_FRAME_CHANNEL_TOOK,      /* child: the item given to wait `sequence` has arrived */
+  UNS_FRAME_CHANNEL_TOOK,  /* child: the item given to wait `sequence` has arrived */
   UNS_FRAME_CHANNEL_GIVE_BACK, /* child: that item goes back in front. Answered */
-  UNS_FRAME_CHANNEL_SETTLE, /* child: what it has taken of what was lent to it makes room. Answered */
-  UNS_FRAME_CHANNEL_AHEAD, /* host: the item may be taken from channel `id`, as number `sequence` in place `slot` */
-  UNS_FRAME_LIMIT,    /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
-  UNS_FRAME_ASK,      /* host: is all quiet there? `id` is the round */
-  UNS_FRAME_QUIET,    /* child: to round `id`: `first`: it is, the packet is a uns_quiet_report; else `count`: ask again */
+  UNS_FRAME_CHANNEL_SETTLE,    /* child: what it has taken of what was lent to it makes room. Answered */
+  UNS_FRAME_CHANNEL_AHEAD,     /* host: the item may be taken from channel `id`, as number `sequence` in place `slot` */
+  UNS_FRAME_LIMIT, /* host: too many calls wait; `count` is what the board said of this wait, `limit` how many */
+  UNS_FRAME_ASK,   /* host: is all quiet there? `id` is the round */
+  UNS_FRAME_QUIET, /* child: to round `id`: `first`: it is, the packet is a uns_quiet_report; else `count`: ask again */
   UNS_FRAME_DEADLOCK, /* host: task `id` of state `request` shall not wait on in its wait `count`; `first`: a cycle; texts: why */
   UNS_FRAME_PROGRESS, /* host: of the nested call `id` */
-  UNS_FRAME_WHY,      /* host: question `id`: what does the call `sequence` wait for, or the task behind cell `request`? */
-  UNS_FRAME_BECAUSE,  /* child: to question `id`: `first`: texts: the lines; they end in `state` (uns_behind_kind), `count` */
+  UNS_FRAME_WHY, /* host: question `id`: what does the call `sequence` wait for, or the task behind cell `request`? */
+  UNS_FRAME_BECAUSE, /* child: to question `id`: `first`: texts: the lines; they end in `state` (uns_behind_kind), `count` */
   UNS_FRAME_KINDS
 } uns_frame_kind;
 

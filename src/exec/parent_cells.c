@@ -170,9 +170,9 @@ static bool settle(uns_cell_remote *remote, uns_cell *cell, uns_cell_state state
 }
 
 /* The host's to be asked: when it has answered, the request is where it belongs, and comes before the end of this call. */
-static bool stop_work(uns_cell_remote *remote, uns_cell *cell, uns_packet *reason, int *status) {
+static bool stop_work(uns_cell_remote *remote, uns_cell *cell, uns_stop how, uns_packet *reason, int *status) {
   uns_parent *parent = uns_container_of(remote, uns_parent, remote);
-  uns_message message = {.words = {.kind = UNS_FRAME_STOP, .id = cell->remote_id}};
+  uns_message message = {.words = {.kind = UNS_FRAME_STOP, .id = cell->remote_id, .first = how == UNS_STOP_UNWANTED}};
   uns_message answer;
   *status = uns_parent_ask(parent, &message, reason, &answer);
   if (*status == UNS_ECORRUPT) *status = uns_parent_ask(parent, &message, NULL, &answer); /* then without the reason */
@@ -192,7 +192,8 @@ int uns_parent_on_stop(uns_parent *parent, uns_message *message) {
   const proxy *known = uns_table_get(&parent->proxies, message->words.id);
   if (known != NULL && known->cell != NULL && uns_shared_try_ref(known->cell)) cell = known->cell;
   uv_mutex_unlock(&parent->lock);
-  if (cell != NULL) uns_cell_stop_work_here(cell, &message->packet, &status);
+  uns_stop how = message->words.first ? UNS_STOP_UNWANTED : UNS_STOP;
+  if (cell != NULL) uns_cell_stop_work_here(cell, how, 0, &message->packet, &status);
   uns_shared_unref(cell);
   return status;
 }

@@ -126,10 +126,15 @@ void uns_cancel_caught(uns_runtime *runtime, lua_State *L, bool in_clean_up) {
 
 /* ---- scopes ---- */
 
+/* Another state has it, and may wait for it there. */
+static bool is_held_elsewhere(const uns_future *future) {
+  return future->cell != NULL && !future->foreign && uns_cell_is_watched(future->cell);
+}
+
 /* What a parked task waits for, if it goes with it: nobody else waits for that. A promise is its holder's. Else NULL. */
 static uns_future *awaited_alone(const uns_task *task) {
   uns_future *awaited = uns_task_awaited(task);
-  if (awaited == NULL || awaited->resolvable) return NULL;
+  if (awaited == NULL || awaited->resolvable || is_held_elsewhere(awaited)) return NULL;
   for (const uns_link *link = awaited->waiters.next; link != &awaited->waiters; link = link->next) {
     if (link != &task->extra->waiter.link && !uns_container_of(link, uns_waiter, link)->listens) return NULL;
   }
@@ -310,15 +315,26 @@ void uns_cancel_end(uns_runtime *runtime, lua_State *L) {
   uns_future_fail_safely(runtime, L, lua_gettop(L) - 1, UNS_FUTURE_CANCELLED);
 }
 
-bool uns_cancel_is_awaited(const uns_future *future) {
+static bool is_awaited_here(const uns_future *future) {
   for (const uns_link *link = future->waiters.next; link != &future->waiters; link = link->next) {
     if (!uns_container_of(link, uns_waiter, link)->listens) return true;
   }
   return false;
 }
 
+bool uns_cancel_is_awaited(const uns_future *future) { return is_awaited_here(future) || is_held_elsewhere(future); }
+
+/* Nobody here waits any more for a future of another state, and it is given up, if nobody does there. */
+static bool let_go(const uns_future *future) {
+  uns_packet no_reason;
+  int status;
+  uns_packet_init(&no_reason);
+  return !future->resolvable && uns_cell_stop_work(future->cell, UNS_STOP_UNWANTED, &no_reason, &status);
+}
+
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future) {
   if (uns_future_settled(future)) return false;
+  if (future->foreign) return let_go(future);
   if (future->task != NULL) {
     cancel_task(runtime, future->task);
     return true;
@@ -414,7 +430,7 @@ static bool cancel_foreign(lua_State *L, const uns_future *future) {
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   if (!lua_isnil(L, -1) && uns_codec_encode(L, top, 1, &reason_names, &packet) != UNS_OK) uns_packet_init(&packet);
   lua_settop(L, top - 1);
-  bool asked = uns_cell_stop_work(future->cell, &packet, &status);
+  bool asked = uns_cell_stop_work(future->cell, UNS_STOP, &packet, &status);
   if (status == UNS_ENOMEM) return luaL_error(L, "not enough memory");
   return asked;
 }
@@ -435,7 +451,7 @@ void uns_cancel_on_stop(uns_mail *mail, void *receiver) {
   lua_State *L = runtime != NULL ? runtime->L : NULL;
   int top = L != NULL ? lua_gettop(L) : 0;
   uns_future *future = L != NULL && lua_checkstack(L, 5) ? uns_future_push_known(L, request->cell) : NULL;
-  if (future != NULL) {
+  if (future != NULL && (request->how == UNS_STOP || !is_awaited_here(future))) {
     lua_pushcfunction(L, stop);
     lua_pushvalue(L, top + 1);
     lua_pushlightuserdata(L, request);

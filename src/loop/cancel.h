@@ -44,7 +44,8 @@ uint64_t uns_cancel_deadline(const uns_runtime *runtime);
 bool uns_cancel(uns_runtime *runtime, lua_State *L, int index);
 /* A uns_cell_stop has come: another state, or another process, asks for the work behind a future of this one to be stopped. */
 void uns_cancel_on_stop(uns_mail *mail, void *receiver);
-/* The same for a task, a job or a combinator of this state, without a reason. False if it is none of them. */
+/* The same for a task, a job or a combinator, without a reason; another state's only where nobody else wants that. False if it
+   is none of them. */
 bool uns_cancel_work(uns_runtime *runtime, uns_future *future);
 /* The calls that this state has sent to workers and that have not come home yet. */
 size_t uns_cancel_count_calls(uns_runtime *runtime);
@@ -59,7 +60,7 @@ int uns_cancel_set_deadline(uns_runtime *runtime, uns_future *future, uint64_t d
 /* The future on top of L, whose work nobody wants any more, is cancelled, if it has not settled. Raises nothing. */
 void uns_cancel_end(uns_runtime *runtime, lua_State *L);
 
-/* Whether somebody waits for the future, and not only keeps books about it. */
+/* Whether somebody waits for the future, and not only keeps books about it, or may in another state, which has it. */
 bool uns_cancel_is_awaited(const uns_future *future);
 
 /* Replaces the reason on top of L by the error `cancelled`, which names `future`'s task. */

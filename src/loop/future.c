@@ -516,7 +516,8 @@ uns_cell *uns_future_share(uns_runtime *runtime, lua_State *L, int index) {
   cell->task = future->task;
   cell->job = future->job;
   cell->by_task = !future->resolvable;
-  if (cell->by_task) uns_cell_set_workplace(cell, runtime->mailbox, uns_cancel_on_stop, NULL);
+  const uns_cell_workplace here = {.mailbox = runtime->mailbox, .deliver = uns_cancel_on_stop};
+  if (cell->by_task) uns_cell_set_workplace(cell, &here);
   tie_cell(L, index, mine, cell);
   uns_failure *failure = push_failure(L, index);
   if (failure != NULL) {
