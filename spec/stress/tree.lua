@@ -43,7 +43,7 @@ function tree.grow(seed)
     local draw = random(22)
     if draw <= 9 and depth < 4 and next_id < calls then
       local ways = {"await", "await", "await", "leave", "cancel", "cancel_late", "await_limit", "timeout", "race",
-        "all", "close", "option", "scope", "detour"}
+        "all", "close", "option", "scope", "detour", "afar", "detour_cancel"}
       local way = ways[random(#ways)]
       local step = {"call", way, grow_child(depth, place), amount = random(4)}
       if way == "race" or way == "all" or way == "scope" then step[4] = grow_child(depth, place) end
@@ -217,6 +217,28 @@ function ways.detour(step, world)
   local elsewhere = unsync.thread(function(f) return f:await() end)(future)
   outcome(step[3], elsewhere)
   future:error()
+end
+
+--- The same, but who waits there is stopped: what nobody else waits for may go with it.
+function ways.detour_cancel(step, world)
+  local future = start(step[3], world)
+  local place = step.amount > 3 and unsync.cpu or unsync.thread
+  local elsewhere = place(function(f) return f:await() end)(future)
+  for _ = 1, step.amount do unsync.yield() end
+  elsewhere:cancel()
+  outcome(step[3], elsewhere)
+  outcome(step[3], future)
+end
+
+--- Cancelled by somebody who did not make it.
+function ways.afar(step, world)
+  local future = start(step[3], world)
+  local place = step.amount > 3 and unsync.cpu or unsync.thread
+  local asked = place(function(f) return f:cancel("from afar") end)(future)
+  local ok, err = pcall(asked.await, asked)
+  if not ok then check_error(err) end
+  outcome(step[3], future)
+  if future:done() and future:cancel() then broken("call %d: cancelled after it had settled", step[3].id) end
 end
 
 local verbs = {}
