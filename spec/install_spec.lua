@@ -134,6 +134,17 @@ describe("make install #plain", function()
       :format(script.quote(program), quoted, flags))
     local said = script.read_file("examples/embed/run.c"):match("\n %*\n( %*     script:.-) %*/"):gsub(" %*     ", "")
     assert.equal(said, shell(("LD_LIBRARY_PATH=%s/lib %s"):format(quoted, script.quote(program))))
+
+    local shown = script.read_file("docs/embed.md"):match("\n```c\n(.-\nint main.-)```\n")
+    shell(("cc -std=c11 -Wall -Wextra -Wpedantic -Werror -o %s %s %s"):format(script.quote(program),
+      script.quote(script.file("program.c", shown)), flags))
+    local directory = program:match("^(.*)/")
+    script.file("script.lua", [[
+      local unsync = require "unsync"
+      print(unsync.cpu(function(n) return 2 * n end)(21):await(), unsync.thread(string.upper)("x"):await())
+    ]])
+    assert.equal("42\tX\n", shell(("cd %s && LD_LIBRARY_PATH=%s/lib %s"):format(script.quote(directory), quoted,
+      script.quote(program))))
     make("uninstall")
   end)
 end)

@@ -56,6 +56,14 @@ describe("the session", function()
     assert.matches("^stdin:2: ", err)
   end)
 
+  it("counts the lines as they are typed, whatever became of those before", function()
+    local _, err = session({"local a <const> = 1", "a = 2", "x = = 1", "nothing()", ".time nothing()", ".nosuch",
+      "nothing()", "for i = 1, 1 do", "  nothing() end"})
+    local lines = {}
+    for number in err:gmatch("stdin:(%d+):") do lines[#lines + 1] = number end
+    assert.equal("2 3 4 5 7 9", table.concat(lines, " "), err)
+  end)
+
   it("says what ended it, also where a line held it", function()
     local _, err, code = session({
       "local pid = io.open('/proc/self/stat'):read('n')",

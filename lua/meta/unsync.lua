@@ -22,7 +22,7 @@ local unsync = {}
 ---@field others? any[]  of a failed scope: the errors after the first
 
 ---@class unsync.FunctionOptions
----@field name? string  for errors, traces and `unsync.place`; default: `file:line` of the function, or the native task's name
+---@field name? string  for errors, traces and `unsync.place`; default: `file:line` of the function, or the name of the native task or library function
 ---@field timeout? number  seconds from the call, time in line included; then the future fails with `timeout`
 ---@field run_timeout? number  seconds from its start
 ---@field limit? integer  most calls of this function that run at once; the others wait in line, but for those that it waits for itself

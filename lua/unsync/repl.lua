@@ -187,8 +187,10 @@ end
 function Repl:enter(text)
   local name, rest = commands.parse(text)
   if not name then return self:run(text) end
-  self.session:skip(text)
+  local line_number = self.session.line
   local fine, problem = pcall(commands.run, self, name, rest)
+  self.session.line = line_number -- whatever the command has compiled, it is one line
+  self.session:skip(text)
   if not fine then self:tell(problem) end
 end
 

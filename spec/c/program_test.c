@@ -91,6 +91,25 @@ static void lies_beside_the_program(void **state) {
   unlink(copy);
 }
 
+/* As in an installed tree, PREFIX/lib/unsync being where the plugins are. */
+static void is_no_directory_of_that_name(void **state) {
+  (void)state;
+  char found[4096], library[4096], programs[4096], copy[4096], beside[4096], program[4096];
+  unsetenv("UNSYNC_WORKER");
+  snprintf(library, sizeof library, "%s/lib", directory);
+  snprintf(programs, sizeof programs, "%s/bin", directory);
+  snprintf(copy, sizeof copy, "%s/lib/embedder", directory);
+  snprintf(beside, sizeof beside, "%s/lib/unsync", directory);
+  snprintf(program, sizeof program, "%s/bin/unsync", directory);
+  assert_true(mkdir(library, 0755) == 0 && mkdir(programs, 0755) == 0 && mkdir(beside, 0755) == 0);
+  copy_file(own, copy, 0755);
+  copy_file(own, program, 0755);
+  assert_int_equal(run(copy, "embedder", "plain", found, sizeof found), 0);
+  assert_string_equal(found, program);
+  assert_true(unlink(copy) == 0 && unlink(program) == 0);
+  assert_true(rmdir(beside) == 0 && rmdir(library) == 0 && rmdir(programs) == 0);
+}
+
 static void is_what_the_user_says(void **state) {
   (void)state;
   char found[4096];
@@ -141,6 +160,7 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(is_not_whatever_lies_here),
       cmocka_unit_test(lies_beside_the_program),
+      cmocka_unit_test(is_no_directory_of_that_name),
       cmocka_unit_test(is_what_the_user_says),
       cmocka_unit_test(is_not_what_a_user_with_fewer_rights_says),
   };

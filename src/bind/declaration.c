@@ -55,13 +55,25 @@ uns_declaration *uns_declaration_push(lua_State *L, uns_runtime *runtime) {
   return declared;
 }
 
-/* "script.lua:12", where the function at `index` was written: its name until it gets a better one. */
+/*
+ * "script.lua:12", where the function at `index` was written: its name until it gets a better one. One in C has the name
+ * that its module gives it, one of ours that of what it wraps.
+ */
 static void push_default_name(lua_State *L, int index) {
   lua_Debug where;
+  uns_kind kind;
+  const char *name;
+  if (uns_wrapped_describe(L, index, &kind, &name)) {
+    lua_pushstring(L, name);
+    return;
+  }
   lua_pushvalue(L, index);
   lua_getinfo(L, ">S", &where);
-  if (*where.what == 'C') lua_pushliteral(L, "?");
-  else lua_pushfstring(L, "%s:%d", where.short_src, where.linedefined);
+  if (*where.what == 'C') {
+    if (!uns_codec_push_title_of(L, index)) lua_pushliteral(L, "?");
+    return;
+  }
+  lua_pushfstring(L, "%s:%d", where.short_src, where.linedefined);
 }
 
 static uint64_t option_seconds(lua_State *L, const char *name) {

@@ -149,12 +149,19 @@ const uns_codec_class *uns_codec_class_named(const uns_codec *codec, const char 
   return NULL;
 }
 
-int uns_codec_has_name(lua_State *L, int index) {
+int uns_codec_push_title_of(lua_State *L, int index) {
   uns_codec *codec = uns_codec_of(L);
   luaL_checkstack(L, 10, NULL);
   index = lua_absindex(L, index);
   lua_rawgeti(L, LUA_REGISTRYINDEX, codec->loaded);
-  bool found = uns_codec_find_name(L, lua_gettop(L), index);
-  lua_pop(L, 1);
+  int loaded = lua_gettop(L);
+  bool found = uns_codec_push_title(L, loaded, index);
+  lua_remove(L, loaded);
   return found;
+}
+
+int uns_codec_has_name(lua_State *L, int index) {
+  if (!uns_codec_push_title_of(L, index)) return 0;
+  lua_pop(L, 1);
+  return 1;
 }

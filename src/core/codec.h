@@ -51,6 +51,8 @@ void uns_codec_register_function(lua_State *L, lua_CFunction function, const uns
 
 /* True if the C function, table or userdata at `index` crosses by a name: some module of package.loaded holds it. */
 int uns_codec_has_name(lua_State *L, int index);
+/* If so, pushes that name as scripts write it ("os.exit", "print"); pushes nothing and returns 0 otherwise. May raise. */
+int uns_codec_push_title_of(lua_State *L, int index);
 
 /* How paths in errors call the values: "argument", "result", "upvalue", "item", "error". */
 typedef struct uns_codec_names {

@@ -102,10 +102,15 @@ static bool search(lua_State *L, int loaded, int index) {
   return best.rank >= 0;
 }
 
-bool uns_codec_find_name(lua_State *L, int loaded, int index) {
-  bool found = search(L, loaded, index);
-  if (found) lua_pop(L, 2);
-  return found;
+bool uns_codec_push_title(lua_State *L, int loaded, int index) {
+  if (!search(L, loaded, index)) return false;
+  const char *module = lua_tostring(L, -2);
+  if (lua_isnil(L, -1)) lua_pushvalue(L, -2);
+  else if (strcmp(module, LUA_GNAME) == 0) lua_pushvalue(L, -1);
+  else lua_pushfstring(L, "%s.%s", module, lua_tostring(L, -1));
+  lua_replace(L, -3);
+  lua_pop(L, 1);
+  return true;
 }
 
 /* The kept name {module, field or false} is on top of the stack: replaced by both, if they still lead to the object. */

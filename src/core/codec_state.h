@@ -80,8 +80,11 @@ const void *uns_codec_push_registered(lua_State *L, int index);
 bool uns_codec_is_own(lua_State *L, int index);
 /* Pushes what is called so, requiring the module; raises. */
 void uns_codec_push_named(lua_State *L, const char *module, size_t module_size, const char *field, size_t field_size);
-/* The same for a table with package.loaded at stack index `loaded`: has it a name? Pushes nothing. */
-bool uns_codec_find_name(lua_State *L, int loaded, int index);
+/*
+ * With package.loaded at stack index `loaded`: pushes the name as scripts write it, "module.field", or "print". Nothing,
+ * and false, where there is none. May raise: no memory.
+ */
+bool uns_codec_push_title(lua_State *L, int loaded, int index);
 
 void uns_codec_push_code_metatable(lua_State *L);
 /* codec_code.c. In the frame of the encoder or the decoder. */

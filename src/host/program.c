@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -63,6 +64,12 @@ static bool read_own_directory(char path[PATH_BYTES], const void *code) {
   return true;
 }
 
+/* A file that may be run; PREFIX/lib/unsync is a directory, which may be "run" as well as far as access() is concerned. */
+static bool is_program(const char *path) {
+  struct stat info;
+  return stat(path, &info) == 0 && S_ISREG(info.st_mode) && access(path, X_OK) == 0;
+}
+
 char *uns_program_find(const char *told) {
   if (named() != NULL) told = named();
   if (told != NULL) return uns_program_absolute(told);
@@ -73,7 +80,7 @@ char *uns_program_find(const char *told) {
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
     char path[PATH_BYTES];
     int size = snprintf(path, sizeof path, "%s%s/unsync", directory, places[i]);
-    if (size > 0 && size < PATH_BYTES && access(path, X_OK) == 0) return uns_program_absolute(path);
+    if (size > 0 && size < PATH_BYTES && is_program(path)) return uns_program_absolute(path);
   }
   return NULL;
 }

@@ -243,7 +243,6 @@ function session:compile(text)
   local prefix = self.line - 1
   local fine, problem, unfinished, as_value = self:check(text)
   if not fine then return nil, problem, unfinished end
-  self:skip(text)
   local declared, mentioned, returns = examine(text)
   local source = text
   if as_value then
@@ -258,6 +257,7 @@ function session:compile(text)
   local run
   run, problem = compile(self, source, declared, mentioned, prefix)
   if not run then return nil, problem, false end
+  self:skip(text)
   return { run = run, declared = declared }
 end
 
