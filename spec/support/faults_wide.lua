@@ -236,6 +236,27 @@ step("stopping", function()
   end
 end)
 
+step("stopping from afar", function()
+  for _, kind in ipairs{"thread", "cpu"} do
+    local theirs = unsync.spawn(unsync.sleep, 1000)
+    unsync[kind](function(f, why) return f:cancel(why) end)(theirs, {long}):await()
+    fails("cancelled", theirs.await, theirs)
+    local handed = unsync.promise()
+    local call = unsync[kind](function(p)
+      local inner = require "unsync"
+      local task = inner.spawn(inner.sleep, 1000)
+      p:resolve(task)
+      task:await()
+    end)(handed)
+    if unsync.select{handed, call} == handed then handed:await():cancel({long}) end
+    fails("cancelled", call.await, call)
+    local alone = unsync.spawn(unsync.sleep, 1000)
+    local waits = unsync[kind](function(f) return require "unsync".timeout(0.001, f.await, f) end)(alone)
+    fails("timeout", waits.await, waits)
+    fails("cancelled", alone.await, alone)
+  end
+end)
+
 step("a crash", function()
   local call = unsync.cpu(function() os.exit(3) end)()
   same(3, fails("crashed", call.await, call).exit_code)

@@ -5,12 +5,6 @@
 
 #include "base/arena.h"
 
-/* A string's memory that outlives its state; the lender's lock guards the count. */
-struct uns_lent_block {
-  void *memory; /* from the heap; NULL: whose allocator is not known. It stays to the end of the process */
-  size_t holders;
-};
-
 struct uns_lender {
   atomic_uint count; /* the state, and each string that is out */
   uv_mutex_t lock;
@@ -50,6 +44,14 @@ size_t uns_lender_count(uns_lender *lender) {
 
 /* ---- home ---- */
 
+/* Is a string out that lies in `memory`, which was left behind? The lock held. */
+static bool still_out(const uns_lender *lender, const void *memory) {
+  for (const uns_link *link = lender->out.next; link != &lender->out; link = link->next) {
+    if (uns_container_of(link, uns_lent, link)->memory == memory) return true;
+  }
+  return false;
+}
+
 /* The owner's thread; or any, once its mailbox is closed: then its state is on its way out, and is not touched. */
 static void lent_home(uns_mail *mail, void *runtime) {
   uns_lent *lent = uns_container_of(mail, uns_lent, mail);
@@ -57,14 +59,11 @@ static void lent_home(uns_mail *mail, void *runtime) {
   uv_mutex_lock(&lender->lock);
   uns_list_remove(&lent->link);
   lender->out_count--;
-  struct uns_lent_block *block = lent->block;
-  if (block != NULL && --block->holders > 0) block = NULL;
+  void *memory = lent->memory;
+  if (memory != NULL && still_out(lender, memory)) memory = NULL;
   uv_mutex_unlock(&lender->lock);
   if (runtime != NULL) luaL_unref(lender->L, LUA_REGISTRYINDEX, lent->pin);
-  if (block != NULL) {
-    uns_free(block->memory);
-    uns_free(block);
-  }
+  uns_free(memory);
   lender_unref(lender);
   uns_mailbox_unref(lent->owner);
   uns_free(lent);
@@ -97,7 +96,7 @@ uns_lent *uns_lender_lend(uns_lender *lender, lua_State *L, int index, uns_mailb
   lent->owner = uns_mailbox_ref(mailbox);
   lent->pin = pin;
   lent->lender = lender;
-  lent->block = NULL;
+  lent->memory = NULL;
   atomic_fetch_add_explicit(&lender->count, 1, memory_order_relaxed);
   uv_mutex_lock(&lender->lock);
   uns_list_push_back(&lender->out, &lent->link);
@@ -114,20 +113,15 @@ static bool lies_in(const void *pointer, const void *memory, size_t size_bytes) 
 
 /* True if `memory`, which Lua frees, is a string that is out: it belongs to those who hold it from now on. */
 static bool leave_behind(uns_lender *lender, void *memory, size_t size_bytes) {
-  struct uns_lent_block *block = NULL;
+  /* Large blocks of an arena are heap blocks. Of another allocator nothing is known, or whether it still exists: to the end. */
+  void *owned = lender->allocate == uns_arena_allocate ? memory : NULL;
   bool found = false;
   uv_mutex_lock(&lender->lock);
   for (uns_link *link = lender->out.next; link != &lender->out; link = link->next) {
     uns_lent *lent = uns_container_of(link, uns_lent, link);
     if (!lies_in(lent->bytes, memory, size_bytes)) continue;
-    if (!found) {
-      found = true;
-      block = uns_malloc(sizeof *block);
-      /* Large blocks of an arena are heap blocks. Of another allocator nothing is known, or whether it still exists. */
-      if (block != NULL) *block = (struct uns_lent_block){lender->allocate == uns_arena_allocate ? memory : NULL, 0};
-    }
-    lent->block = block;
-    if (block != NULL) block->holders++;
+    lent->memory = owned;
+    found = true;
   }
   uv_mutex_unlock(&lender->lock);
   return found;

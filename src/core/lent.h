@@ -22,12 +22,12 @@ typedef struct uns_lent {
   uns_shared base;
   const char *bytes;
   size_t size_bytes;
-  uns_mail mail;                /* the way home, used by the last reference; its deliver unpins and frees */
-  uns_mailbox *owner;           /* one reference */
-  int pin;                      /* luaL_ref in the owner's registry */
-  uns_lender *lender;           /* one reference */
-  uns_link link;                /* in the lender's list, guarded by its lock; so is: */
-  struct uns_lent_block *block; /* the string's memory, once its state is closed */
+  uns_mail mail;      /* the way home, used by the last reference; its deliver unpins and frees */
+  uns_mailbox *owner; /* one reference */
+  int pin;            /* luaL_ref in the owner's registry */
+  uns_lender *lender; /* one reference */
+  uns_link link;      /* in the lender's list, guarded by its lock; so is: */
+  void *memory;       /* what it lies in, once its state is closed and nobody else frees that; or NULL */
 } uns_lent;
 
 /* What a state lends. One reference, for the state; NULL without memory. */

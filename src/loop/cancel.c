@@ -428,7 +428,7 @@ static bool cancel_foreign(lua_State *L, const uns_future *future) {
   uns_packet_init(&packet);
   int top = lua_gettop(L), status;
   luaL_checkstack(L, LUA_MINSTACK, NULL);
-  if (!lua_isnil(L, -1) && uns_codec_encode(L, top, 1, &reason_names, &packet) != UNS_OK) uns_packet_init(&packet);
+  if (!lua_isnil(L, -1) && uns_codec_encode(L, top, 1, &reason_names, &packet) == UNS_ENOMEM) return lua_error(L);
   lua_settop(L, top - 1);
   bool asked = uns_cell_stop_work(future->cell, UNS_STOP, &packet, &status);
   if (status == UNS_ENOMEM) return luaL_error(L, "not enough memory");
