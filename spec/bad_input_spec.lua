@@ -9,6 +9,16 @@ local function outcome(code, options)
 end
 
 describe("arguments that make no sense", function()
+  it("are those of the public function, also where it is called by pcall", function()
+    local _, _, out = outcome([[
+      for _, name in ipairs {"sleep", "all", "channel", "timeout"} do print(select(2, pcall(unsync[name], {}))) end
+    ]])
+    for _, name in ipairs({"sleep", "channel", "timeout"}) do
+      assert.matches("bad argument #1 to 'unsync." .. name .. "' (number expected, got table)", out, 1, true)
+    end
+    assert.is_nil(out:find("unsync.core", 1, true))
+  end)
+
   it("raise at the call, and name the argument", function()
     for _, case in ipairs({
       {function() unsync.io({}) end, "#1 to 'io'"},

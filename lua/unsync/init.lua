@@ -61,4 +61,13 @@ end
 --- that was started. In the host it changes nothing: that waits anyway.
 meta.__close = core.finish
 
+-- Lua calls a function, in an error, after the first module that holds it: what is public is held by this one alone.
+local public = {}
+for name, value in pairs(unsync) do
+  if rawequal(core[name], value) then
+    public[name], core[name] = value, nil
+  end
+end
+setmetatable(core, { __index = public })
+
 return setmetatable(unsync, meta)
