@@ -11,11 +11,12 @@ static int future_await(lua_State *L) {
   const uns_future *future = uns_future_test(L, 1);
   if (future == NULL) return luaL_typeerror(L, 1, UNS_FUTURE_TYPE);
   uns_runtime *runtime = uns_upvalue_runtime(L);
-  if (future->state == UNS_FUTURE_DONE && future->result_count <= 1 && --runtime->budget > 0) {
+  int count = lua_gettop(L);
+  if (count == 1 && future->state == UNS_FUTURE_DONE && future->result_count <= 1 && --runtime->budget > 0) {
     if (future->result_count == 1) lua_getiuservalue(L, 1, 1); /* the way that matters: no wait, one result */
     return future->result_count;
   }
-  uint64_t deadline_ns = lua_gettop(L) > 1 ? uns_opt_deadline(L, 2) : 0;
+  uint64_t deadline_ns = count > 1 ? uns_opt_deadline(L, 2) : 0;
   return uns_task_await(runtime, L, 1, deadline_ns);
 }
 
