@@ -248,6 +248,27 @@ describe("scope", function()
     end
   end)
 
+  it("limit: a child that waits for one in line lends it its place, at any depth", function()
+    for _, kind in ipairs({ "plain", "io" }) do
+      unsync.scope({ limit = 1 }, function(s)
+        local second
+        local function wait()
+          unsync.yield()
+          return second:await() + 1
+        end
+        local first = s:spawn(kind == "io" and unsync.io(wait) or wait)
+        second = s:spawn(function() return 1 end)
+        assert.equal(2, first:await(), kind)
+      end)
+      unsync.scope({ limit = 2 }, function(s)
+        local function count(n)
+          return n == 0 and 0 or s:spawn(count, n - 1):await() + 1
+        end
+        assert.equal(100, s:spawn(kind == "io" and unsync.io(count) or count, 100):await(), kind)
+      end)
+    end
+  end)
+
   it("limit: a child in line says what it will be, not that a task stands there for it", function()
     for _, kind in ipairs({ "io", "thread", "cpu" }) do
       local work = unsync[kind](function(n) return n end, { name = "work" })

@@ -1,7 +1,6 @@
 --- scope: a block that owns what is started in it.
 local core = require("unsync.core")
 local new, run, kind = core.scope_new, core.scope_run, core.kind
-local promise = core.promise
 
 local scope = {}
 
@@ -13,41 +12,12 @@ local scope = {}
 ---@field spawn fun(self: unsync.Scope, fn: function, ...: any): unsync.Future  starts a child: its failure
 ---cancels the scope, and is raised at its end
 
---- A place among those that may run: given back when the child has ended, whatever its end.
-local Place = {}
-function Place.__close(place)
-  local self = place.places
-  local first = table.remove(self.line, 1)
-  if first then
-    first:resolve() -- the place is the next one's
-  else
-    self.running = self.running - 1
-  end
-end
-
-local function take_place(self)
-  if self.running < self.limit then
-    self.running = self.running + 1
-    return setmetatable({ places = self }, Place)
-  end
-  local turn = promise()
-  self.line[#self.line + 1] = turn
-  local ok, err = pcall(turn.await, turn)
-  if ok then return setmetatable({ places = self }, Place) end
-  for i, one in ipairs(self.line) do
-    if one == turn then
-      table.remove(self.line, i)
-      error(err, 0)
-    end
-  end
-  Place.__close({ places = self }) -- it was given the place in the same moment
-  error(err, 0)
-end
-
-local function limited(self, fn, ...)
-  local _ <close> = take_place(self)
+--- What is called for a child where the scope has a limit: it stands in line as a call of a declared function does, and lends
+--- its place to whom it waits for.
+local function pass(...) return ... end
+local function child(fn, ...)
   if kind(fn) then return fn(...):await() end
-  return fn(...)
+  return pass(fn(...)) -- no tail call, which would leave its mark in tracebacks
 end
 
 local none = {}
@@ -81,7 +51,7 @@ function scope.scope(options, fn)
     error(("bad argument #%d to 'scope' (function expected, got %s)"):format(options == none and 1 or 2, type(fn)), 2)
   end
   local limit = options.limit
-  local self = limit and new(limited, { limit = limit, running = 0, line = {} }) or new()
+  local self = limit and new(core.io(child, { limit = limit })) or new()
   return run(self, options.timeout, fn)
 end
 

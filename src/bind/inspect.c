@@ -213,7 +213,7 @@ static void push_call_link(lua_State *L, uns_runtime *runtime, const uns_future 
   uns_look_for_call(runtime->executors, job, &info);
   bool held = atomic_load_explicit(&job->state, memory_order_relaxed) == UNS_JOB_HELD;
   push_pending(L, future, held ? "queued" : info.state);
-  if (held) set_text(L, "waits_for", "its turn, for its function has a limit");
+  if (held) set_text(L, "waits_for", "its turn behind a limit");
   if (info.id == 0) return;
   set_text(L, "worker", info.process ? "process" : "thread");
   lua_pushinteger(L, info.id);

@@ -12,7 +12,7 @@
 #include "loop/group.h"
 
 #define SCOPE_TYPE "unsync.Scope"
-enum { VALUE_GATE = 1, VALUE_PLACES };
+enum { VALUE_GATE = 1 };
 
 enum { SLOT_SCOPE = 1, SLOT_HANDLER, SLOT_RESULTS };
 
@@ -46,18 +46,15 @@ static int scope_gc(lua_State *L) {
   return 0;
 }
 
-/*
- * scope_new([gate, places]) -> Scope. With a gate each child is a call of it: gate(places, fn, ...).
- */
+/* scope_new([gate]) -> Scope. With a gate, a declared function, each child is a call of it: gate(fn, ...). */
 static int core_scope_new(lua_State *L) {
-  lua_settop(L, 2);
+  lua_settop(L, 1);
   bool limited = !lua_isnil(L, 1);
-  scope *mine = lua_newuserdatauv(L, sizeof *mine, limited ? 2 : 0);
+  scope *mine = lua_newuserdatauv(L, sizeof *mine, limited ? 1 : 0);
   mine->group = NULL;
   mine->limited = limited;
   if (limited) {
     lua_insert(L, 1);
-    lua_setiuservalue(L, 1, VALUE_PLACES);
     lua_setiuservalue(L, 1, VALUE_GATE);
   }
   luaL_setmetatable(L, SCOPE_TYPE);
@@ -253,12 +250,10 @@ static int scope_spawn(lua_State *L) {
   if (task == NULL) uns_error_raise(L, "EINVAL", "no task runs here: a scope's children are started by tasks");
   uns_kind kind = UNS_KIND_IO;
   const char *name = NULL;
-  bool stands_for_call = mine->limited && uns_wrapped_describe(L, 2, &kind, &name);
   if (mine->limited) {
+    uns_wrapped_describe(L, 2, &kind, &name);
     lua_getiuservalue(L, 1, VALUE_GATE);
     lua_insert(L, 2);
-    lua_getiuservalue(L, 1, VALUE_PLACES);
-    lua_insert(L, 3);
   }
   if (task->group == group) { /* as it mostly does: nothing to put back where this fails */
     lua_remove(L, 1);
@@ -268,7 +263,7 @@ static int scope_spawn(lua_State *L) {
   }
   uns_future *child = lua_touserdata(L, -1);
   uns_group_make_child(group, child);
-  if (stands_for_call) { /* what stands in line says what will run, not that a task stands there for it */
+  if (mine->limited) { /* what stands in line says what will run, not that a task stands there for it */
     child->kind = (uint8_t)kind;
     child->name = name;
   }

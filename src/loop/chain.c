@@ -163,7 +163,7 @@ static void add_future(uns_text *text, const uns_future *future) {
 void uns_chain_add_wait(uns_text *text, const uns_task *task, const uns_chain_link *behind, bool for_ever) {
   const char *what = task->waits_for != UNS_WAITS_NOT ? uns_task_waits_for(task) : "nothing";
   if (task->held) {
-    uns_text_add(text, "its turn, for its function has a limit");
+    uns_text_add(text, "its turn behind a limit");
   } else if (uns_task_awaited(task) != NULL) {
     add_future(text, uns_task_awaited(task));
     if (for_ever && behind->kind == UNS_BEHIND_NOBODY) uns_text_add(text, ", which nobody will settle");
