@@ -12,9 +12,10 @@ local scope = {}
 ---@field spawn fun(self: unsync.Scope, fn: function, ...: any): unsync.Future  starts a child: its failure
 ---cancels the scope, and is raised at its end
 
---- What is called for a child where the scope has a limit: it stands in line as a call of a declared function does, and lends
---- its place to whom it waits for.
 local function pass(...) return ... end
+
+--- What is called for a child where the scope has a limit: it stands in line as a call of a declared function does, and
+--- lends its place to whom it waits for.
 local function child(fn, ...)
   if kind(fn) then return fn(...):await() end
   return pass(fn(...)) -- no tail call, which would leave its mark in tracebacks
