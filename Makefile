@@ -316,7 +316,7 @@ tsan: all $(foreach part,program plugins spec-plugins tests,$(build/tsan/$(part)
 	@.ci/tests tsan build/tsan
 memcheck: all $(build/tests) $(build/spec-plugins) | packages-check $(call after,test asan tsan) ## C tests, and specs tagged #memcheck, under valgrind
 	@.ci/tests memcheck build
-stress: SPEC = spec/stress/tree_spec.lua spec/stress/coordination_spec.lua
+stress: SPEC = spec/stress/tree_spec.lua spec/stress/coordination_spec.lua spec/stress/kill_spec.lua
 stress: all $(build/spec-plugins) | packages-test $(call after,test asan tsan memcheck) ## random programs on all executors: SEEDS=2000 of them, or SEED=n alone
 	@UNSYNC_SEEDS=$(or $(SEEDS),2000) UNSYNC_SEED=$(SEED) .ci/tests test build
 check: ## what CI runs: test, asan, tsan, memcheck and lint
