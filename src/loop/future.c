@@ -265,18 +265,20 @@ static inline void settled(uns_runtime *runtime, lua_State *L, int index, uns_fu
   if (future->cell != NULL && !future->foreign) tell(runtime, L, index);
 }
 
+/* The `count` results on top become one value, as by table.pack. */
+static __attribute__((noinline)) void pack(lua_State *L, int count) {
+  lua_createtable(L, count, 1);
+  lua_insert(L, -count - 1);
+  for (int i = count; i >= 1; i--) lua_rawseti(L, -i - 1, i);
+  lua_pushinteger(L, count);
+  lua_setfield(L, -2, "n");
+}
+
 void uns_future_resolve_pending(uns_runtime *runtime, lua_State *L, int index, uns_future *future, int count) {
-  if (count == 1) {
+  if (count > 0) {
+    if (count > 1) pack(L, count);
     lua_setiuservalue(L, index, 1);
-    future->result_count = 1;
-  } else if (count > 1) {
-    lua_createtable(L, count, 1);
-    lua_insert(L, -count - 1);
-    for (int i = count; i >= 1; i--) lua_rawseti(L, -i - 1, i);
-    lua_pushinteger(L, count);
-    lua_setfield(L, -2, "n");
-    lua_setiuservalue(L, index, 1);
-    future->result_count = UNS_FUTURE_PACKED;
+    future->result_count = count == 1 ? 1 : UNS_FUTURE_PACKED;
   }
   settled(runtime, L, index, future, UNS_FUTURE_DONE);
 }

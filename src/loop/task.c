@@ -134,16 +134,9 @@ static void keep_site(uns_runtime *runtime, lua_State *co, uns_task *task) {
   }
 }
 
-/* Settles the future with the outcome of the body, from SLOT_BODY up. */
-static void settle_body(uns_runtime *runtime, lua_State *co, int status, uns_task *task) {
-  uns_future *future = task->future;
-  future->task = NULL;
-  bool fine = status == LUA_OK || status == LUA_YIELD;
-  bool locked = task->extra != NULL && !uns_list_empty(&task->extra->mutexes);
-  if (fine && !locked && !uns_future_settled(future)) { /* the way that matters */
-    uns_future_resolve_pending(runtime, co, SLOT_FUTURE, future, lua_gettop(co) - SLOT_BODY + 1);
-    return;
-  }
+/* The body raised, or has left mutexes locked, or its future has settled before: settles it with that. */
+static __attribute__((noinline)) void settle_otherwise(uns_runtime *runtime, lua_State *co, bool fine, bool locked,
+                                                       uns_task *task) {
   if (locked) {
     if (fine) uns_mutex_push_held(co, task);
     uns_mutex_abandon(runtime, task);
@@ -176,18 +169,28 @@ static void settle_body(uns_runtime *runtime, lua_State *co, int status, uns_tas
   uns_future_fail(runtime, co, SLOT_FUTURE, cancelled ? UNS_FUTURE_CANCELLED : UNS_FUTURE_FAILED);
 }
 
-/* The body has ended. */
-static int end_body(lua_State *co, int status, lua_KContext context) {
-  uns_task *task = (uns_task *)context;
-  uns_runtime *runtime = uns_runtime_of(co);
-  settle_body(runtime, co, status, task);
+/* The body has ended: settles the future with its outcome, which lies from SLOT_BODY up. */
+static inline int settle_body(uns_runtime *runtime, lua_State *co, int status, uns_task *task) {
+  uns_future *future = task->future;
+  future->task = NULL;
+  bool fine = status == LUA_OK || status == LUA_YIELD;
+  bool locked = task->extra != NULL && !uns_list_empty(&task->extra->mutexes);
+  if (fine && !locked && !uns_future_settled(future)) { /* the way that matters */
+    uns_future_resolve_pending(runtime, co, SLOT_FUTURE, future, lua_gettop(co) - SLOT_BODY + 1);
+  } else {
+    settle_otherwise(runtime, co, fine, locked, task);
+  }
   if (runtime->recorder != NULL) record_end(runtime, task);
   return 0;
 }
 
+/* It ended after it had waited. */
+static int end_body(lua_State *co, int status, lua_KContext context) {
+  return settle_body(uns_runtime_of(co), co, status, (uns_task *)context);
+}
+
 /* It was cancelled while it stood in line. */
-static int never_run(lua_State *co, uns_task *task) {
-  uns_runtime *runtime = uns_runtime_of(co);
+static int never_run(uns_runtime *runtime, lua_State *co, uns_task *task) {
   bool timed_out = task->base.timed_out;
   if (timed_out) uns_cancel_push_timeout(co, task->future->name, "queue");
   else uns_cancel_push_scope_error(runtime, co, task, &task->base, "queue");
@@ -201,11 +204,12 @@ static int never_run(lua_State *co, uns_task *task) {
 }
 
 static int run_body(lua_State *co) {
-  uns_task *task = ((const uns_future *)lua_touserdata(co, SLOT_FUTURE))->task;
-  if (task->base.cancelled) return never_run(co, task);
+  uns_runtime *runtime = uns_runtime_of(co);
+  uns_task *task = runtime->current; /* whose coroutine has just been resumed for the first time */
+  if (task->base.cancelled) return never_run(runtime, co, task);
   int count = lua_gettop(co) - SLOT_BODY;
   int status = lua_pcallk(co, count, LUA_MULTRET, SLOT_HANDLER, (lua_KContext)task, end_body);
-  return end_body(co, status, (lua_KContext)task);
+  return settle_body(runtime, co, status, task);
 }
 
 bool uns_task_is_base(lua_CFunction function) { return function == run_body; }
