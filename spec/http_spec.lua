@@ -350,6 +350,16 @@ describe("unsync.http", function()
     assert.equal("ECONNREFUSED", failure_of(http.get(own.url)).code)
   end)
 
+  it("closes connections that are not used for a while, and makes new ones", function()
+    local own = http_server.start()
+    unsync.all({http.get(own.url), http.get(own.url)}):await()
+    while own.open > 0 do unsync.sleep(0.05) end
+    local before = own.connections
+    assert.equal(200, http.get(own.url):await().status)
+    assert.equal(before + 1, own.connections)
+    own.close()
+  end)
+
   describe("cancelled", function()
     --- Waits until `own` has so many connections open.
     local function await_open(own, count)

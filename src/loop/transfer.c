@@ -13,7 +13,7 @@ enum {
   ACTIVE_MIN = 4,
   DESCRIPTORS_SPARED = 64, /* left to the rest of the program */
   RESOLVING_MAX = 32,      /* transfers that look up a name: a thread and two descriptors each */
-  IDLE_MS = 30000,         /* without a request for so long, connections are closed */
+  IDLE_MS = 4000,          /* without a request for so long, connections are closed */
   RESERVE_MAX = 64 << 20,  /* believed of a Content-Length: memory asked for before the bytes are there */
   BODY_FIRST = 4096
 };
@@ -178,7 +178,10 @@ uns_transfer *uns_http_transfer_of(CURL *easy) {
 
 static void on_idle(uv_timer_t *timer);
 
-/* Connections to nobody in particular hold descriptors, here and there: after a while they are closed. */
+/*
+ * Connections to nobody in particular hold descriptors, here and there, and a server in the script's own program open:
+ * after a while they are closed.
+ */
 static void expect_idle(uns_http *http) {
   if (http->active_count != 0 || http->multi == NULL) return;
   uv_update_time(&http->runtime->loop);
