@@ -388,6 +388,23 @@ for _, kind in ipairs({"thread", "cpu"}) do
       assert.equal("hook", err.stopped_by)
     end)
 
+    it("says so too where a block that has a time of its own was left by the interrupt", function()
+      for _, block in ipairs{"timeout", "scope"} do
+        local err = select(2, outcome(unsync[kind](function(which)
+          local inside = require("unsync")
+          local function work()
+            pcall(inside.sleep, 60) -- the end of the block's time
+            while true do pcall(inside.yield) end
+          end
+          local ok, problem
+          if which == "timeout" then ok, problem = pcall(inside.timeout, 0.001, work)
+          else ok, problem = pcall(inside.scope, {timeout = 0.001}, work) end
+          error({ok, problem.code, problem.stopped_by}, 0)
+        end)(block)))
+        assert.same({false, "timeout", "hook"}, err)
+      end
+    end)
+
     it("is interrupted under a pcall that swallows errors", function()
       local err = cancelled(stop(function(running)
         running:resolve()

@@ -165,6 +165,30 @@ describe("luv on the ambient loop", function()
       assert.equal("unyieldable", other.code)
     end)
 
+    it("is told its own line where a wait is refused, whatever part of unsync was to wait", function()
+      local messages, timer = unsync.promise(), uv.new_timer()
+      local function wait() return unsync.promise():await() end
+      local verbs = {
+        function() return (unsync.sleep(1)) end,
+        function() return (unsync.scope(print)) end,
+        function() return (unsync.retry(error, {attempts = 2})) end,
+        function() local results <close> = unsync.map(wait, {1}) return (results()) end,
+        function() return (unsync.as_completed{unsync.promise()}()) end,
+        function() return (unsync.every(1)()) end,
+      }
+      timer:start(1, 0, function()
+        timer:close()
+        local list = {}
+        for i, verb in ipairs(verbs) do list[i] = tostring(select(2, pcall(verb))) end
+        messages:resolve(list)
+      end)
+      local source = debug.getinfo(1, "S").short_src:gsub("%p", "%%%0")
+      for i, message in ipairs(messages:await()) do
+        local line = debug.getinfo(verbs[i], "S").linedefined
+        assert.matches(("^%s:%d: cannot wait here: this is a callback of luv"):format(source, line), message)
+      end
+    end)
+
     it("that raises is reported with its traceback, and the program goes on to exit code 1", function()
       local out, err, code = run([[
         local uv = require("luv")

@@ -58,7 +58,7 @@ static int after_call(lua_State *L, int status, lua_KContext context) {
     return lua_gettop(L) - below;
   }
   if (timed_out && uns_error_is(L, -1, "cancelled")) {
-    uns_cancel_push_timeout(L, NULL, "await");
+    uns_cancel_push_timeout(L, NULL, uns_cancel_stopped_by(L, -1));
     uns_cancel_caught(runtime, L, false);
   }
   return lua_error(L);

@@ -4,6 +4,8 @@
  * Stack of a scope's frame: its object, the message handler, then what the block returned or raised. When the block has
  * ended it waits; what ends that wait early (a cancellation, a deadlock) cancels the members, and the wait goes on.
  */
+#include <string.h>
+
 #include "bind/bind.h"
 #include "bind/wrap.h"
 #include "core/error.h"
@@ -19,6 +21,7 @@ enum { SLOT_SCOPE = 1, SLOT_HANDLER, SLOT_RESULTS };
 typedef struct {
   uns_group *group; /* one reference; NULL while half-built */
   bool limited;
+  bool hooked; /* the block was interrupted where it did not wait */
 } scope;
 
 static uns_group *check_group(lua_State *L) { return ((scope *)luaL_checkudata(L, 1, SCOPE_TYPE))->group; }
@@ -53,6 +56,7 @@ static int core_scope_new(lua_State *L) {
   scope *mine = lua_newuserdatauv(L, sizeof *mine, limited ? 1 : 0);
   mine->group = NULL;
   mine->limited = limited;
+  mine->hooked = false;
   if (limited) {
     lua_insert(L, 1);
     lua_setiuservalue(L, 1, VALUE_GATE);
@@ -122,7 +126,9 @@ static int raise_own(uns_runtime *runtime, lua_State *L, uns_group *group) {
 
 /* All has ended: returns what the block returned, or raises the first failure. */
 static int finish(lua_State *L, uns_runtime *runtime) {
-  uns_group *group = ((scope *)lua_touserdata(L, SLOT_SCOPE))->group;
+  const scope *mine = lua_touserdata(L, SLOT_SCOPE);
+  uns_group *group = mine->group;
+  const char *stopped_by = mine->hooked ? "hook" : "await";
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   bool timed_out = group->block.scope.timed_out && !group->outside;
   uns_group_leave(group, group->block.scope.task);
@@ -132,10 +138,10 @@ static int finish(lua_State *L, uns_runtime *runtime) {
     return raise_own(runtime, L, group);
   }
   if (timed_out) {
-    uns_cancel_push_timeout(L, NULL, "await");
+    uns_cancel_push_timeout(L, NULL, stopped_by);
     return raise_own(runtime, L, group);
   }
-  if (group->outside) return uns_cancel_raise(runtime, L);
+  if (group->outside) return uns_cancel_raise_again(runtime, L, stopped_by);
   uns_member *failed = first_that_counts(runtime, L, group);
   if (failed != NULL) return raise_member(runtime, L, group, failed);
   return lua_gettop(L) - SLOT_HANDLER;
@@ -191,13 +197,16 @@ static int after_wait(lua_State *L, int status, lua_KContext context) {
 
 static int after_block(lua_State *L, int status, lua_KContext context) {
   uns_runtime *runtime = (uns_runtime *)context;
-  uns_group *group = ((scope *)lua_touserdata(L, SLOT_SCOPE))->group;
+  scope *mine = lua_touserdata(L, SLOT_SCOPE);
+  uns_group *group = mine->group;
   uns_cancel_caught(runtime, L, uns_cancel_in_clean_up(runtime));
   if (status != LUA_OK && status != LUA_YIELD) {
     const uns_cancel_scope *reaching = uns_cancel_reaching(runtime->current);
     bool consequence = uns_error_is(L, -1, "cancelled") && reaching != NULL;
-    if (consequence) lua_settop(L, SLOT_HANDLER); /* of what the scope raises itself */
-    else {
+    if (consequence) { /* of what the scope raises itself */
+      mine->hooked = strcmp(uns_cancel_stopped_by(L, -1), "hook") == 0;
+      lua_settop(L, SLOT_HANDLER);
+    } else {
       lua_settop(L, SLOT_RESULTS);
       lua_pushvalue(L, -1);
       take_error(L, group);

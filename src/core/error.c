@@ -48,12 +48,30 @@ void uns_error_push_errno(lua_State *L, int number, const char *what) {
   uns_error_push(L, uv_err_name(code), "%s: %s", what, uv_strerror(code));
 }
 
+/*
+ * Pushes "file:line: " of the Lua code that called, as luaL_where does; where that is one of our own modules, of the code
+ * that called into those: a script's author knows no other.
+ */
+static void push_where(lua_State *L) {
+  lua_Debug frame;
+  for (int level = 1; lua_getstack(L, level, &frame); level++) {
+    lua_getinfo(L, "Sl", &frame);
+    if (strncmp(frame.source, "@unsync/", 8) == 0) continue;
+    if (frame.currentline > 0) {
+      lua_pushfstring(L, "%s:%d: ", frame.short_src, frame.currentline);
+      return;
+    }
+    if (level == 1) break; /* further out a pcall may lie between the two */
+  }
+  lua_pushliteral(L, "");
+}
+
 int uns_error_raise(lua_State *L, const char *code, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   push_error(L, code, format, arguments);
   va_end(arguments);
-  luaL_where(L, 1);
+  push_where(L);
   lua_getfield(L, -2, "message");
   lua_concat(L, 2);
   lua_setfield(L, -2, "message");

@@ -14,7 +14,8 @@ void uns_error_open(lua_State *L);
 void uns_error_push(lua_State *L, const char *code, const char *format, ...);
 /* Pushes an error for errno `number`: code "ENOENT" and the like, message "what: No such file or directory". */
 void uns_error_push_errno(lua_State *L, int number, const char *what);
-/* Raises one. The position of the caller is put before the message where Lua code called. */
+/* Raises one. The position of the caller, outside our own modules, is put before the message where Lua code
+   called. */
 __attribute__((noreturn)) int uns_error_raise(lua_State *L, const char *code, const char *format, ...);
 /* Pushes `text`, from uns_malloc, and frees it, also where this raises for want of memory. */
 void uns_error_push_text(lua_State *L, char *text);

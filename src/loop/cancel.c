@@ -9,6 +9,7 @@
 #include "loop/cancel.h"
 
 #include <lauxlib.h>
+#include <string.h>
 
 #include "core/codec.h"
 #include "core/error.h"
@@ -54,13 +55,24 @@ void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *t
   uns_cancel_push_error(L, task->future, stopped_by);
 }
 
-int uns_cancel_raise(uns_runtime *runtime, lua_State *L) {
+int uns_cancel_raise_again(uns_runtime *runtime, lua_State *L, const char *stopped_by) {
   uns_task *task = runtime->current;
   uns_cancel_unwind(runtime, task);
   const uns_cancel_scope *scope = uns_cancel_reaching(task);
-  uns_cancel_push_scope_error(runtime, L, task, scope != NULL ? scope : &task->base, "await");
+  uns_cancel_push_scope_error(runtime, L, task, scope != NULL ? scope : &task->base, stopped_by);
   lua_error(L);
   __builtin_unreachable(); /* lua_error is not declared so */
+}
+
+int uns_cancel_raise(uns_runtime *runtime, lua_State *L) { uns_cancel_raise_again(runtime, L, "await"); }
+
+const char *uns_cancel_stopped_by(lua_State *L, int index) {
+  if (!uns_error_is(L, index, NULL)) return "await";
+  index = lua_absindex(L, index);
+  lua_pushliteral(L, "stopped_by");
+  bool hooked = lua_rawget(L, index) == LUA_TSTRING && strcmp(lua_tostring(L, -1), "hook") == 0;
+  lua_pop(L, 1);
+  return hooked ? "hook" : "await";
 }
 
 void uns_cancel_push_timeout(lua_State *L, const char *name, const char *stopped_by) {

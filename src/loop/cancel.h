@@ -70,6 +70,10 @@ void uns_cancel_push_scope_error(uns_runtime *runtime, lua_State *L, uns_task *t
                                  const char *stopped_by);
 /* Raises `cancelled` in the running task, for the scope that reaches it. */
 __attribute__((noreturn)) int uns_cancel_raise(uns_runtime *runtime, lua_State *L);
+/* The same at the end of a block in which that was raised already: what stopped it there stays said. */
+__attribute__((noreturn)) int uns_cancel_raise_again(uns_runtime *runtime, lua_State *L, const char *stopped_by);
+/* What stopped the code here that the error at `index` has left: "hook", or "await". Static. */
+const char *uns_cancel_stopped_by(lua_State *L, int index);
 
 /*
  * Clean-up is spared: once `cancelled` has been raised in a task, no interrupt comes until somebody has caught it who stood

@@ -158,10 +158,7 @@ static __attribute__((noinline)) void settle_otherwise(uns_runtime *runtime, lua
   }
   bool cancelled = task->base.cancelled && uns_error_is(co, -2, "cancelled");
   if (cancelled && task->base.timed_out) { /* its own deadline: the outcome is a timeout */
-    lua_pushliteral(co, "stopped_by");
-    bool hooked = lua_rawget(co, -3) == LUA_TSTRING && strcmp(lua_tostring(co, -1), "hook") == 0;
-    lua_pop(co, 1);
-    uns_cancel_push_timeout(co, task->future->name, hooked ? "hook" : "await");
+    uns_cancel_push_timeout(co, task->future->name, uns_cancel_stopped_by(co, -2));
     lua_replace(co, -3);
     cancelled = false;
   }
