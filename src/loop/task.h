@@ -106,14 +106,14 @@ struct uns_task {
   uint8_t state;         /* uns_task_state */
   uint8_t waits_for;     /* uns_waits */
   uint8_t interrupt;     /* uns_interrupt: what the wait it is woken from must raise */
-  bool seen;             /* the script holds its thread (coroutine.running): not recycled */
-  bool is_main;          /* the state's main thread: waits by turning the loop */
+  bool seen : 1;         /* the script holds its thread (coroutine.running): not recycled */
+  bool is_main : 1;      /* the state's main thread: waits by turning the loop */
+  bool marked : 1;       /* uns_task_wait_mark lies on top of its coroutine */
+  bool held : 1;         /* queued behind its function's limit, in uns_function.held */
+  bool unwinding : 1;    /* `cancelled` was raised in it and not caught since: what runs is clean-up (loop/cancel.h) */
   bool timed_out;        /* the wait ended by `timer` */
   bool listed;           /* in runtime->tasks */
   bool gave_way;         /* it is ready because it yielded: what is ready already runs first, shuffled or not */
-  bool marked;           /* uns_task_wait_mark lies on top of its coroutine */
-  bool held;             /* queued behind its function's limit, in uns_function.held */
-  bool unwinding;        /* `cancelled` was raised in it and not caught since: what runs is clean-up (loop/cancel.h) */
   bool hopeful;          /* its wait counts in runtime->pending: somebody elsewhere may end it */
   uns_cancel_scope base; /* the task itself */
   uns_cancel_scope *scope;     /* the innermost */
