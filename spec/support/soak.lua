@@ -43,8 +43,9 @@ local own_pid = math.tointeger(require("luv").os_getpid())
 
 local function children()
   local found = {}
-  local pipe <close> = assert(io.popen(("pgrep -P %d -x unsync"):format(own_pid)))
-  for pid in pipe:lines() do found[#found + 1] = pid end
+  local pipe <close> = assert(io.popen(("grep -ls '^PPid:.%d$' /proc/[0-9]*/status | xargs grep -ls '^Name:.unsync$'")
+    :format(own_pid)))
+  for path in pipe:lines() do found[#found + 1] = path:match("%d+") end
   return found
 end
 
